@@ -1,0 +1,269 @@
+"""What determines a trial, as typed and validated data.
+
+A `TrialConfig` is the whole of it: two trials with equal configurations on equal versions of the
+software give the same trace. Settings that belong to one method or one kind of schedule are plain
+mappings here (`method`, `schedule`), checked by the method or schedule that they name, so that a
+new method does not edit this file. Mappings are JSON-able; so is `dataclasses.asdict` of every
+class.
+"""
+
+import dataclasses
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal, TypeVar, get_type_hints
+
+from adacomcat.checks import require, require_known
+
+Unit = Literal["params", "macs"]
+Config = TypeVar("Config")
+
+
+def from_mapping(cls: type[Config], values: Mapping[str, Any], path: str = "") -> Config:
+    """Build a configuration class from nested mappings, as read from JSON or YAML.
+
+    Args:
+        cls: one of the dataclasses of this module, or a method's own.
+        values: field -> value; a field that is itself a configuration takes a mapping.
+        path: dotted name of what is built, for messages.
+
+    Raises:
+        ValueError: an unknown key (the nearest valid one is named) or a refused value.
+    """
+    hints = get_type_hints(cls)
+    names = [f.name for f in dataclasses.fields(cls) if f.init]  # type: ignore[arg-type]
+    arguments = {}
+    for key, value in values.items():
+        where = f"{path}.{key}" if path else key
+        require_known(key, names, where)
+        nested = hints[key]
+        if dataclasses.is_dataclass(nested) and isinstance(value, Mapping):
+            value = from_mapping(nested, value, where)  # type: ignore[arg-type]
+        arguments[key] = value
+    return cls(**arguments)
+
+
+@dataclass(frozen=True, kw_only=True)
+class DataConfig:
+    """A data set and how it is cut into train, search, val and test."""
+
+    name: str = "digits"
+    """`digits`, `fashion_mnist`, `synthetic`, `imagefolder`, `torchvision/NAME` or `timm/NAME`."""
+    root: str | None = None
+    """Folder of the data; None: where the data set looks by itself."""
+    search_fraction: float = 0.15
+    """Share of the training images that only the rank search sees."""
+    val_fraction: float = 0.10
+    """Share of the training images that only model selection sees."""
+    test_fraction: float = 0.25
+    """Share of all images that only the final report sees; unused where the set has a test
+    split."""
+    split_seed: int = 0
+    """Seeds the split; the same for every trial, so that all seeds report on the same images."""
+    max_images: int | None = None
+    """Keep at most this many images (stratified) of each source split; None: all."""
+    augment: Literal["none", "affine", "crop_flip"] = "none"
+    """`affine`: small rotations, shifts, scales; `crop_flip`: padded crop and horizontal flip."""
+    image_size: int | None = None
+    """Side in pixels; None: the data set's own."""
+    num_workers: int = 0
+    """Loader processes of data read from disk; data held in memory needs none."""
+    options: Mapping[str, Any] = field(default_factory=dict)
+    """What only this data set knows, for instance `num_classes` of `synthetic`."""
+
+    def __post_init__(self) -> None:
+        for name in ("search_fraction", "val_fraction", "test_fraction"):
+            value = getattr(self, name)
+            require(0 < value < 1, f"data.{name}", value, "a share between 0 and 1")
+        total = self.search_fraction + self.val_fraction
+        require(total < 1, "data.search_fraction + data.val_fraction", total, "below 1")
+        require(self.num_workers >= 0, "data.num_workers", self.num_workers, "0 or more")
+        if self.max_images is not None:
+            require(self.max_images > 0, "data.max_images", self.max_images, "1 or more, or None")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelConfig:
+    """A timm vision transformer."""
+
+    name: str = "vit_tiny_patch16_224"
+    """A name of `timm.list_models()`."""
+    options: Mapping[str, Any] = field(default_factory=dict)
+    """Keyword arguments of `timm.create_model`, for instance `embed_dim`, `depth`, `num_heads`."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class BudgetConfig:
+    """The target of a search: give `reduction` or `absolute`, not both."""
+
+    unit: Unit = "params"
+    """`params`: weights without biases, as ComCAT counts; `macs`: multiply-accumulates an image."""
+    reduction: float | None = 0.5
+    """Share of the dense model's cost to remove."""
+    absolute: float | None = None
+    """The cost to reach, in `unit`, counted as `adacomcat.cost` counts it."""
+
+    def __post_init__(self) -> None:
+        require(self.unit in ("params", "macs"), "budget.unit", self.unit, "params, macs")
+        both = (self.reduction, self.absolute)
+        require(
+            (self.reduction is None) != (self.absolute is None),
+            "budget.reduction, budget.absolute", both, "exactly one of the two",
+        )  # fmt: skip
+        if self.reduction is not None:
+            require(0 < self.reduction < 1, "budget.reduction", self.reduction, "between 0 and 1")
+        if self.absolute is not None:
+            require(self.absolute > 0, "budget.absolute", self.absolute, "above 0")
+
+
+@dataclass(frozen=True, kw_only=True)
+class SearchConfig:
+    """One search pass and the annealing across passes (ComCAT, arXiv 2305.17235, section 3.3)."""
+
+    steps: int | None = None
+    """Steps of one search; None: one pass over the search split. More than a pass goes round."""
+    batch_size: int = 64
+    """Images of one step, over all workers."""
+    lr: float = 1e-2
+    weight_decay: float = 5e-4
+    beta: float = 1.5
+    """Exponent of the budget penalty `(expected / target) ** beta`."""
+    temperature_start: float = 5.0
+    temperature_end: float = 0.1
+    clock: Literal["per_epoch", "per_search"] = "per_epoch"
+    """What the temperature follows; the reference anneals once a search."""
+    noise: bool = True
+    """Gumbel noise on the logits; without it the mixture is a plain softmax."""
+    decision: Literal["projected", "argmax"] = "projected"
+    """`projected`: the most probable plan within the budget; `argmax`: site by site (reference)."""
+
+    def __post_init__(self) -> None:
+        if self.steps is not None:
+            require(self.steps > 0, "search.steps", self.steps, "1 or more, or None")
+        require(self.batch_size > 0, "search.batch_size", self.batch_size, "1 or more")
+        require(self.lr > 0, "search.lr", self.lr, "above 0")
+        require(self.weight_decay >= 0, "search.weight_decay", self.weight_decay, "0 or more")
+        require(self.beta >= 0, "search.beta", self.beta, "0 or more")
+        for name in ("temperature_start", "temperature_end"):
+            require(getattr(self, name) > 0, f"search.{name}", getattr(self, name), "above 0")
+        require(
+            self.clock in ("per_epoch", "per_search"),
+            "search.clock", self.clock, "per_epoch, per_search",
+        )  # fmt: skip
+        require(
+            self.decision in ("projected", "argmax"),
+            "search.decision", self.decision, "projected, argmax",
+        )  # fmt: skip
+
+
+@dataclass(frozen=True, kw_only=True)
+class DistillConfig:
+    """What the student learns from the dense model."""
+
+    kind: Literal["none", "soft", "hard"] = "hard"
+    """`hard`: cross-entropy with the teacher's label; `soft`: KL at a temperature (DeiT)."""
+    weight: float = 0.5
+    """Share of the loss that distillation takes from the labels."""
+    temperature: float = 3.0
+    """Of `soft`."""
+    align_blocks: tuple[int, ...] = (0, 1, -2, -1)
+    """Blocks whose outputs are pulled to the teacher's by mean squared error; () for none."""
+    align_weight: float = 0.5
+    align_schedule: Literal["cosine", "compounding", "constant"] = "cosine"
+    """`cosine`: w cos(pi t / 2T); `compounding`: the product of those factors (reference)."""
+    align_floor: float = 0.01
+    """The alignment weight never falls below this."""
+
+    def __post_init__(self) -> None:
+        kinds = ("none", "soft", "hard")
+        require(self.kind in kinds, "distill.kind", self.kind, "none, soft, hard")
+        require(0 <= self.weight <= 1, "distill.weight", self.weight, "between 0 and 1")
+        require(self.temperature > 0, "distill.temperature", self.temperature, "above 0")
+        require(self.align_weight >= 0, "distill.align_weight", self.align_weight, "0 or more")
+        require(self.align_floor >= 0, "distill.align_floor", self.align_floor, "0 or more")
+        schedules = ("cosine", "compounding", "constant")
+        require(
+            self.align_schedule in schedules,
+            "distill.align_schedule", self.align_schedule, ", ".join(schedules),
+        )  # fmt: skip
+        # JSON has no tuples: a configuration read back must equal the one written.
+        object.__setattr__(self, "align_blocks", tuple(self.align_blocks))
+
+
+@dataclass(frozen=True, kw_only=True)
+class PhaseConfig:
+    """The recipe of one phase: dense training, search phase or finetune phase."""
+
+    epochs: int = 30
+    batch_size: int = 64
+    """Images of one step, over all workers."""
+    lr: float = 5e-4
+    """At a batch of `lr_batch_size` images; scaled linearly, before the optimiser is built."""
+    lr_batch_size: int = 512
+    """DeiT's reference batch of the linear rule."""
+    min_lr: float = 1e-5
+    warmup_epochs: int = 0
+    weight_decay: float = 0.05
+    clip_grad: float | None = None
+    """Largest norm of the gradient; None: not clipped."""
+    label_smoothing: float = 0.1
+    mixup: float = 0.0
+    cutmix: float = 0.0
+    distill: DistillConfig = field(default_factory=DistillConfig)
+    bf16: bool = False
+    """Autocast to bfloat16 where the device has it."""
+    optimizer_state: Literal["migrate", "rebuild"] = "migrate"
+    """At a change of ranks; the reference rebuilds."""
+
+    def __post_init__(self) -> None:
+        require(self.epochs >= 0, "phase.epochs", self.epochs, "0 or more")
+        require(self.batch_size > 0, "phase.batch_size", self.batch_size, "1 or more")
+        require(self.lr > 0, "phase.lr", self.lr, "above 0")
+        require(0 <= self.min_lr, "phase.min_lr", self.min_lr, "0 or more")
+        require(self.warmup_epochs >= 0, "phase.warmup_epochs", self.warmup_epochs, "0 or more")
+        require(self.weight_decay >= 0, "phase.weight_decay", self.weight_decay, "0 or more")
+        smoothing = self.label_smoothing
+        require(0 <= smoothing < 1, "phase.label_smoothing", smoothing, "from 0 to below 1")
+        for name in ("mixup", "cutmix"):
+            require(getattr(self, name) >= 0, f"phase.{name}", getattr(self, name), "0 or more")
+        if self.clip_grad is not None:
+            require(self.clip_grad > 0, "phase.clip_grad", self.clip_grad, "above 0, or None")
+        states = ("migrate", "rebuild")
+        require(
+            self.optimizer_state in states,
+            "phase.optimizer_state", self.optimizer_state, ", ".join(states),
+        )  # fmt: skip
+
+
+@dataclass(frozen=True, kw_only=True)
+class DenseConfig:
+    """Where the dense model's weights come from: it is trained once by this recipe and cached."""
+
+    recipe: PhaseConfig = field(
+        default_factory=lambda: PhaseConfig(distill=DistillConfig(kind="none", align_blocks=()))
+    )
+    seed: int = 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrialConfig:
+    """Everything that determines a trial."""
+
+    data: DataConfig = field(default_factory=DataConfig)
+    model: ModelConfig = field(default_factory=ModelConfig)
+    dense: DenseConfig = field(default_factory=DenseConfig)
+    method: Mapping[str, Any] = field(default_factory=lambda: {"name": "lowrank"})
+    """`name` of a registered method and that method's own settings."""
+    budget: BudgetConfig = field(default_factory=BudgetConfig)
+    search: SearchConfig = field(default_factory=SearchConfig)
+    schedule: Mapping[str, Any] = field(default_factory=lambda: {"kind": "adaptive"})
+    """`kind` of a schedule and its coefficients."""
+    search_phase: PhaseConfig = field(default_factory=PhaseConfig)
+    finetune: PhaseConfig = field(default_factory=lambda: PhaseConfig(epochs=10))
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        require(self.seed >= 0, "seed", self.seed, "0 or more")
+
+    def to_json(self) -> dict[str, Any]:
+        """The configuration as JSON-able data; `from_mapping` reads it back."""
+        return dataclasses.asdict(self)

@@ -1,0 +1,60 @@
+"""Files that are whole or absent: atomic writes and content hashes."""
+
+import hashlib
+import json
+import os
+import uuid
+from pathlib import Path
+from typing import Any
+
+
+def atomic_write_bytes(path: Path, data: bytes) -> None:
+    """Write a file so that a reader, or a kill at any moment, sees the old or the new one whole.
+
+    The data goes to a hidden temporary file beside `path` (`.NAME.*.tmp`), is flushed to the disk
+    and renamed over `path`. A kill before the rename leaves that temporary file and nothing else.
+
+    Args:
+        path: the file; missing parent folders are made.
+        data: its whole content.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.parent / f".{path.name}.{uuid.uuid4().hex}.tmp"
+    try:
+        with temporary.open("xb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+    _sync_folder(path.parent)
+
+
+def atomic_write_json(path: Path, obj: Any) -> None:
+    """Write `obj` as indented JSON, atomically as `atomic_write_bytes` does.
+
+    Raises:
+        ValueError: a nan or an infinity, which JSON has no word for.
+        TypeError: what JSON cannot hold.
+    """
+    text = json.dumps(obj, indent=2, allow_nan=False)
+    atomic_write_bytes(path, f"{text}\n".encode())
+
+
+def sha256_file(path: Path) -> str:
+    """The SHA-256 of a file's content, in hexadecimal."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _sync_folder(folder: Path) -> None:
+    """Flush a folder's entries, without which a renamed file can be lost with the power."""
+    if os.name != "posix":
+        return  # Windows cannot open a folder, and journals its renames.
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)

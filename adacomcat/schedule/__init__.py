@@ -1,0 +1,20 @@
+"""Schedules: the policies that say at which epochs a search is due."""
+
+from adacomcat.schedule.adaptive import Adaptive
+from adacomcat.schedule.base import Schedule, build_schedule
+from adacomcat.schedule.explicit import Explicit
+from adacomcat.schedule.fixed import Fixed, Never, Once
+from adacomcat.schedule.oracle import best_epochs, regret, stale_distance
+
+__all__ = [
+    "Adaptive",
+    "Explicit",
+    "Fixed",
+    "Never",
+    "Once",
+    "Schedule",
+    "best_epochs",
+    "build_schedule",
+    "regret",
+    "stale_distance",
+]
