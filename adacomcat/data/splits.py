@@ -1,0 +1,221 @@
+"""Four disjoint splits of a data set: train, search, val, test.
+
+The weights train on `train`, the rank search sees `search` only, selection uses `val`, and reports
+use `test`. The reference code searches on the set that it reports; here that cannot happen.
+
+The cut depends on `DataConfig.split_seed` alone, never on a trial's seed: all trials of a study
+report on the same images.
+"""
+
+import hashlib
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from adacomcat.checks import require
+from adacomcat.config import DataConfig
+from adacomcat.data.datasets import Part, Source, load_source
+from adacomcat.data.images import Images, ImageSpec, MemoryImages
+
+IMAGENET_MEAN = (0.485, 0.456, 0.406)
+IMAGENET_STD = (0.229, 0.224, 0.225)
+# Sets apart the random numbers of what is drawn from the same seed.
+THIN_STREAM, TEST_STREAM, TRAIN_STREAM = 0, 1, 2
+
+
+@dataclass(frozen=True, eq=False)
+class Split:
+    """Images of one purpose.
+
+    Attributes:
+        name: train, search, val or test.
+        images: N images.
+        labels: N, int64.
+        indices: N, int64, which images of the source split these are (ascending).
+        spec: what a model is given.
+        sha256: hash of the images' identities and labels, in order: of their pixels where they are
+            held in memory, of relative path and size where they are files.
+    """
+
+    name: str
+    images: Images
+    labels: Tensor
+    indices: np.ndarray
+    spec: ImageSpec
+    sha256: str
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+
+@dataclass(frozen=True, eq=False)
+class Splits:
+    """The four splits of a data set.
+
+    Attributes:
+        train: what weights are trained on.
+        search: what the rank search sees; a slice of the training images.
+        val: what selection uses; a slice of the training images.
+        test: what is reported.
+        classes: names, by label.
+    """
+
+    train: Split
+    search: Split
+    val: Split
+    test: Split
+    classes: tuple[str, ...]
+
+    @property
+    def num_classes(self) -> int:
+        return len(self.classes)
+
+    @property
+    def in_chans(self) -> int:
+        return self.train.spec.in_chans
+
+    @property
+    def image_size(self) -> int:
+        return self.train.spec.image_size
+
+    @property
+    def mean(self) -> tuple[float, ...]:
+        return self.train.spec.mean
+
+    @property
+    def std(self) -> tuple[float, ...]:
+        return self.train.spec.std
+
+    @property
+    def hashes(self) -> dict[str, str]:
+        """SHA-256 of every split, by name."""
+        return {s.name: s.sha256 for s in (self.train, self.search, self.val, self.test)}
+
+
+def build_splits(config: DataConfig) -> Splits:
+    """Open a data set and cut it, class by class.
+
+    Where the set has a test split of its own, `test` is that one; else `test_fraction` of the
+    images. `search` and `val` are `search_fraction` and `val_fraction` of the other images of every
+    class, rounded, with at least one image each.
+
+    Raises:
+        ValueError: what `load_source` refuses, a class with too few images for its splits, or a
+            test split that holds training images.
+    """
+    require(config.split_seed >= 0, "data.split_seed", config.split_seed, "0 or more")
+    if config.image_size is not None:
+        require(config.image_size > 0, "data.image_size", config.image_size, "1 or more, or None")
+    source = load_source(config)
+    _check_classes(source)
+    _check_apart(source)
+    kept = _thin(source.train.labels, config)
+    fractions = {"search": config.search_fraction, "val": config.val_fraction}
+    parts: dict[str, tuple[Part, np.ndarray]] = {}
+    if source.test is None:
+        kept, test = _carve(source, kept, {"test": config.test_fraction}, config, TEST_STREAM)
+        parts["test"] = source.train, test["test"]
+    else:
+        parts["test"] = source.test, _thin(source.test.labels, config)
+    train, slices = _carve(source, kept, fractions, config, TRAIN_STREAM)
+    parts["train"] = source.train, train
+    parts.update({name: (source.train, indices) for name, indices in slices.items()})
+    spec = _spec(source.train.select(train).images, config)
+    cut = {name: _split(name, part, indices, spec) for name, (part, indices) in parts.items()}
+    return Splits(cut["train"], cut["search"], cut["val"], cut["test"], source.classes)
+
+
+def _check_classes(source: Source) -> None:
+    counts = np.bincount(source.train.labels, minlength=len(source.classes))
+    for name, count in zip(source.classes, counts, strict=True):
+        require(count > 0, "data", f"no image of class {name!r} in train", "at least one")
+    if source.test is not None:
+        require(len(source.test.labels) > 0, "data", "a test split without images", "one or more")
+
+
+def _check_apart(source: Source) -> None:
+    """Raise when the set's own test split is, or holds, its training images.
+
+    Different images with equal pixels are left alone: some published sets have a few.
+    """
+    if source.test is None:
+        return
+    train, test = source.train.images, source.test.images
+    if isinstance(train, MemoryImages) and isinstance(test, MemoryImages):
+        shared = ["all images"] if torch.equal(train.pixels, test.pixels) else []
+    else:
+        names = set(train.identities())
+        shared = [name.decode() for name in test.identities() if name in names]
+    got = f"{shared[0]!r} in train and in test" if shared else ""
+    require(not shared, "data", got, "a test split without training images")
+
+
+def _thin(labels: np.ndarray, config: DataConfig) -> np.ndarray:
+    """Indices of at most `max_images` images, each class with its share, ascending."""
+    most = config.max_images
+    if most is None or most >= len(labels):
+        return np.arange(len(labels))
+    counts = np.bincount(labels)
+    exact = counts * (most / len(labels))
+    take = np.floor(exact).astype(np.int64)
+    # Largest remainders: what rounding down left goes to the classes that lost most.
+    order = np.argsort(take - exact, kind="stable")
+    take[order[: most - int(take.sum())]] += 1
+    rng = np.random.default_rng((config.split_seed, THIN_STREAM))
+    chosen = [
+        rng.permutation(np.flatnonzero(labels == label))[:count] for label, count in enumerate(take)
+    ]
+    return np.sort(np.concatenate(chosen))
+
+
+def _carve(
+    source: Source, kept: np.ndarray, fractions: dict[str, float], config: DataConfig, stream: int
+) -> tuple[np.ndarray, dict[str, np.ndarray]]:
+    """Cut named slices off the training images at `kept`, stratified.
+
+    Returns:
+        what is left and the slices, as ascending indices.
+
+    Raises:
+        ValueError: a class has too few images to give every slice one and keep one.
+    """
+    rng = np.random.default_rng((config.split_seed, stream))
+    labels = source.train.labels[kept]
+    rest: list[np.ndarray] = []
+    slices: dict[str, list[np.ndarray]] = {name: [] for name in fractions}
+    for label, name in enumerate(source.classes):
+        members = rng.permutation(kept[labels == label])
+        sizes = {key: max(1, round(len(members) * share)) for key, share in fractions.items()}
+        require(
+            len(members) > sum(sizes.values()), "data",
+            f"{len(members)} images of class {name!r} (data.max_images={config.max_images})",
+            f"enough for train, {', '.join(fractions)}: above {sum(sizes.values())}",
+        )  # fmt: skip
+        start = 0
+        for key, size in sizes.items():
+            slices[key].append(members[start : start + size])
+            start += size
+        rest.append(members[start:])
+    return np.sort(np.concatenate(rest)), {
+        key: np.sort(np.concatenate(found)) for key, found in slices.items()
+    }
+
+
+def _spec(images: Images, config: DataConfig) -> ImageSpec:
+    """Shape and normalisation; the statistics come from the training images alone."""
+    if isinstance(images, MemoryImages):
+        mean, std = images.statistics()
+        size = config.image_size or images.pixels.shape[-1]
+        return ImageSpec(images.in_chans, size, mean, std)
+    return ImageSpec(images.in_chans, images.size, IMAGENET_MEAN, IMAGENET_STD)
+
+
+def _split(name: str, part: Part, indices: np.ndarray, spec: ImageSpec) -> Split:
+    chosen = part.select(indices)
+    digest = hashlib.sha256()
+    for identity, label in zip(chosen.images.identities(), chosen.labels, strict=True):
+        digest.update(len(identity).to_bytes(4, "big") + identity + int(label).to_bytes(4, "big"))
+    labels = torch.from_numpy(chosen.labels)
+    return Split(name, chosen.images, labels, indices, spec, digest.hexdigest())
