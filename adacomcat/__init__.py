@@ -1,0 +1,36 @@
+"""Compress a vision transformer by searched low ranks, and decide when to search again.
+
+The public names are loaded when they are first used, so that plans and schedules stay free of
+torch.
+"""
+
+import importlib
+from typing import Any
+
+_HOMES = {
+    "BudgetConfig": "adacomcat.config",
+    "CompressionMethod": "adacomcat.method",
+    "LowRankConfig": "adacomcat.lowrank.config",
+    "Plan": "adacomcat.plan",
+    "Schedule": "adacomcat.schedule",
+    "TrialConfig": "adacomcat.config",
+    "build_method": "adacomcat.method",
+    "build_schedule": "adacomcat.schedule",
+    "build_splits": "adacomcat.data",
+    "count_macs": "adacomcat.cost",
+    "count_params": "adacomcat.cost",
+    "dense_model": "adacomcat.training",
+    "run_trial": "adacomcat.training",
+}
+
+__all__ = list(_HOMES)
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'adacomcat' has no attribute {name!r}")
+    return getattr(importlib.import_module(_HOMES[name]), name)
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *__all__])

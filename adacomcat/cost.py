@@ -1,0 +1,39 @@
+"""What a model costs: one definition of parameters, one of multiply-accumulates.
+
+*Parameters* are what PyTorch counts: every element of every parameter. A budget in params counts
+    less,
+as ComCAT does: weights of the patch embedding, the attention, the MLP and the classifier, without
+    biases, norms, tokens and positions; see `CompressionMethod.dense_cost`.
+
+*MACs* are multiply-accumulates of matrix products and convolutions for one image, attention's two
+products included; element-wise work, norms and softmax are not counted. Fused attention is opened
+up for the count, since a fused kernel would count as nothing.
+"""
+
+import torch
+from torch import nn
+from torch.func import functional_call
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils.flop_counter import FlopCounterMode
+
+
+def count_params(model: nn.Module) -> int:
+    """Elements of all parameters, shared ones once, as PyTorch counts them."""
+    return sum(p.numel() for p in model.parameters())
+
+
+def count_macs(model: nn.Module, input_shape: tuple[int, int, int]) -> int:
+    """Multiply-accumulates of one image of shape (C, H, W), counted on the meta device."""
+    on_meta = {
+        name: tensor.detach().to("meta")
+        for name, tensor in [*model.named_parameters(), *model.named_buffers()]
+    }
+    dtype = next(model.parameters()).dtype
+    image = torch.empty(1, *input_shape, device="meta", dtype=dtype)
+    training = model.training
+    model.eval()
+    counter = FlopCounterMode(display=False)
+    with torch.no_grad(), sdpa_kernel(SDPBackend.MATH), counter:
+        functional_call(model, on_meta, (image,))
+    model.train(training)
+    return counter.get_total_flops() // 2

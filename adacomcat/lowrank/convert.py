@@ -1,0 +1,370 @@
+"""The low-rank method whole: dense to searchable, searchable to committed, and back."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from functools import partial
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from adacomcat.checks import require
+from adacomcat.config import Unit
+from adacomcat.cost import count_macs
+from adacomcat.interop.timm import describe, input_shape
+from adacomcat.lowrank.attention import (
+    Heads,
+    LowRankAttention,
+    attention_heads,
+    build_attention,
+    carry_heads,
+    decompose_heads,
+    put_together,
+    take_apart,
+    truncate_heads,
+    value_bias_of,
+    value_width,
+    without_value_bias,
+)
+from adacomcat.lowrank.calibrate import Metrics, input_metrics
+from adacomcat.lowrank.config import LowRankConfig
+from adacomcat.lowrank.factorize import Spectrum
+from adacomcat.lowrank.linear import (
+    LowRankLinear,
+    bias_of,
+    build_linear,
+    carry_bias,
+    carry_linear,
+    decompose_linear,
+    merge_linear,
+)
+from adacomcat.lowrank.space import Site, all_sites, searched_sites, uniform_rank
+from adacomcat.lowrank.supernet import Mixture, SupernetAttention, SupernetLinear
+from adacomcat.method import Budget, CompressionMethod, Move, ParameterMap, Proposal
+from adacomcat.plan import Plan
+from adacomcat.search.budget import project
+
+
+class LowRank(CompressionMethod):
+    """Head-level low-rank factorisation of a timm vision transformer (ComCAT, arXiv 2305.17235).
+
+    With `source="current"` a search truncates the factors in force; what was cut off is gone and a
+    rank can only fall, as in the reference. With `source="dense"` the columns that a commit cuts
+    off are kept beside the model, as they were then, and the next search decomposes the trained
+    factors *and* those columns together, so that a rank can grow back without losing what was
+    trained since. That costs (inputs + outputs) x (full rank - rank) numbers a site outside the
+    model (for DeiT-S at reduction 0.5 about as many as the dense model has), in checkpoints too;
+    the model itself stays as small.
+
+    A site whose rank a plan does not change is not touched in either case, so that a search that
+    proposes the plan in force leaves the model as it was, bit for bit.
+    """
+
+    name: ClassVar[str] = "lowrank"
+
+    def __init__(self, model: nn.Module, config: LowRankConfig) -> None:
+        """Bind to a dense model; nothing of it changes yet.
+
+        Raises:
+            ValueError: a model or a setting that is not supported, by name.
+        """
+        self.model = model
+        self.config = config
+        view = describe(model)
+        linears = {module: model.get_submodule(module) for _, module, _ in view.linears}
+        shapes = {n: (m.in_features, m.out_features) for n, m in linears.items()}  # type: ignore[misc]
+        self._all_sites = all_sites(view, shapes)
+        self.sites = searched_sites(self._all_sites, config)
+        self.head_width = view.head_width
+        self.plan: Plan | None = None
+        self.mixture = Mixture(self.sites).to(next(model.parameters()).device)
+        self._dense_macs = count_macs(model, input_shape(model))
+        self._rows = {site.name: row for row, site in enumerate(self.sites)}
+        self._rest: dict[str, tuple[Tensor, Tensor]] = {}
+        self._metrics: dict[str, Metrics] = {}
+        self._spectra: dict[str, Spectrum] = {}
+        self._held: dict[str, nn.Module] = {}
+        self._frozen: list[nn.Parameter] = []
+
+    # Searchable and back.
+
+    @torch.no_grad()
+    def prepare_(self) -> None:
+        assert not self._held, "prepare_ on a searchable model"
+        for name, sites in self._modules().items():
+            module = self.model.get_submodule(name)
+            self._held[name] = module
+            self._put(name, self._searchable(module, sites))
+        self._frozen = [p for p in self.model.parameters() if p.requires_grad]
+        for parameter in self._frozen:
+            parameter.requires_grad_(False)
+        falls_only = self.config.source == "current"
+        self.mixture.limit_([self._rank(s) if falls_only else None for s in self.sites])
+        # Of the last draw, which an earlier search made, nothing may reach a forward of this one.
+        self.mixture.sample_(1.0, None)
+
+    def restore_(self) -> None:
+        for name, module in self._held.items():
+            self._put(name, module)
+        self._leave_searchable()
+
+    @torch.no_grad()
+    def commit_(self, plan: Plan) -> ParameterMap:
+        self._check(plan)
+        moves = []
+        for name, sites in self._modules().items():
+            module = self._held.get(name) or self.model.get_submodule(name)
+            changed = [s for s in sites if plan.decisions[s.name] != self._rank(s)]
+            new = module
+            if changed:
+                new, move = self._committed(module, changed, plan)
+                moves.append(move)
+            self._put(name, new)
+        self.plan = plan
+        self._leave_searchable()
+        return ParameterMap(tuple(moves))
+
+    def calibrate(self, batches: Iterable[Tensor]) -> None:
+        """Collect what the sites see, where the configuration asks for it; images (B, C, H, W)."""
+        if self.config.calibrated:
+            biases = self.config.biases == "exact"
+            self._metrics = input_metrics(self.model, self.sites, batches, biases=biases)
+
+    # The search.
+
+    def architecture_parameters(self) -> list[nn.Parameter]:
+        return [self.mixture.logits]
+
+    def sample_(self, temperature: float, generator: torch.Generator | None) -> None:
+        self.mixture.sample_(temperature, generator)
+
+    def expected_cost(self, unit: Unit) -> Tensor:
+        return self.mixture.expected_cost(unit)
+
+    def auxiliary_loss(self) -> Tensor:
+        """Nothing to add, shape ()."""
+        return self.mixture.logits.new_zeros(())
+
+    def propose(self, budget: Budget, decision: str) -> Proposal:
+        values = self.mixture.log_probabilities().cpu()
+        usable = self.mixture.usable.cpu()
+        options = []
+        for row, site in enumerate(self.sites):
+            columns = [c for c in range(len(site.candidates)) if usable[row, c]]
+            ranks = [self._capped(site, site.candidates[c].rank) for c in columns]
+            costs = [site.cost(budget.unit, r) for r in ranks]
+            options.append((values[row, columns].tolist(), costs, ranks))
+        if decision == "argmax":
+            picks = [int(values[row].argmax()) for row in range(len(self.sites))]
+        else:
+            picks = project([(v, c) for v, c, _ in options], budget.target, budget.unit)
+        ranks = {s.name: o[2][i] for s, o, i in zip(self.sites, options, picks, strict=True)}
+        plan = Plan(self.name, ranks)
+        return Proposal(plan, self.plan_cost(plan, budget.unit), self._named_logits())
+
+    def default_plan(self, budget: Budget) -> Plan:
+        """Every site at one share of its full rank, the largest share within the budget."""
+
+        def at(fraction: float) -> Plan:
+            return Plan(self.name, {s.name: uniform_rank(s, fraction) for s in self.sites})
+
+        low, high = 0.0, 1.0
+        smallest = self.plan_cost(at(low), budget.unit)
+        require(
+            smallest <= budget.target, "budget", budget.target,
+            f"at least {smallest:,.0f} {budget.unit} for the searched sites (every rank one a head)",
+        )  # fmt: skip
+        for _ in range(40):
+            middle = (low + high) / 2
+            fits = self.plan_cost(at(middle), budget.unit) <= budget.target
+            low, high = (middle, high) if fits else (low, middle)
+        return at(low)
+
+    # Costs.
+
+    def plan_cost(self, plan: Plan, unit: Unit) -> float:
+        return float(sum(s.cost(unit, plan.decisions[s.name]) for s in self.sites))
+
+    def smallest_cost(self, unit: Unit) -> float:
+        ranks = ((s, self._capped(s, s.candidates[0].rank)) for s in self.sites)
+        return float(sum(site.cost(unit, rank) for site, rank in ranks))
+
+    def dense_cost(self, unit: Unit) -> tuple[float, float]:
+        searched = sum(s.cost(unit, None) for s in self.sites)
+        if unit == "macs":
+            return float(searched), float(self._dense_macs - searched)
+        patches = self.model.get_submodule("patch_embed.proj").weight.numel()  # type: ignore[operator]
+        everywhere = sum(s.cost(unit, None) for s in self._all_sites)
+        return float(searched), float(patches + everywhere - searched)
+
+    # State.
+
+    def state_dict(self) -> dict[str, Any]:
+        return {
+            "plan": None if self.plan is None else self.plan.to_json(),
+            "logits": self.mixture.logits.detach().clone(),
+            "rest": {name: list(pair) for name, pair in self._rest.items()},
+            # The plan alone does not tell: a site that grew back to dense may stay factorised.
+            "factorised": [n for n in self._modules() if self._is_factorised(n)],
+        }
+
+    @torch.no_grad()
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        assert self.plan is None and not self._held, "load_state_dict wants a dense model"
+        self.mixture.logits.copy_(state["logits"])
+        device = self.mixture.logits.device
+        self._rest = {n: (a.to(device), b.to(device)) for n, (a, b) in state["rest"].items()}
+        if state["plan"] is None:
+            return
+        plan = Plan.from_json(state["plan"])
+        self._check(plan)
+        for name, sites in self._modules().items():
+            if name in state["factorised"]:
+                module = self.model.get_submodule(name)
+                self._put(name, self._shaped(module, sites, plan).to(device))
+        self.plan = plan
+
+    # Inside.
+
+    def _modules(self) -> dict[str, list[Site]]:
+        modules: dict[str, list[Site]] = {}
+        for site in self.sites:
+            modules.setdefault(site.module, []).append(site)
+        return modules
+
+    def _is_factorised(self, name: str) -> bool:
+        module = self._held.get(name) or self.model.get_submodule(name)
+        return isinstance(module, LowRankAttention | LowRankLinear)
+
+    def _rank(self, site: Site) -> int | None:
+        return None if self.plan is None else self.plan.decisions[site.name]
+
+    def _capped(self, site: Site, rank: int) -> int:
+        """A candidate's rank, or the one in force where that is lower and cannot grow back."""
+        now = self._rank(site)
+        return rank if now is None or self.config.source == "dense" else min(rank, now)
+
+    def _check(self, plan: Plan) -> None:
+        require(plan.method == self.name, "plan.method", plan.method, self.name)
+        names, known = set(plan.decisions), {s.name for s in self.sites}
+        require(
+            names == known, "plan.decisions", sorted(names ^ known)[:5],
+            f"exactly the {len(known)} searched sites ({self.sites[0].name} ...)",
+        )  # fmt: skip
+        for site in self.sites:
+            decision, now = plan.decisions[site.name], self._rank(site)
+            site.check_rank(decision, f"plan.decisions.{site.name}")
+            grows = now is not None and (decision is None or decision > now)
+            require(
+                not grows or self.config.source == "dense", f"plan.decisions.{site.name}", decision,
+                f"at most {now}, the rank in force (method.source 'current' cannot grow one back)",
+            )  # fmt: skip
+
+    def _put(self, name: str, module: nn.Module) -> None:
+        """Set a module in its place, in the mode (training or evaluation) of what was there."""
+        module.train(self.model.get_submodule(name).training)
+        self.model.set_submodule(name, module)
+
+    def _leave_searchable(self) -> None:
+        for parameter in self._frozen:
+            parameter.requires_grad_(True)
+        self._frozen, self._held, self._spectra = [], {}, {}
+
+    def _decomposed(self, module: nn.Module, site: Site) -> Spectrum:
+        """The site's spectrum, computed once between two commits."""
+        if site.name not in self._spectra:
+            rest, metrics = self._rest.get(site.name), self._metrics.get(site.name, (None, None))
+            if site.attention:
+                parts = attention_heads(module, biases=self.config.biases == "exact")
+                spectrum = decompose_heads(parts, site.kind, rest, metrics)
+            else:
+                spectrum = decompose_linear(module, rest, metrics[0])
+            self._spectra[site.name] = spectrum
+        return self._spectra[site.name]
+
+    def _searchable(self, module: nn.Module, sites: Sequence[Site]) -> nn.Module:
+        largest = {s.name: s.candidates[-1].rank // s.groups for s in sites}
+        if not sites[0].attention:
+            (site,) = sites
+            spectrum = self._decomposed(module, site)
+            row = self._rows[site.name]
+            return SupernetLinear(spectrum, largest[site.name], bias_of(module), self.mixture, row)
+        parts = attention_heads(module, biases=self.config.biases == "exact")
+        rows: dict[str, int] = {}
+        for site in sites:
+            spectrum = self._decomposed(module, site)
+            parts = truncate_heads(parts, site.kind, spectrum, largest[site.name])
+            rows[site.kind] = self._rows[site.name]
+        scale = self.head_width**-0.5
+        return SupernetAttention(parts, scale, self.mixture, rows.get("qk"), rows.get("vo"))
+
+    def _committed(
+        self, module: nn.Module, changed: Sequence[Site], plan: Plan
+    ) -> tuple[nn.Module, Move]:
+        spectra = {s.kind: self._decomposed(module, s) for s in changed}
+        ranks = {s.kind: self._columns(s, plan.decisions[s.name]) for s in changed}
+        for site in changed:
+            self._keep_rest(site, spectra[site.kind], ranks[site.kind])
+        if changed[0].attention:
+            return self._committed_attention(module, spectra, ranks)
+        (site,) = changed
+        spectrum, rank = spectra[site.kind], ranks[site.kind]
+        factors = build_linear(module, spectrum, rank)
+        to_dense = plan.decisions[site.name] is None
+        new = merge_linear(factors) if to_dense else factors
+        carry = carry_bias if to_dense else partial(carry_linear, spectrum=spectrum, rank=rank)
+        return new, Move(dict(module.named_parameters()), dict(new.named_parameters()), carry)
+
+    def _committed_attention(
+        self, module: nn.Module, spectra: Mapping[str, Spectrum], ranks: Mapping[str, int]
+    ) -> tuple[nn.Module, Move]:
+        biases = self.config.biases == "exact"
+        parts = attention_heads(module, biases=biases)
+        for kind, spectrum in spectra.items():
+            parts = truncate_heads(parts, kind, spectrum, ranks[kind])
+        new = build_attention(module, parts, self.head_width)
+        heads, width = parts.k.shape[0], value_width(module)
+        value_bias = value_bias_of(module)
+
+        def carry(state: Mapping[str, Tensor], power: int) -> dict[str, Tensor]:
+            moments: Heads = take_apart(state, heads, width, biases=biases)
+            if power == 1:
+                moments = without_value_bias(moments, state, value_bias)
+            for kind, spectrum in spectra.items():
+                moments = carry_heads(moments, power, kind, spectrum, ranks[kind])
+            return put_together(moments)
+
+        return new, Move(dict(module.named_parameters()), dict(new.named_parameters()), carry)
+
+    def _columns(self, site: Site, rank: int | None) -> int:
+        """Columns a group that a decision keeps; dense keeps all."""
+        return (site.full if rank is None else rank) // site.groups
+
+    def _keep_rest(self, site: Site, spectrum: Spectrum, rank: int) -> None:
+        if self.config.source == "dense":
+            left, right = spectrum.left[..., rank:], spectrum.right[..., rank:]
+            self._rest[site.name] = (left.contiguous(), right.contiguous())
+
+    def _shaped(self, module: nn.Module, sites: Sequence[Site], plan: Plan) -> nn.Module:
+        """A module of the plan's shape for weights that are loaded afterwards."""
+        ranks = {s.kind: self._columns(s, plan.decisions[s.name]) for s in sites}
+        if not sites[0].attention:
+            assert isinstance(module, nn.Linear)
+            (site,) = sites
+            bias = module.bias is not None
+            return LowRankLinear(site.inputs, site.outputs, ranks[site.kind], bias=bias)
+        parts = attention_heads(module, biases=self.config.biases == "exact")
+        heads, width, full = parts.k.shape
+        return LowRankAttention(
+            width, heads, self.head_width, ranks.get("qk", full), ranks.get("vo", full),
+            query_bias=parts.q.shape[1] > width,
+            out_bias=parts.out_bias is not None,
+            attn_drop=module.attn_drop.p,
+            proj_drop=module.proj_drop.p,
+        )  # fmt: skip
+
+    def _named_logits(self) -> dict[str, dict[str, float]]:
+        logits = self.mixture.logits.detach().cpu()
+        return {
+            site.name: {str(c.rank): float(logits[row, i]) for i, c in enumerate(site.candidates)}
+            for row, site in enumerate(self.sites)
+        }

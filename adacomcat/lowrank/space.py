@@ -1,0 +1,230 @@
+"""Sites of a vision transformer and the ranks that a search may choose for each.
+
+A rank is counted over all heads together: a `qk` of rank 252 with 6 heads keeps 42 singular values
+    a head. What it costs, with D channels a token and N tokens (ComCAT, arXiv 2305.17235; biases
+    not counted):
+
+    site             params          MACs an image
+    qk               2 D r           2 D r N + r N^2
+    vo               2 D r           2 D r N + r N^2
+    fc1, fc2         (in + out) r    (in + out) r N
+    head             (in + out) r    (in + out) r
+"""
+
+import fnmatch
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+from adacomcat.checks import require
+from adacomcat.config import Unit
+from adacomcat.interop.timm import VisionTransformerView
+from adacomcat.lowrank.config import KINDS, LowRankConfig
+
+PAPER_MENUS = (
+    (192, (32, 64, 96, 128, 160)),
+    (384, (64, 128, 192, 256, 320)),
+    (768, (128, 192, 256, 320, 384, 448, 512)),
+)
+"""(width, ranks): the published menus, one for all kinds; a linear site's width is its smaller
+side."""
+
+ALIGNMENT = 8
+"""Matrix units of current accelerators want sizes in multiples of 8 (bf16)."""
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """One choice of a site.
+
+    Attributes:
+        rank: what the plan says and the committed model has, over all heads.
+        nominal: what the expected cost of a search counts; the paper's menu entry before it is
+            rounded
+            down to a multiple of the heads, else the rank.
+    """
+
+    rank: int
+    nominal: int
+
+
+@dataclass(frozen=True)
+class Site:
+    """One searchable rank.
+
+    Attributes:
+        name: `blocks.0.qk`, ...; module: name of the module that holds it.
+        groups: heads of an attention site, else 1.
+        inputs, outputs: sizes of the two sides of the product.
+        full: the rank that loses nothing, over all groups.
+        tokens: rows that pass through an image; 1 for a classifier.
+        candidates: in rising order of rank.
+    """
+
+    name: str
+    kind: str
+    module: str
+    groups: int
+    inputs: int
+    outputs: int
+    full: int
+    tokens: int
+    candidates: tuple[Candidate, ...] = ()
+
+    @property
+    def attention(self) -> bool:
+        return self.kind in ("qk", "vo")
+
+    def cost(self, unit: Unit, rank: int | None) -> int:
+        """Weights or MACs at a rank; None for the dense matrices."""
+        if rank is None and self.attention:
+            rank = self.full
+        weights = (
+            self.inputs * self.outputs if rank is None else (self.inputs + self.outputs) * rank
+        )
+        if unit == "params":
+            return weights
+        scores = self.tokens**2 * rank if self.attention and rank is not None else 0
+        return weights * self.tokens + scores
+
+    def check_rank(self, rank: int | None, field: str) -> None:
+        """Raise unless the site can have this rank.
+
+        Raises:
+            ValueError: 0, above the full rank, or no multiple of the heads.
+        """
+        if rank is None:
+            return
+        allowed = f"1 to {self.full}"
+        if self.groups > 1:
+            allowed = f"multiples of {self.groups} heads up to {self.full}"
+        fits = 0 < rank <= self.full and rank % self.groups == 0
+        require(fits, field, rank, f"{allowed}, or null for dense")
+
+
+def all_sites(view: VisionTransformerView, shapes: dict[str, tuple[int, int]]) -> list[Site]:
+    """Every site of a model in the reference's order: qk, vo, fc1, fc2 of each block, then the
+    head.
+
+    Args:
+        view: the model's parts.
+        shapes: linear module -> (inputs, outputs).
+    """
+    sites: list[Site] = []
+    heads, full = view.heads, view.heads * view.head_width
+    linears = {name: (module, kind) for name, module, kind in view.linears}
+    for block in range(view.depth):
+        attention = view.attentions[block]
+        for kind in ("qk", "vo"):
+            name = f"blocks.{block}.{kind}"
+            width = view.width
+            sites.append(Site(name, kind, attention, heads, width, width, full, view.tokens))
+        for kind in ("fc1", "fc2"):
+            name = f"blocks.{block}.{kind}"
+            sites.append(_linear_site(name, linears.pop(name), shapes, view.tokens))
+    sites += [_linear_site(name, where, shapes, 1) for name, where in linears.items()]
+    return sites
+
+
+def searched_sites(sites: Sequence[Site], config: LowRankConfig) -> list[Site]:
+    """The sites that `config` searches, with their candidates.
+
+    Raises:
+        ValueError: a pattern that matches nothing, a rank that a site cannot have, a width without
+            a
+            published menu, or a site for which no rank saves anything.
+    """
+    names = _match(sites, config.sites, "method.sites")
+    names -= _match(sites, config.keep_dense, "method.keep_dense")
+    require(
+        bool(names), "method.sites, method.keep_dense", (config.sites, config.keep_dense),
+        "at least one site left to search",
+    )  # fmt: skip
+    chosen = []
+    for site in sites:
+        if site.name in names:
+            fields = vars(site) | {"candidates": _candidates(site, config)}
+            chosen.append(Site(**fields))
+    return chosen
+
+
+def uniform_rank(site: Site, fraction: float) -> int:
+    """The rank at a share of the site's full rank: per head rounded down, at least one."""
+    return max(1, int(fraction * site.full / site.groups)) * site.groups
+
+
+def _linear_site(
+    name: str, where: tuple[str, str], shapes: dict[str, tuple[int, int]], tokens: int
+) -> Site:
+    module, kind = where
+    inputs, outputs = shapes[module]
+    return Site(name, kind, module, 1, inputs, outputs, min(inputs, outputs), tokens)
+
+
+def _match(sites: Sequence[Site], patterns: Iterable[str], field: str) -> set[str]:
+    found: set[str] = set()
+    for pattern in patterns:
+        hits = {s.name for s in sites if s.kind == pattern or fnmatch.fnmatch(s.name, pattern)}
+        # A kind that this model lacks (a headless backbone) is no mistake; a pattern is.
+        require(
+            bool(hits) or pattern in KINDS, field, pattern,
+            f"a kind ({', '.join(KINDS)}) or a pattern that matches a site "
+            f"({sites[0].name} ... {sites[-1].name})",
+        )  # fmt: skip
+        found |= hits
+    return found
+
+
+def _candidates(site: Site, config: LowRankConfig) -> tuple[Candidate, ...]:
+    if site.kind in config.ranks:
+        found = [_asked_for(site, rank) for rank in sorted(set(config.ranks[site.kind]))]
+    elif config.space == "paper":
+        found = [_rounded_down(site, nominal) for nominal in _paper_menu(site)]
+    else:
+        step = ALIGNMENT if config.space == "aligned" else 1
+        ranks = {_fraction(site, fraction, step) for fraction in config.fractions}
+        found = [Candidate(rank, rank) for rank in sorted(ranks)]
+    # Rounded down to whole heads, two menu entries may be one rank, or none at all.
+    distinct = {c.rank: c for c in reversed(found) if c.rank > 0}
+    found = sorted(distinct.values(), key=lambda candidate: candidate.rank)
+    dense = site.cost("params", None)
+    if not config.allow_larger:
+        found = [c for c in found if site.cost("params", c.nominal) <= dense]
+    require(
+        bool(found), "method.space", config.space,
+        f"a rank of {site.name} at which two factors cost no more than the dense {dense} weights "
+        "(or name the site in method.keep_dense, or set method.allow_larger)",
+    )  # fmt: skip
+    return tuple(found)
+
+
+def _rounded_down(site: Site, nominal: int) -> Candidate:
+    return Candidate(nominal // site.groups * site.groups, nominal)
+
+
+def _asked_for(site: Site, rank: int) -> Candidate:
+    require(
+        site.groups <= rank <= site.full, f"method.ranks.{site.kind}", rank,
+        f"{site.groups} to {site.full} (the full rank of {site.name})",
+    )  # fmt: skip
+    return _rounded_down(site, rank)
+
+
+def _paper_menu(site: Site) -> tuple[int, ...]:
+    menus = dict(PAPER_MENUS)
+    width = min(site.inputs, site.outputs)
+    require(
+        width in menus, "method.space", "paper",
+        f"widths {', '.join(map(str, menus))}; {site.name} has {width}: use fractions or aligned, "
+        f"or name it in method.keep_dense",
+    )  # fmt: skip
+    return menus[width]
+
+
+def _fraction(site: Site, fraction: float, step: int) -> int:
+    per_group = site.full // site.groups
+    rank = max(1, round(fraction * per_group / step)) * step
+    require(
+        step <= per_group, "method.space", "aligned",
+        f"at least {step} singular values a head or layer; {site.name} has {per_group}",
+    )  # fmt: skip
+    return min(rank, per_group // step * step) * site.groups

@@ -1,0 +1,1 @@
+"""One search pass: the searcher, the budget, the annealing of the temperature."""

@@ -1,0 +1,144 @@
+"""One search: a pass that trains the architecture parameters, then proposes a plan."""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from adacomcat.checks import NonFiniteLoss
+from adacomcat.config import SearchConfig
+from adacomcat.method import Budget, CompressionMethod, Proposal
+from adacomcat.parallel import sum_over_workers_
+from adacomcat.search.anneal import temperature
+from adacomcat.search.budget import penalised
+from adacomcat.seeds import generator
+
+
+@dataclass(frozen=True)
+class SearchReport:
+    """What one search did; losses and accuracy are means over its images.
+
+    Attributes:
+        index: how many searches came before.
+        expected_cost: of the searched sites, in the last step's mixture.
+    """
+
+    index: int
+    epoch: int
+    temperature: float
+    loss: float
+    accuracy: float
+    expected_cost: float
+    proposal: Proposal
+    images: int
+    steps: int
+
+
+class Searcher:
+    """Trains a method's architecture parameters, across all searches of a trial.
+
+    Parameters and optimiser carry on from search to search, as in the reference. The model's
+    weights are frozen and the model is in evaluation mode; the reference leaves dropout on.
+    """
+
+    def __init__(
+        self,
+        method: CompressionMethod,
+        config: SearchConfig,
+        budget: Budget,
+        *,
+        epochs: int,
+        seed: int,
+    ) -> None:
+        """
+        Args:
+            method: bound to the model.
+            config: the recipe of a search.
+            budget: what the searched sites may cost.
+            epochs: length of the search phase, for the annealing.
+            seed: of the trial.
+        """
+        self.method = method
+        self.config = config
+        self.budget = budget
+        self.epochs = epochs
+        self.seed = seed
+        self.searches = 0
+        parameters = method.architecture_parameters()
+        self.optimizer = torch.optim.AdamW(
+            parameters, lr=config.lr, weight_decay=config.weight_decay
+        )
+
+    def search(self, batches: Iterable[tuple[Tensor, Tensor]], epoch: int) -> SearchReport:
+        """Run one search on a searchable model.
+
+        Args:
+            batches: this worker's share of each step: images (B, C, H, W) and labels (B,).
+            epoch: of the search phase, for temperature and noise.
+
+        Raises:
+            NonFiniteLoss: names the step.
+        """
+        model = self.method.model
+        tau = temperature(self.config, epoch, self.searches, self.epochs)
+        # The same on every worker: all must draw one mixture.
+        noise = generator(self.seed, "search", epoch) if self.config.noise else None
+        training = model.training
+        model.eval()
+        totals: list[Tensor] = []
+        expected = torch.zeros(())
+        for images, labels in batches:
+            sums, expected = self._step(model, images, labels, tau, noise)
+            totals.append(sums)
+        model.train(training)
+        # Read once: a value taken off the device at each step would stall it.
+        sums = torch.stack(totals).cpu()
+        bad = (~sums[:, 0].isfinite()).nonzero()
+        if len(bad):
+            raise NonFiniteLoss(f"search loss {sums[bad[0, 0], 0].item()} at step {int(bad[0, 0])}")
+        loss, correct, count = sums.sum(0).tolist()
+        proposal = self.method.propose(self.budget, self.config.decision)
+        report = SearchReport(
+            self.searches, epoch, tau, loss / count, correct / count,
+            float(expected), proposal, int(count), len(totals),
+        )  # fmt: skip
+        self.searches += 1
+        return report
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"searches": self.searches, "optimizer": self.optimizer.state_dict()}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        self.searches = state["searches"]
+        self.optimizer.load_state_dict(state["optimizer"])
+
+    def _step(
+        self,
+        model: nn.Module,
+        images: Tensor,
+        labels: Tensor,
+        tau: float,
+        noise: torch.Generator | None,
+    ) -> tuple[Tensor, Tensor]:
+        """One step; returns (loss, correct, images) summed over workers (3,), and the cost ()."""
+        self.method.sample_(tau, noise)
+        logits = model(images)
+        entropy = F.cross_entropy(logits, labels)
+        expected = self.method.expected_cost(self.budget.unit)
+        loss = penalised(entropy, expected, self.budget.target, self.config.beta)
+        loss = loss + self.method.auxiliary_loss()
+        self.optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        correct = (logits.argmax(-1) == labels).sum()
+        count = loss.new_tensor(len(labels), dtype=torch.float64)
+        sums = torch.stack([loss.detach() * count, correct.double(), count])
+        sum_over_workers_(sums)
+        for parameter in self.method.architecture_parameters():
+            if parameter.grad is not None:
+                # Each worker's gradient counts by its share of the images.
+                sum_over_workers_(parameter.grad.mul_((count / sums[2]).to(parameter.grad)))
+        self.optimizer.step()
+        return sums, expected.detach()

@@ -1,0 +1,33 @@
+"""Every random stream of a trial comes from here, so that none depends on how much another one
+drew.
+
+A stream is named by what it is for (`"search", epoch`), and its seed is a hash of the trial's seed
+and that name. So arms with the same seed see the same batches, augmentations and noise at the same
+epoch, however often they search, and a resume at an epoch boundary needs no saved generator
+states.
+"""
+
+import hashlib
+import random
+
+import numpy as np
+import torch
+
+
+def derive_seed(*names: int | str) -> int:
+    """A 63-bit seed from a sequence of names, the same on every machine and Python."""
+    digest = hashlib.sha256("/".join(map(str, names)).encode()).digest()
+    return int.from_bytes(digest[:8], "big") >> 1
+
+
+def generator(*names: int | str) -> torch.Generator:
+    """A CPU generator of its own for a named stream."""
+    return torch.Generator().manual_seed(derive_seed(*names))
+
+
+def seed_everything(*names: int | str) -> None:
+    """Seed Python's, NumPy's and PyTorch's global generators for a named stretch of work."""
+    seed = derive_seed(*names)
+    random.seed(seed)
+    np.random.seed(seed % 2**32)
+    torch.manual_seed(seed)
