@@ -1,0 +1,392 @@
+"""The engine of a trial: a search phase, then a finetune phase on the plan that it left.
+
+An epoch is: search if the schedule says so, train, evaluate, report, save. Searching and training
+    alike go through the waist (`adacomcat.method`); nothing here knows what a rank is.
+"""
+
+import copy
+import math
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+from torch import nn
+
+from adacomcat import parallel
+from adacomcat.checks import NonFiniteLoss, require
+from adacomcat.config import PhaseConfig, TrialConfig
+from adacomcat.cost import count_macs, count_params
+from adacomcat.data import Loader, Split, Splits, cycle, make_loader
+from adacomcat.interop.timm import input_shape
+from adacomcat.method import build_method
+from adacomcat.plan import Plan
+from adacomcat.schedule import build_schedule
+from adacomcat.search.searcher import Searcher, SearchReport
+from adacomcat.seeds import seed_everything
+from adacomcat.training.clock import Clock
+from adacomcat.training.distill import Distiller, align_weight
+from adacomcat.training.epoch import EpochStats, evaluate, train_epoch
+from adacomcat.training.optim import build_optimizer, migrate, set_learning_rate
+from adacomcat.training.state import CHECKPOINT_FILE, load_state, save_state
+
+PHASES = ("search", "finetune")
+
+
+class Reporter(Protocol):
+    """Takes a trial's rows as they come; called on every worker, with equal values but for clocks.
+
+    After a resume the epoch that was interrupted is reported again, and counts in place of the
+    first.
+    """
+
+    def epoch(self, row: dict[str, Any]) -> None: ...
+
+    def search(self, row: dict[str, Any]) -> None: ...
+
+
+class Trial:
+    """One trial on one worker: everything that a resume needs, and the loop."""
+
+    def __init__(
+        self,
+        config: TrialConfig,
+        *,
+        dense: nn.Module,
+        splits: Splits,
+        directory: Path,
+        reporter: Reporter,
+        device: str = "cpu",
+    ) -> None:
+        """
+        Args:
+            config: what determines the trial.
+            dense: the workload's trained model; copied, not changed.
+            splits: of the workload's data.
+            directory: the trial's folder; its checkpoint lies in `checkpoint/`.
+            reporter: takes the rows.
+            device: of this worker.
+
+        Raises:
+            ValueError: a setting that the model, the data or the budget does not allow.
+        """
+        self.config, self.splits, self.reporter = config, splits, reporter
+        self.checkpoint = directory / "checkpoint"
+        self.device = torch.device(device)
+        self.clock = Clock(self.device)
+        self.model = copy.deepcopy(dense).to(self.device)
+        self.teacher = copy.deepcopy(dense).to(self.device).requires_grad_(False)
+        self.method = build_method(self.model, config.method)
+        self.budget = self.method.budget(config.budget)
+        self.schedule = build_schedule(config.schedule)
+        self._check_schedule()
+        self.searcher = Searcher(
+            self.method, config.search, self.budget,
+            epochs=config.search_phase.epochs, seed=config.seed,
+        )  # fmt: skip
+        self.phase, self.epoch = PHASES[0], 0
+        self.rows: list[dict[str, Any]] = []
+        self.search_rows: list[dict[str, Any]] = []
+        self.optimizer = build_optimizer(self.model, self.recipe)
+        self.trained = parallel.wrap(self.model)
+        self._loaders: dict[tuple[str, int, bool], Loader] = {}
+        self._count()
+
+    # The loop.
+
+    def run(self) -> dict[str, Any]:
+        """Run what is left of both phases and return the summary."""
+        started = time.perf_counter() - sum(row["wall_s"] for row in self.rows)
+        while not self._phase_is_over():
+            self._run_epoch()
+        with self.clock.span("eval"):
+            test_acc, test_loss = self._evaluate(self.model, self.splits.test)
+            dense_acc, _ = self._evaluate(self.teacher, self.splits.test)
+        return self._summary(test_acc, test_loss, dense_acc, time.perf_counter() - started)
+
+    def _run_epoch(self) -> None:
+        started = time.perf_counter()
+        try:
+            found = self._decide()
+            lr = set_learning_rate(self.optimizer, self.recipe, self.epoch)
+            with self.clock.span("train"):
+                stats = self._train()
+        except NonFiniteLoss as error:
+            raise NonFiniteLoss(self._where_it_broke(error)) from error
+        with self.clock.span("eval"):
+            val_acc, val_loss = self._evaluate(self.model, self.splits.val)
+        clocks = self.clock.lap()
+        row = {
+            "phase": self.phase,
+            "epoch": self.epoch,
+            "step_epoch": self._step_epoch(),
+            "loss": stats.loss,
+            "base_loss": stats.base_loss,
+            "val_acc": val_acc,
+            "val_loss": val_loss,
+            "lr": lr,
+            "align_weight": self._align_weight(),
+            "interval": self.schedule.interval,
+            "searched": found is not None,
+            "searches": self.searcher.searches,
+            "sites_changed": found,
+            "params": self.params,
+            "macs": self.macs,
+            **clocks,
+            "images_per_s": stats.images / clocks["train_s"],
+            "wall_s": time.perf_counter() - started,
+        }
+        self.rows.append(row)
+        self.reporter.epoch(row)
+        self.epoch += 1
+        self.save()
+
+    def _phase_is_over(self) -> bool:
+        """Whether both phases are done; steps from the search phase into the finetune phase."""
+        if self.epoch < self.recipe.epochs:
+            return False
+        if self.phase == PHASES[1]:
+            return True
+        if self.method.plan is None:
+            self._commit(self.method.default_plan(self.budget))
+        self.phase, self.epoch = PHASES[1], 0
+        self.optimizer = build_optimizer(self.model, self.recipe)
+        return self.recipe.epochs == 0
+
+    # One epoch's parts.
+
+    def _decide(self) -> int | None:
+        """Search if one is due; returns how many sites it changed, None where none ran.
+
+        A schedule that never searches gets the method's default plan at epoch 1, where the others
+        have their first search, so that `never` is compressed as long as they are.
+        """
+        if self.phase != PHASES[0]:
+            return None
+        if self.schedule.due(self.epoch):
+            return self._search()
+        if self.method.plan is None and self.epoch >= 1 and not self._search_is_ahead():
+            with self.clock.span("rebuild"):
+                self._commit(self.method.default_plan(self.budget))
+        return None
+
+    def _search(self) -> int:
+        loader = self._loader(self.splits.search, self.config.search.batch_size, train=True)
+        steps = self.config.search.steps or len(loader)
+        rounds = math.ceil(steps / len(loader))
+        before = self.method.plan
+        started = time.perf_counter()
+        with self.clock.span("rebuild"):
+            self.method.calibrate(images for images, _ in loader)
+            self.method.prepare_()
+        with self.clock.span("search"):
+            batches = cycle(loader, steps, first_epoch=self.epoch * rounds)
+            report = self.searcher.search(self.clock.waiting(batches), self.epoch)
+        plan = report.proposal.plan
+        digest = plan.digest()
+        assert parallel.from_first_worker(digest) == digest, "workers found different plans"
+        with self.clock.span("rebuild"):
+            self._commit(plan)
+        distance = None if before is None else plan.distance(before)
+        changed = list(plan.decisions) if before is None else list(plan.changed(before))
+        self.schedule.observe(self.epoch, distance)
+        row = self._search_row(report, distance, changed, time.perf_counter() - started)
+        self.search_rows.append(row)
+        self.reporter.search(row)
+        return len(changed)
+
+    def _commit(self, plan: Plan) -> None:
+        changes = self.method.commit_(plan)
+        if self.recipe.optimizer_state == "rebuild":
+            self.optimizer = build_optimizer(self.model, self.recipe)
+        elif changes.moves:
+            self.optimizer = migrate(self.optimizer, self.model, self.recipe, changes)
+        self.trained = parallel.wrap(self.model)
+        self._count()
+
+    def _train(self) -> EpochStats:
+        loader = self._loader(self.splits.train, self.recipe.batch_size, train=True)
+        loader.set_epoch(self._step_epoch())
+        seed_everything(self.config.seed, self.phase, self.epoch, parallel.rank())
+        distiller = Distiller(self.model, self.teacher, self.recipe.distill)
+        return train_epoch(
+            self.trained, self.clock.waiting(loader), self.optimizer, self.recipe,
+            num_classes=self.splits.num_classes,
+            distiller=distiller if distiller.active else None,
+            align_weight=self._align_weight(),
+        )  # fmt: skip
+
+    def _evaluate(self, model: nn.Module, split: Split) -> tuple[float, float]:
+        loader = self._loader(split, max(self.recipe.batch_size, 256), train=False)
+        return evaluate(model, loader, self.recipe)
+
+    # State.
+
+    def save(self) -> None:
+        """Write the checkpoint; the old one stays whole until the new one is."""
+        if parallel.rank() == 0:
+            save_state(self.checkpoint, self.state_dict())
+        parallel.wait_for_all()
+
+    def state_dict(self) -> dict[str, Any]:
+        """All that a resume needs. Random streams are functions of seed and epoch:
+        `adacomcat.seeds`."""
+        return {
+            "config": self.config.to_json(),
+            "split_hashes": dict(self.splits.hashes),
+            "phase": self.phase,
+            "epoch": self.epoch,
+            "model": dict(self.model.state_dict()),
+            "method": self.method.state_dict(),
+            "schedule": self.schedule.state_dict(),
+            "searcher": self.searcher.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "rows": self.rows,
+            "search_rows": self.search_rows,
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on from a checkpoint of the same configuration and data.
+
+        Raises:
+            ValueError: the checkpoint is of another configuration or other data.
+        """
+        _check_same("config", state["config"], self.config.to_json())
+        _check_same("split_hashes", state["split_hashes"], dict(self.splits.hashes))
+        self.phase, self.epoch = state["phase"], state["epoch"]
+        self.method.load_state_dict(state["method"])
+        self.model.load_state_dict(state["model"])
+        self.schedule.load_state_dict(state["schedule"])
+        self.searcher.load_state_dict(state["searcher"])
+        self.optimizer = build_optimizer(self.model, self.recipe)
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.rows, self.search_rows = list(state["rows"]), list(state["search_rows"])
+        self.trained = parallel.wrap(self.model)
+        self._count()
+
+    # Small parts.
+
+    @property
+    def recipe(self) -> PhaseConfig:
+        """Of the phase that runs."""
+        return self.config.search_phase if self.phase == PHASES[0] else self.config.finetune
+
+    def _check_schedule(self) -> None:
+        epochs = self.config.search_phase.epochs
+        never = self.schedule.kind == "never" or epochs <= 1
+        require(
+            never or self._search_is_ahead(), "schedule", self.schedule.config(),
+            f"a search within the {epochs} epochs of search_phase.epochs, or kind 'never'",
+        )  # fmt: skip
+
+    def _search_is_ahead(self) -> bool:
+        return any(self.schedule.due(e) for e in range(self.config.search_phase.epochs))
+
+    def _where_it_broke(self, error: NonFiniteLoss) -> str:
+        saved = (self.checkpoint / CHECKPOINT_FILE).is_file()
+        last = f"last good checkpoint: {self.checkpoint}" if saved else "no checkpoint yet"
+        return f"{self.phase} phase, epoch {self.epoch}: {error}; {last}"
+
+    def _align_weight(self) -> float:
+        return align_weight(self.recipe.distill, self.epoch, self.recipe.epochs)
+
+    def _step_epoch(self) -> int:
+        before = self.config.search_phase.epochs if self.phase == PHASES[1] else 0
+        return before + self.epoch
+
+    def _count(self) -> None:
+        self.params = count_params(self.model)
+        self.macs = count_macs(self.model, input_shape(self.model))
+
+    def _loader(self, split: Split, batch_size: int, *, train: bool) -> Loader:
+        """Made once: loaders of data on disk keep their worker processes from epoch to epoch."""
+        key = (split.name, batch_size, train)
+        if key not in self._loaders:
+            data = self.config.data
+            self._loaders[key] = make_loader(
+                split,
+                batch_size=batch_size,
+                seed=self.config.seed,
+                train=train,
+                augment=data.augment if split is self.splits.train else "none",
+                rank=parallel.rank(),
+                world=parallel.world(),
+                device=str(self.device),
+                num_workers=data.num_workers,
+            )
+        return self._loaders[key]
+
+    def _search_row(
+        self, report: SearchReport, distance: float | None, changed: list[str], seconds: float
+    ) -> dict[str, Any]:
+        proposal = report.proposal
+        return {
+            "index": report.index,
+            "epoch": report.epoch,
+            "temperature": report.temperature,
+            "loss": report.loss,
+            "accuracy": report.accuracy,
+            "expected_cost": report.expected_cost,
+            "target_cost": self.budget.target,
+            "plan_cost": proposal.cost,
+            "unit": self.budget.unit,
+            "distance": distance,
+            "changed": changed,
+            "plan": dict(proposal.plan.decisions),
+            "logits": proposal.logits,
+            "seconds": seconds,
+            "images": report.images,
+            "steps": report.steps,
+        }
+
+    def _summary(
+        self, test_acc: float, test_loss: float, dense_acc: float, wall_s: float
+    ) -> dict[str, Any]:
+        last = self.clock.lap()
+        clocks = {name: last[name] + sum(row[name] for row in self.rows) for name in last}
+        assert self.method.plan is not None
+        return {
+            "test_acc": test_acc,
+            "test_loss": test_loss,
+            "val_acc": self.rows[-1]["val_acc"] if self.rows else None,
+            "searches": self.searcher.searches,
+            "search_epochs": [row["epoch"] for row in self.search_rows],
+            "params": self.params,
+            "macs": self.macs,
+            "plan": dict(self.method.plan.decisions),
+            **clocks,
+            "wall_s": wall_s,
+            "dense_test_acc": dense_acc,
+            "dense_params": count_params(self.teacher),
+            "dense_macs": count_macs(self.teacher, input_shape(self.teacher)),
+        }
+
+
+def run_trial(
+    config: TrialConfig,
+    *,
+    dense: nn.Module,
+    splits: Splits,
+    directory: Path,
+    reporter: Reporter,
+    device: str = "cpu",
+) -> dict[str, Any]:
+    """Run a trial, from its checkpoint where there is one, and return its summary.
+
+    See `Trial` for arguments and errors.
+    """
+    trial = Trial(
+        config, dense=dense, splits=splits, directory=directory, reporter=reporter, device=device
+    )
+    if (trial.checkpoint / CHECKPOINT_FILE).is_file():
+        trial.load_state_dict(load_state(trial.checkpoint))
+    return trial.run()
+
+
+def _check_same(name: str, saved: Mapping[str, Any], now: Mapping[str, Any]) -> None:
+    different = sorted(key for key in {*saved, *now} if saved.get(key) != now.get(key))
+    require(
+        not different, f"checkpoint.{name}", {key: saved.get(key) for key in different},
+        f"what the trial has: {({key: now.get(key) for key in different})}",
+    )  # fmt: skip

@@ -1,0 +1,41 @@
+import dataclasses
+
+import pytest
+import torch
+
+from adacomcat.config import PhaseConfig
+from adacomcat.training import dense_model
+from adacomcat.training.dense import dense_key
+
+
+def same(one, other):
+    pairs = zip(one.state_dict().values(), other.state_dict().values(), strict=True)
+    return all(torch.equal(a, b) for a, b in pairs)
+
+
+def test_trained_once_then_read_from_the_cache(config, splits, tmp_path):
+    rows = []
+    first = dense_model(config, splits, tmp_path, progress=rows.append)
+    assert [(r["epoch"], r["epochs"]) for r in rows] == [(0, 2), (1, 2)]
+    second = dense_model(config, splits, tmp_path, progress=rows.append)
+    assert len(rows) == 2
+    assert same(first, second) and not second.training
+    elsewhere = dense_model(config, splits, tmp_path / "elsewhere")
+    assert same(first, elsewhere)
+
+
+def test_the_key_follows_what_determines_the_weights_and_nothing_else(config, splits):
+    key = dense_key(config, splits)
+    assert dense_key(dataclasses.replace(config, seed=5, schedule={"kind": "never"}), splits) == key
+    other_seed = dataclasses.replace(config.dense, seed=1)
+    other_recipe = dataclasses.replace(config.dense, recipe=PhaseConfig(epochs=3))
+    for dense in (other_seed, other_recipe):
+        assert dense_key(dataclasses.replace(config, dense=dense), splits) != key
+
+
+def test_a_damaged_cache_is_refused_by_name(config, splits, tmp_path):
+    dense_model(config, splits, tmp_path)
+    (tensors,) = tmp_path.glob("dense-*/*.safetensors")
+    tensors.write_bytes(tensors.read_bytes()[:-20])
+    with pytest.raises(ValueError, match=tensors.name):
+        dense_model(config, splits, tmp_path)

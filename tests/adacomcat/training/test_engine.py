@@ -1,0 +1,220 @@
+import dataclasses
+import math
+from pathlib import Path
+
+import pytest
+import torch
+
+from adacomcat.checks import NonFiniteLoss
+from adacomcat.config import PhaseConfig
+from adacomcat.lowrank.convert import LowRank
+from adacomcat.plan import Plan
+from adacomcat.training import Trial
+from adacomcat.training.state import load_state
+
+SCHEDULES = [
+    {"kind": "fixed"},
+    {"kind": "adaptive"},
+    {"kind": "adaptive", "due": "elapsed", "tolerance": 0.5},
+]
+
+
+def timeless(summary):
+    return {k: v for k, v in summary.items() if not k.endswith("_s")}
+
+
+def final_state(tmp_path, name):
+    return load_state(tmp_path / name / "checkpoint")
+
+
+def assert_same_state(one, other):
+    assert one["method"]["plan"] == other["method"]["plan"]
+    assert torch.equal(one["method"]["logits"], other["method"]["logits"])
+    assert one["model"].keys() == other["model"].keys()
+    for name, tensor in one["model"].items():
+        assert torch.equal(tensor, other["model"][name]), name
+    assert one["schedule"] == other["schedule"]
+    for index, slots in one["optimizer"]["state"].items():
+        for key, value in slots.items():
+            assert torch.equal(value, other["optimizer"]["state"][index][key]), (index, key)
+
+
+@pytest.mark.parametrize("source", ["current", "dense"])
+@pytest.mark.parametrize("schedule", SCHEDULES, ids=["fixed", "adaptive", "elapsed"])
+@pytest.mark.parametrize("stop_after", [1, 2, 5])
+def test_resume_equals_an_undisturbed_run_bit_for_bit(run, tmp_path, source, schedule, stop_after):
+    changes = {"schedule": schedule, "method": {"name": "lowrank", "source": source}}
+    whole, rows = run("whole", **changes)
+    stopped, before = run("cut", stop_after=stop_after, **changes)
+    assert stopped is None
+    resumed, after = run("cut", **changes)
+    # The epoch whose report was interrupted had not been saved, and runs again.
+    assert before.epochs[:-1] + after.epochs == rows.epochs
+    assert after.epochs[0] == before.epochs[-1]
+    assert timeless(resumed) == timeless(whole)
+    assert_same_state(final_state(tmp_path, "whole"), final_state(tmp_path, "cut"))
+
+
+def test_rows_tell_what_happened(run):
+    summary, rows = run()
+    assert [(r["phase"], r["epoch"]) for r in rows.epochs] == [
+        ("search", 0), ("search", 1), ("search", 2), ("search", 3), ("finetune", 0), ("finetune", 1)
+    ]  # fmt: skip
+    assert [r["step_epoch"] for r in rows.epochs] == list(range(6))
+    assert [r["searched"] for r in rows.epochs] == [False, True, True, True, False, False]
+    assert [r["searches"] for r in rows.epochs] == [0, 1, 2, 3, 3, 3]
+    assert summary["searches"] == 3 and summary["search_epochs"] == [1, 2, 3]
+    plans = [Plan("lowrank", row["plan"]) for row in rows.searches]
+    assert rows.searches[0]["distance"] is None
+    assert len(rows.searches[0]["changed"]) == len(plans[0].decisions)
+    for earlier, later, row in zip(plans, plans[1:], rows.searches[1:], strict=False):
+        assert row["distance"] == later.distance(earlier)
+        assert row["changed"] == list(later.changed(earlier))
+    for row in rows.searches:
+        assert row["plan_cost"] <= row["target_cost"]
+        assert row["steps"] == 4 and row["images"] == 64
+    assert summary["params"] < summary["dense_params"]
+    assert summary["macs"] < summary["dense_macs"]
+
+
+def test_the_clocks_stay_apart_and_add_up(config, dense, splits, tmp_path):
+    class Keep:
+        rows = []
+
+        def epoch(self, row):
+            self.rows.append(row)
+
+        def search(self, row):
+            pass
+
+    Trial(config, dense=dense, splits=splits, directory=tmp_path, reporter=Keep()).run()
+    for row in Keep.rows:
+        assert (row["search_s"] > 0) == row["searched"]
+        spans = row["train_s"] + row["search_s"] + row["rebuild_s"] + row["eval_s"]
+        assert 0 < spans <= row["wall_s"]
+        assert row["data_s"] <= row["train_s"] + row["search_s"]
+
+
+def test_seeds_are_paired_across_schedules(run):
+    _, often = run("often")
+    _, seldom = run("seldom", schedule={"kind": "once", "at": 3})
+    assert often.epochs[0] == {**seldom.epochs[0], "interval": often.epochs[0]["interval"]}
+    _, other = run("other", seed=1)
+    assert other.epochs[0]["loss"] != often.epochs[0]["loss"]
+
+
+def test_a_search_that_changes_nothing_leaves_the_training_as_it_was(run, monkeypatch):
+    """Where the plan stands, searching on must not touch weights, moments or random streams."""
+    propose = LowRank.propose
+
+    def keep_the_first(method, budget, decision):
+        proposal = propose(method, budget, decision)
+        return dataclasses.replace(proposal, plan=method.plan or proposal.plan)
+
+    monkeypatch.setattr(LowRank, "propose", keep_the_first)
+    _, often = run("often")
+    _, once = run("once", schedule={"kind": "once"})
+    assert [row["distance"] for row in often.searches] == [None, 0, 0]
+    assert [r["loss"] for r in often.epochs] == [r["loss"] for r in once.epochs]
+    assert often.epochs[-1]["val_loss"] == once.epochs[-1]["val_loss"]
+
+
+def test_never_gets_the_default_plan_where_others_search_first(run):
+    summary, rows = run(schedule={"kind": "never"})
+    assert summary["searches"] == 0 and rows.searches == []
+    params = [r["params"] for r in rows.epochs]
+    assert params[0] == summary["dense_params"]
+    assert set(params[1:]) == {summary["params"]}
+    assert summary["params"] < summary["dense_params"]
+
+
+def test_without_a_search_phase_the_default_plan_is_finetuned(run):
+    summary, rows = run(search_phase=PhaseConfig(epochs=0), schedule={"kind": "never"})
+    assert [r["phase"] for r in rows.epochs] == ["finetune"] * 2
+    assert summary["params"] < summary["dense_params"]
+
+
+def test_rebuilding_the_optimiser_is_another_training(run):
+    recipe = PhaseConfig(epochs=4, batch_size=32, lr=1e-2, optimizer_state="rebuild")
+    _, migrated = run("migrated")
+    _, rebuilt = run("rebuilt", search_phase=recipe)
+    losses = [[r["loss"] for r in rows.epochs] for rows in (migrated, rebuilt)]
+    # Epoch 1 starts from no state in one and from the moved state of epoch 0 in the other.
+    assert losses[0][0] == losses[1][0] and losses[0][1] != losses[1][1]
+
+
+def test_the_calibrated_method_runs_through_the_engine(run):
+    plain, _ = run("plain")
+    whitened, _ = run("whitened", method={"name": "lowrank", "calibrated": True})
+    assert whitened["test_loss"] != plain["test_loss"]
+
+
+def test_a_schedule_without_a_search_in_the_phase_is_refused(run):
+    with pytest.raises(ValueError, match=r"schedule: .*'at': 9.* within the 4 epochs"):
+        run(schedule={"kind": "once", "at": 9})
+
+
+def test_an_unreachable_budget_is_refused_before_anything_runs(config, run):
+    with pytest.raises(ValueError, match=r"budget.reduction: got 0.99.*smallest reachable cost"):
+        run(budget=dataclasses.replace(config.budget, reduction=0.99))
+
+
+def test_a_checkpoint_of_another_configuration_is_refused(run):
+    run("trial", stop_after=2)
+    with pytest.raises(ValueError, match=r"checkpoint.config: got \{'seed': 0\}.*\{'seed': 7\}"):
+        run("trial", seed=7)
+
+
+@pytest.mark.parametrize("file", ["checkpoint.json", "*.safetensors"])
+def test_a_damaged_checkpoint_is_refused_by_name(run, tmp_path, file):
+    run("trial", stop_after=2)
+    (path,) = (tmp_path / "trial" / "checkpoint").glob(file)
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+    with pytest.raises(ValueError, match=path.name.split(".")[0]):
+        run("trial")
+
+
+@pytest.mark.parametrize(
+    ("schedule", "where"),
+    [({"kind": "never"}, "loss nan at step 0"), ({"kind": "fixed"}, "search loss nan at step 0")],
+)
+def test_a_non_finite_loss_names_epoch_step_and_last_checkpoint(
+    config, dense, splits, tmp_path, schedule, where
+):
+    class Poison:
+        """Spoils a weight once an epoch is reported."""
+
+        def epoch(self, row):
+            trial.model.get_parameter("head.bias").data.fill_(math.nan)
+
+        def search(self, row):
+            pass
+
+    config = dataclasses.replace(config, schedule=schedule)
+    trial = Trial(config, dense=dense, splits=splits, directory=tmp_path, reporter=Poison())
+    with pytest.raises(NonFiniteLoss) as caught:
+        trial.run()
+    message = str(caught.value)
+    assert message.startswith(f"search phase, epoch 1: {where}")
+    assert message.endswith(f"last good checkpoint: {Path(tmp_path) / 'checkpoint'}")
+
+
+def test_bf16_trains_both_phases(run):
+    half = {"bf16": True, "batch_size": 32, "lr": 1e-2}
+    exact, _ = run("exact")
+    summary, rows = run(
+        "half", search_phase=PhaseConfig(epochs=4, **half), finetune=PhaseConfig(epochs=2, **half)
+    )
+    assert all(math.isfinite(r["loss"]) for r in rows.epochs)
+    assert rows.epochs[0]["loss"] != exact["test_loss"]
+    assert summary["test_loss"] == pytest.approx(exact["test_loss"], abs=0.3)
+
+
+def test_mixup_and_clipping_train(run):
+    mixed = PhaseConfig(epochs=4, batch_size=32, lr=1e-2, mixup=0.8, cutmix=1.0, clip_grad=1.0)
+    _, rows = run("mixed", search_phase=mixed)
+    _, plain = run("plain")
+    assert all(math.isfinite(r["loss"]) for r in rows.epochs)
+    assert rows.epochs[0]["loss"] > plain.epochs[0]["loss"]
