@@ -98,7 +98,7 @@ def describe(model: nn.Module) -> VisionTransformerView:
             linears.append((f"blocks.{index}.{kind}", f"blocks.{index}.mlp.{kind}", kind))
     classifiers = ["head", "head_dist"] if hasattr(model, "head_dist") else ["head"]
     linears += [(c, c, "head") for c in classifiers if isinstance(getattr(model, c), nn.Linear)]
-    attention = model.blocks[0].attn
+    attention: Any = model.blocks[0].attn
     # DeiT III embeds positions before the prefix tokens are added: count tokens, not positions.
     tokens = model.patch_embed.num_patches + model.num_prefix_tokens
     return VisionTransformerView(

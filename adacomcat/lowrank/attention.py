@@ -12,12 +12,16 @@ rows of attention sum to one, so that bv moves into the output bias. At full ran
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from adacomcat.lowrank.factorize import Spectrum, decompose
+
+AnyAttention = Any
+"""timm's Attention or a `LowRankAttention`: num_heads, qkv, proj, attn_drop and proj_drop."""
 
 
 class LowRankAttention(nn.Module):
@@ -129,7 +133,7 @@ def put_together(parts: Heads) -> dict[str, Tensor]:
     return tensors
 
 
-def attention_heads(module: nn.Module, *, biases: bool) -> Heads:
+def attention_heads(module: AnyAttention, *, biases: bool) -> Heads:
     """The heads of timm's Attention or of a `LowRankAttention`; a value bias is folded away.
 
     The result of a dense module with `biases` loses nothing; without, it loses all four biases.
@@ -144,15 +148,15 @@ def attention_heads(module: nn.Module, *, biases: bool) -> Heads:
     return parts
 
 
-def value_bias_of(module: nn.Module) -> Tensor | None:
+def value_bias_of(module: AnyAttention) -> Tensor | None:
     """(H d,), the value bias of a dense attention; a low-rank one has none."""
     bias = module.qkv.bias
     return None if bias is None else bias.detach()[-module.proj.in_features :]
 
 
-def value_width(module: nn.Module) -> int:
+def value_width(module: AnyAttention) -> int:
     """Columns of a value head: d of a dense attention, r_vo of a low-rank one."""
-    return module.proj.in_features // module.num_heads
+    return int(module.proj.in_features) // int(module.num_heads)
 
 
 def decompose_heads(
@@ -207,7 +211,7 @@ def without_value_bias(
     return replace(moments, o=moments.o - share)
 
 
-def build_attention(module: nn.Module, parts: Heads, head_width: int) -> LowRankAttention:
+def build_attention(module: AnyAttention, parts: Heads, head_width: int) -> LowRankAttention:
     """The heads as a module, with the dropout of `module`.
 
     Args:

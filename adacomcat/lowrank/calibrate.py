@@ -81,7 +81,7 @@ def input_metrics(
 
 
 def _watch(site: Site, left: _Moment, right: _Moment, biases: bool) -> Any:
-    def hook(module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+    def hook(module: Any, inputs: tuple[Tensor, ...]) -> None:
         x = inputs[0].detach()
         if not site.attention:
             left.add(x.flatten(0, -2))

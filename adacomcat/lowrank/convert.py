@@ -70,8 +70,8 @@ class LowRank(CompressionMethod):
         self.model = model
         self.config = config
         view = describe(model)
-        linears = {module: model.get_submodule(module) for _, module, _ in view.linears}
-        shapes = {n: (m.in_features, m.out_features) for n, m in linears.items()}  # type: ignore[misc]
+        linears: dict[str, Any] = {name: model.get_submodule(name) for _, name, _ in view.linears}
+        shapes = {n: (m.in_features, m.out_features) for n, m in linears.items()}
         self._all_sites = all_sites(view, shapes)
         self.sites = searched_sites(self._all_sites, config)
         self.head_width = view.head_width
@@ -157,8 +157,8 @@ class LowRank(CompressionMethod):
             picks = [int(values[row].argmax()) for row in range(len(self.sites))]
         else:
             picks = project([(v, c) for v, c, _ in options], budget.target, budget.unit)
-        ranks = {s.name: o[2][i] for s, o, i in zip(self.sites, options, picks, strict=True)}
-        plan = Plan(self.name, ranks)
+        chosen = zip(self.sites, options, picks, strict=True)
+        plan = Plan(self.name, {site.name: ranks[pick] for site, (_, _, ranks), pick in chosen})
         return Proposal(plan, self.plan_cost(plan, budget.unit), self._named_logits())
 
     def default_plan(self, budget: Budget) -> Plan:
@@ -171,7 +171,7 @@ class LowRank(CompressionMethod):
         smallest = self.plan_cost(at(low), budget.unit)
         require(
             smallest <= budget.target, "budget", budget.target,
-            f"at least {smallest:,.0f} {budget.unit} for the searched sites (every rank one a head)",
+            f"at least {smallest:,.0f} {budget.unit} for the searched sites (ranks of one a head)",
         )  # fmt: skip
         for _ in range(40):
             middle = (low + high) / 2
@@ -344,7 +344,7 @@ class LowRank(CompressionMethod):
             left, right = spectrum.left[..., rank:], spectrum.right[..., rank:]
             self._rest[site.name] = (left.contiguous(), right.contiguous())
 
-    def _shaped(self, module: nn.Module, sites: Sequence[Site], plan: Plan) -> nn.Module:
+    def _shaped(self, module: Any, sites: Sequence[Site], plan: Plan) -> nn.Module:
         """A module of the plan's shape for weights that are loaded afterwards."""
         ranks = {s.kind: self._columns(s, plan.decisions[s.name]) for s in sites}
         if not sites[0].attention:

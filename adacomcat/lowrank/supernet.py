@@ -39,6 +39,8 @@ class Mixture(nn.Module):
     logits: nn.Parameter
     usable: Tensor
     reach: Tensor
+    weights: Tensor
+    gates: Tensor
 
     def __init__(self, sites: Sequence[Site]) -> None:
         super().__init__()
@@ -63,9 +65,8 @@ class Mixture(nn.Module):
                 self.usable[row, column] = column == 0 or rank is None or candidate.rank <= rank
 
     def sample_(self, temperature: float, generator: torch.Generator | None) -> None:
-        """Draw Gumbel-softmax weights (arXiv 1611.01144), or the plain softmax without a
-        generator."""
-        scores = self.logits
+        """Draw Gumbel-softmax weights (arXiv 1611.01144); without a generator, the softmax."""
+        scores: Tensor = self.logits
         if generator is not None:
             # Drawn on the generator's device, so that a seed means the same on CPU and GPU.
             noise = torch.empty(scores.shape, device=generator.device)
@@ -96,13 +97,14 @@ class SupernetAttention(nn.Module):
     """
 
     qkv: Tensor
+    q_bias: Tensor | None
     proj: Tensor
+    out_bias: Tensor | None
 
     def __init__(
         self, parts: Heads, scale: float, mixture: Mixture, qk: int | None, vo: int | None
     ) -> None:
-        """Take heads whose searched products are spectra, and the rows of the mixture that gate
-        them."""
+        """Take heads whose searched products are spectra, and the mixture's rows that gate them."""
         super().__init__()
         tensors = put_together(parts)
         self.num_heads = parts.k.shape[0]
@@ -144,6 +146,7 @@ class SupernetLinear(nn.Module):
 
     first: Tensor
     last: Tensor
+    bias: Tensor | None
 
     def __init__(
         self, spectrum: Spectrum, columns: int, bias: Tensor | None, mixture: Mixture, row: int

@@ -1,0 +1,53 @@
+"""Tiny vision transformers on which a wrong step shows."""
+
+from typing import Any
+
+import timm
+import torch
+from torch import Tensor, nn
+
+
+def tiny_vit(name: str = "vit_tiny_patch16_224", *, seed: int = 0, **options: Any) -> nn.Module:
+    """A timm vision transformer in evaluation mode: 16 x 16 images, 2 blocks, 4 heads, 10 classes.
+
+    timm starts biases at zero and weights small: attention is nearly uniform and a lost bias would
+    not show. Here everything is drawn anew: no bias is zero, and attention has preferences.
+
+    Args:
+        name: a name of `timm.list_models()`.
+        seed: of all parameters.
+        options: keyword arguments of `timm.create_model`, in place of the sizes above.
+    """
+    sizes: dict[str, Any] = {
+        "img_size": 16,
+        "patch_size": 4,
+        "embed_dim": 32,
+        "depth": 2,
+        "num_heads": 4,
+        "num_classes": 10,
+    }
+    with torch.random.fork_rng(devices=[]):
+        model = timm.create_model(name, pretrained=False, **(sizes | options))
+    draw_parameters_(model, seed)
+    return model.eval()
+
+
+@torch.no_grad()
+def draw_parameters_(model: nn.Module, seed: int) -> None:
+    """Draw all parameters anew: matrices keep the size of their input, gains are near one."""
+    source = torch.Generator().manual_seed(seed)
+    for name, parameter in model.named_parameters():
+        noise = torch.randn(parameter.shape, generator=source).to(parameter)
+        if parameter.ndim > 1:
+            rows = parameter[0].numel() if name.endswith("weight") else 1
+            parameter.copy_(noise / rows**0.5)
+        elif name.endswith(("weight", "gamma")):
+            parameter.copy_(1 + 0.3 * noise)
+        else:
+            parameter.copy_(0.5 * noise)
+
+
+def tiny_images(count: int = 8, *, side: int = 16, seed: int = 0) -> Tensor:
+    """Noise of shape (count, 3, side, side)."""
+    source = torch.Generator().manual_seed(seed)
+    return torch.randn(count, 3, side, side, generator=source)

@@ -1,0 +1,144 @@
+import pytest
+import torch
+import torch.nn.functional as F
+
+from adacomcat.checks import NonFiniteLoss
+from adacomcat.config import BudgetConfig, SearchConfig
+from adacomcat.lowrank.config import LowRankConfig
+from adacomcat.lowrank.convert import LowRank
+from adacomcat.search.anneal import temperature
+from adacomcat.search.budget import penalised
+from adacomcat.search.searcher import Searcher
+from adacomcat.seeds import generator
+from adacomcat.testing.models import tiny_images, tiny_vit
+
+EPOCHS = 10
+LABELS = torch.arange(8) % 10
+
+
+def searcher(*, seed=0, reduction=0.4, unit="params", model=None, **config):
+    method = LowRank(tiny_vit() if model is None else model, LowRankConfig())
+    budget = method.budget(BudgetConfig(unit=unit, reduction=reduction))
+    return Searcher(method, SearchConfig(**config), budget, epochs=EPOCHS, seed=seed)
+
+
+def search(of, epoch, batches=None):
+    of.method.prepare_()
+    report = of.search(batches or [(tiny_images(), LABELS)] * 2, epoch)
+    of.method.restore_()
+    return report
+
+
+def logits(of):
+    return of.method.mixture.logits.detach().clone()
+
+
+def noiseless(of):
+    """(entropy, expected cost) of the plain softmax."""
+    of.method.prepare_()
+    of.method.sample_(1.0, None)
+    entropy = F.cross_entropy(of.method.model(tiny_images()), LABELS)
+    cost = of.method.expected_cost(of.budget.unit)
+    of.method.restore_()
+    return entropy.item(), cost.item()
+
+
+@pytest.mark.parametrize("noise", [True, False])
+def test_report_of_one_step(noise):
+    """Against the same step taken by hand."""
+    one = searcher(noise=noise)
+    by_hand = searcher().method
+    by_hand.prepare_()
+    tau = temperature(one.config, 3, 0, EPOCHS)
+    by_hand.sample_(tau, generator(0, "search", 3) if noise else None)
+    outputs = by_hand.model(tiny_images())
+    cost = by_hand.expected_cost("params")
+    loss = penalised(F.cross_entropy(outputs, LABELS), cost, one.budget.target, 1.5)
+    report = search(one, 3, [(tiny_images(), LABELS)])
+    assert (report.index, report.epoch, report.temperature) == (0, 3, tau)
+    assert (report.images, report.steps) == (8, 1)
+    assert report.loss == pytest.approx(loss.item(), rel=1e-5)
+    assert report.accuracy == (outputs.argmax(-1) == LABELS).float().mean().item()
+    assert report.expected_cost == pytest.approx(cost.item(), rel=1e-5)
+    assert one.searches == 1
+
+
+def test_means_are_over_images_not_batches():
+    # A vanishing step leaves the logits where they are, so that both batches see one mixture.
+    one = searcher(noise=False, lr=1e-30, weight_decay=0.0)
+    images = tiny_images()
+    whole = search(one, 1, [(images, LABELS)])
+    halves = search(one, 1, [(images[:7], LABELS[:7]), (images[7:], LABELS[7:])])
+    assert (halves.images, halves.steps) == (8, 2)
+    assert halves.loss == pytest.approx(whole.loss, rel=1e-5)
+    assert halves.accuracy == pytest.approx(whole.accuracy)
+
+
+def test_only_the_logits_change():
+    model = tiny_vit(attn_drop_rate=0.5, proj_drop_rate=0.5).train()
+    one = searcher(model=model)
+    weights = {name: value.clone() for name, value in model.state_dict().items()}
+    search(one, 1)
+    assert model.training
+    assert logits(one).any()
+    assert all(torch.equal(value, weights[name]) for name, value in model.state_dict().items())
+    assert all(p.grad is None for p in model.parameters())
+
+
+def test_a_search_learns():
+    """With a budget that hardly binds, the entropy falls; with a tight one, the cost does."""
+    batches = [(tiny_images(), LABELS)] * 40
+    loose, tight = (searcher(reduction=r, lr=0.1, noise=False) for r in (0.05, 0.6))
+    before = noiseless(loose)
+    for each in (loose, tight):
+        search(each, 1, batches)
+    assert noiseless(loose)[0] < before[0]
+    assert before[1] > 1.3 * tight.budget.target
+    assert noiseless(tight)[1] < 1.05 * tight.budget.target
+
+
+@pytest.mark.parametrize("unit", ["params", "macs"])
+def test_projected_meets_the_budget_where_argmax_does_not(unit):
+    for decision in ("projected", "argmax"):
+        one = searcher(unit=unit, reduction=0.5, decision=decision)
+        with torch.no_grad():
+            for row, site in enumerate(one.method.sites):
+                one.method.mixture.logits[row, len(site.candidates) - 1] = 9.0
+        proposal = search(one, 1).proposal
+        assert proposal.cost == one.method.plan_cost(proposal.plan, unit)
+        assert (proposal.cost <= one.budget.target) == (decision == "projected")
+
+
+def test_seed_and_epoch_name_the_noise():
+    same, again, other = searcher(), searcher(), searcher(seed=1)
+    for each in (same, again, other):
+        search(each, 1)
+    assert torch.equal(logits(same), logits(again))
+    assert not torch.equal(logits(same), logits(other))
+    quiet = [searcher(seed=seed, noise=False) for seed in (0, 1)]
+    for each in quiet:
+        search(each, 1)
+    assert torch.equal(*map(logits, quiet))
+
+
+def test_a_loss_that_is_not_finite_names_its_step():
+    one = searcher()
+    images = tiny_images()
+    broken = images.clone()
+    broken[3] = float("nan")
+    one.method.prepare_()
+    with pytest.raises(NonFiniteLoss, match="nan at step 1"):
+        one.search([(images, LABELS), (broken, LABELS), (images, LABELS)], 1)
+
+
+@pytest.mark.parametrize("clock", ["per_epoch", "per_search"])
+def test_a_resumed_searcher_goes_on_as_if_never_stopped(clock):
+    straight, first, second = (searcher(clock=clock) for _ in range(3))
+    search(straight, 1)
+    search(first, 1)
+    second.method.load_state_dict(first.method.state_dict())
+    second.load_state_dict(first.state_dict())
+    reports = [search(each, 4) for each in (straight, second)]
+    assert reports[0] == reports[1]
+    assert reports[0].index == 1
+    assert torch.equal(logits(straight), logits(second))
