@@ -1,0 +1,1 @@
+"""One file an experiment: a function `experiment(workload, seeds)` that returns an `Experiment`."""

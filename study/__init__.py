@@ -1,0 +1,1 @@
+"""Run many trials and keep what happened."""

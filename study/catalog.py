@@ -1,0 +1,56 @@
+"""The experiments and workloads there are, found by name when asked for."""
+
+import importlib
+import inspect
+import pkgutil
+from collections.abc import Callable
+from typing import Any
+
+from adacomcat.checks import require_known
+from study.schema import Experiment, Workload
+
+WORKLOADS = "workloads"
+"""The module of `experiments` that is no experiment."""
+
+
+def _experiments_package() -> Any:
+    # By name, not by an import statement: experiments build on study, not study on experiments.
+    return importlib.import_module("experiments")
+
+
+def experiment_names() -> list[str]:
+    """The modules of `experiments` that hold an experiment."""
+    found = pkgutil.iter_modules(_experiments_package().__path__)
+    return sorted(m.name for m in found if m.name != WORKLOADS and not m.name.startswith("_"))
+
+
+def describe_experiment(name: str) -> str:
+    """The first line of the experiment's module."""
+    module = importlib.import_module(f"experiments.{name}")
+    return (inspect.getdoc(module) or "").partition("\n")[0]
+
+
+def workloads() -> dict[str, Workload]:
+    """All workloads by name; the first is the default."""
+    module = importlib.import_module(f"experiments.{WORKLOADS}")
+    made: tuple[Workload, ...] = module.workloads()
+    return {workload.name: workload for workload in made}
+
+
+def load_experiment(name: str, workload: str | None, seeds: int | None) -> Experiment:
+    """Make an experiment.
+
+    Args:
+        name: of a module of `experiments`.
+        workload: its name; None for the default.
+        seeds: how many; None for the experiment's own number.
+
+    Raises:
+        ValueError: an unknown name (the nearest valid one is named), or a refused number of seeds.
+    """
+    require_known(name, experiment_names(), "--experiment")
+    known = workloads()
+    chosen = next(iter(known)) if workload is None else workload
+    require_known(chosen, known, "--workload")
+    make: Callable[..., Experiment] = importlib.import_module(f"experiments.{name}").experiment
+    return make(known[chosen]) if seeds is None else make(known[chosen], seeds)

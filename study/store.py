@@ -1,0 +1,316 @@
+"""A results directory: `study.json` and one folder a trial.
+
+    RESULTS/study.json                  what was asked, of which arms and seeds, by which command
+    RESULTS/trials/<trial id>/trial.json       status, configuration, provenance, summary
+                              epochs.jsonl     one row an epoch
+                              searches.jsonl   one row a search
+                              checkpoint/      what a resume needs
+
+Rows are only appended, each by one write of a whole line; JSON files are replaced atomically. So a
+kill at any moment leaves a directory that reads, and this directory, not Ray's, is the record.
+"""
+
+import json
+import os
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from adacomcat.checks import require
+from adacomcat.files import atomic_write_json
+from study.overrides import differences
+from study.schema import SCHEMA_VERSION, Experiment, Status, TrialSpec
+
+EPOCHS, SEARCHES = "epochs.jsonl", "searches.jsonl"
+
+
+def now() -> str:
+    """The time in UTC, ISO 8601, to the second."""
+    return datetime.now(UTC).isoformat(timespec="seconds")
+
+
+def read_rows(path: Path) -> list[dict[str, Any]]:
+    """The rows of a JSON-lines file; none where it does not exist.
+
+    A last line without its end is the trace of a kill in the middle of a write: it is left out.
+
+    Raises:
+        ValueError: a whole line that is no JSON; the file and the line are named.
+    """
+    rows = []
+    for number, line in enumerate(_whole_lines(path), start=1):
+        try:
+            rows.append(json.loads(line))
+        except ValueError as error:
+            raise ValueError(f"{path}, line {number}: not JSON ({error})") from None
+    return rows
+
+
+def _whole_lines(path: Path) -> list[bytes]:
+    if not path.exists():
+        return []
+    return path.read_bytes().split(b"\n")[:-1]
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        content = json.loads(path.read_bytes())
+    except ValueError as error:
+        raise ValueError(f"{path}: not JSON ({error})") from None
+    require(isinstance(content, dict), str(path), type(content).__name__, "a JSON object")
+    version = content.get("schema_version")
+    known = isinstance(version, int) and 1 <= version <= SCHEMA_VERSION
+    allowed = f"up to {SCHEMA_VERSION}; a newer one needs a newer adacomcat"
+    require(known, f"{path}: schema_version", version, allowed)
+    return content
+
+
+class Rows:
+    """A JSON-lines file that one process appends to."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        if path.exists():
+            # Cut off what a kill left of a line, or the next row would be glued to it.
+            os.truncate(path, sum(len(line) + 1 for line in _whole_lines(path)))
+        self._file = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
+
+    def append(self, row: Mapping[str, Any]) -> None:
+        """Write a row.
+
+        Raises:
+            ValueError: a nan or an infinity, which JSON has no word for.
+        """
+        line = json.dumps(row, allow_nan=False).encode() + b"\n"
+        written = os.write(self._file, line)
+        if written != len(line):
+            raise OSError(f"{self.path}: wrote {written} of {len(line)} bytes (is the disk full?)")
+
+    def cut(self, key: str, start: int) -> None:
+        """Drop the rows whose `key` is `start` or more: a resumed trial writes them again."""
+        size = 0
+        for line in _whole_lines(self.path):
+            if json.loads(line)[key] >= start:
+                # Rows are in the order of their key, so what is kept is the file's beginning.
+                os.truncate(self.path, size)
+                return
+            size += len(line) + 1
+
+    def sync(self) -> None:
+        """Flush to the disk."""
+        os.fsync(self._file)
+
+    def close(self) -> None:
+        os.close(self._file)
+
+
+class TraceWriter:
+    """The reporter of one trial: appends its epochs and searches to the trial's folder.
+
+    What an earlier attempt wrote beyond the point of resumption is dropped at the first row, so
+    that the files hold each epoch and each search once.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        folder.mkdir(parents=True, exist_ok=True)
+        self._epochs, self._searches = Rows(folder / EPOCHS), Rows(folder / SEARCHES)
+        self._fresh = {"epochs": True, "searches": True}
+
+    def epoch(self, row: Mapping[str, Any]) -> None:
+        """Append the row of an epoch, and flush both files to the disk."""
+        if self._first("epochs"):
+            self._epochs.cut("step_epoch", row["step_epoch"])
+        if self._first("searches"):
+            self._searches.cut("index", row["searches"])
+        self._epochs.append(row)
+        self._searches.sync()
+        self._epochs.sync()
+
+    def search(self, row: Mapping[str, Any]) -> None:
+        """Append the row of a search."""
+        if self._first("searches"):
+            self._searches.cut("index", row["index"])
+        self._searches.append(row)
+
+    def _first(self, name: str) -> bool:
+        fresh, self._fresh[name] = self._fresh[name], False
+        return fresh
+
+    def close(self) -> None:
+        self._epochs.close()
+        self._searches.close()
+
+
+class Results:
+    """A results directory, by its absolute path."""
+
+    def __init__(self, root: Path) -> None:
+        assert root.is_absolute(), root  # Ray's workers live in another working directory.
+        self.root = root
+
+    @property
+    def study_file(self) -> Path:
+        return self.root / "study.json"
+
+    def folder(self, trial_id: str) -> Path:
+        """The folder of a trial."""
+        return self.root / "trials" / trial_id
+
+    def study(self) -> dict[str, Any]:
+        """The content of `study.json`.
+
+        Raises:
+            ValueError: no such file, not JSON, or a newer schema.
+        """
+        require(self.study_file.is_file(), "results", str(self.root), "a directory with study.json")
+        return _read_json(self.study_file)
+
+    def trial(self, trial_id: str) -> dict[str, Any] | None:
+        """The content of a trial's `trial.json`; None before it is written.
+
+        Raises:
+            ValueError: not JSON, or a newer schema.
+        """
+        path = self.folder(trial_id) / "trial.json"
+        return _read_json(path) if path.exists() else None
+
+    def trials(self) -> list[dict[str, Any]]:
+        """All trials, by id."""
+        folders = sorted((self.root / "trials").glob("*/trial.json"))
+        return [_read_json(path) for path in folders]
+
+    def status(self, trial_id: str) -> Status:
+        """Where a trial stands."""
+        record = self.trial(trial_id)
+        status: Status = record["status"] if record else "pending"
+        return status
+
+    def epochs(self, trial_id: str) -> list[dict[str, Any]]:
+        """The rows of a trial's epochs."""
+        return read_rows(self.folder(trial_id) / EPOCHS)
+
+    def searches(self, trial_id: str) -> list[dict[str, Any]]:
+        """The rows of a trial's searches."""
+        return read_rows(self.folder(trial_id) / SEARCHES)
+
+    def check(
+        self, experiment: Experiment, configs: Mapping[str, Mapping[str, Any]]
+    ) -> dict[str, Any] | None:
+        """See whether a study can be written here, or goes on here.
+
+        A study goes on when its experiment, workload and arms are the same; its seeds may grow.
+
+        Returns:
+            The content of the `study.json` that is there; None where there is none.
+
+        Raises:
+            ValueError: the directory holds another study, files that are no study, or a newer
+                schema.
+        """
+        if self.study_file.exists():
+            before = self.study()
+            self._refuse_other(before, _study_record(experiment, configs))
+            return before
+        strangers = sorted(p.name for p in self.root.iterdir()) if self.root.is_dir() else []
+        allowed = f"a study's folder, or an empty one; it has {', '.join(strangers[:3])}"
+        require(not strangers, "--results", str(self.root), allowed)
+        return None
+
+    def begin(
+        self,
+        experiment: Experiment,
+        configs: Mapping[str, Mapping[str, Any]],
+        *,
+        command: str,
+        provenance: Mapping[str, Any],
+    ) -> None:
+        """Write `study.json`, or go on with the study that is there.
+
+        Args:
+            experiment: what is asked.
+            configs: name of an arm -> its configuration, but for the seed.
+            command: as the user gave it.
+            provenance: of the driver.
+
+        Raises:
+            ValueError: as `check`, or the directory cannot be written.
+        """
+        before = self.check(experiment, configs)
+        study = _study_record(experiment, configs) | {
+            "started": before["started"] if before else now(),
+            "command": command,
+            "provenance": dict(provenance),
+        }
+        if before:
+            study["seeds"] = sorted({*before["seeds"], *study["seeds"]})
+        try:
+            self.root.mkdir(parents=True, exist_ok=True)
+            atomic_write_json(self.study_file, study)
+        except OSError as error:
+            raise ValueError(f"--results: cannot write {self.root} ({error.strerror})") from None
+
+    def _refuse_other(self, before: Mapping[str, Any], now: Mapping[str, Any]) -> None:
+        way_out = "; give another --results, or delete this one"
+        for key in ("experiment", "workload"):
+            allowed = f"{before[key]!r}, which {self.root} holds{way_out}"
+            require(now[key] == before[key], f"--{key}", now[key], allowed)
+        there, asked = _arms_by_name(before), _arms_by_name(now)
+        changed = differences(there, asked)
+        if changed:
+            shown = "\n  ".join(changed[:5])
+            more = f"\n  and {len(changed) - 5} more" if len(changed) > 5 else ""
+            raise ValueError(
+                f"--results: {self.root} holds a study with other settings"
+                f"{way_out}. There -> asked:\n  {shown}{more}"
+            )
+
+    def add(self, spec: TrialSpec) -> None:
+        """Make the record of a trial, unless it has one."""
+        if self.trial(spec.trial_id) is None:
+            self.write(spec.trial_id, {
+                "schema_version": SCHEMA_VERSION, "trial_id": spec.trial_id,
+                "experiment": spec.experiment, "workload": spec.workload, "arm": spec.arm,
+                "label": spec.label, "seed": spec.seed, "status": "pending",
+                "config": spec.config, "needs": spec.needs, "provenance": None,
+                "started": None, "finished": None, "error": None, "summary": None,
+            })  # fmt: skip
+
+    def update(self, trial_id: str, status: Status, **changes: Any) -> None:
+        """Set the status of a trial and any other entries of its record."""
+        record = self.trial(trial_id)
+        assert record is not None, trial_id
+        assert changes.keys() <= record.keys(), changes.keys() - record.keys()
+        self.write(trial_id, record | changes | {"status": status})
+
+    def write(self, trial_id: str, record: Mapping[str, Any]) -> None:
+        """Replace the record of a trial."""
+        atomic_write_json(self.folder(trial_id) / "trial.json", record)
+
+
+def _study_record(
+    experiment: Experiment, configs: Mapping[str, Mapping[str, Any]]
+) -> dict[str, Any]:
+    """What makes a study this study; `begin` adds when and by which command."""
+    arms = [
+        {
+            "name": arm.name,
+            "label": arm.label,
+            "schedule": configs[arm.name]["schedule"],
+            "needs": {need.role: need.arm for need in arm.needs},
+            "config": {k: v for k, v in configs[arm.name].items() if k != "seed"},
+        }
+        for arm in experiment.arms
+    ]
+    return {
+        "schema_version": SCHEMA_VERSION,
+        "experiment": experiment.name,
+        "question": experiment.question,
+        "workload": experiment.workload.name,
+        "arms": arms,
+        "seeds": list(experiment.seeds),
+    }
+
+
+def _arms_by_name(study: Mapping[str, Any]) -> dict[str, Any]:
+    return {arm["name"]: {"needs": arm["needs"], **arm["config"]} for arm in study["arms"]}

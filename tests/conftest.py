@@ -1,0 +1,84 @@
+"""Shared by all tests: Ray's settings, one cluster a session, and a cache of dense models."""
+
+import logging
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from study import cluster
+from study.schema import Arm, Experiment, Need, Workload
+
+# Here, at import: Ray reads its settings when it is imported, whichever test comes first.
+cluster.set_environment(dashboard=False)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def dense_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """A folder of dense models that the tests of a session share, in place of the user's."""
+    folder = tmp_path_factory.mktemp("dense")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("ADACOMCAT_CACHE", str(folder))
+        yield folder
+
+
+@pytest.fixture(scope="session")
+def ray_cluster() -> Iterator[Any]:
+    """A Ray of two CPUs."""
+    import ray
+
+    assert not os.environ.get("RAY_ADDRESS"), "tests start a Ray of their own"
+    ray.init(
+        num_cpus=2, include_dashboard=False, object_store_memory=100 * 2**20,
+        log_to_driver=False, logging_level=logging.ERROR,
+    )  # fmt: skip
+    yield ray
+    ray.shutdown()
+
+
+@pytest.fixture
+def tiny_workload() -> Workload:
+    """A real workload of the engine that a CPU trains in about a second."""
+    return Workload(
+        name="tiny",
+        description="for tests",
+        defaults={
+            "data": {"name": "synthetic", "options": {"images": 240, "image_size": 8}},
+            "model": {
+                "options": {
+                    "patch_size": 4, "embed_dim": 16, "depth": 1, "num_heads": 2,
+                    "global_pool": "avg", "class_token": False,
+                },
+            },
+            "dense": {"recipe": {"epochs": 1, "batch_size": 16}},
+            "search": {"batch_size": 16},
+            "search_phase": {"epochs": 3, "batch_size": 16},
+            "search_phase.distill.align_blocks": [0],
+            "finetune": {"epochs": 1, "batch_size": 16},
+            "finetune.distill.align_blocks": [0],
+        },
+    )  # fmt: skip
+
+
+@pytest.fixture
+def tiny_experiment(tiny_workload: Workload) -> Experiment:
+    """Three arms, one of which waits for the other two."""
+    return Experiment(
+        name="tiny_experiment",
+        question="Does it run?",
+        workload=tiny_workload,
+        arms=(
+            Arm(name="each", label="each", overrides={"schedule": {"kind": "fixed"}}),
+            Arm(name="once", label="once", overrides={"schedule": {"kind": "once"}}),
+            Arm(
+                name="best",
+                label="best",
+                overrides={"schedule": {"kind": "resolved"}},
+                needs=(Need(arm="each", role="plans"), Need(arm="once", role="count")),
+                resolver="oracle_schedule",
+            ),
+        ),
+        seeds=(0,),
+    )

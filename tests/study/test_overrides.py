@@ -1,0 +1,109 @@
+import pytest
+
+from adacomcat.config import TrialConfig
+from study.overrides import build_config, differences, dotted_keys, parse_settings
+
+
+def test_values_of_the_command_line_mean_what_they_say() -> None:
+    texts = ["a=1", "b=1e-3", "c=None", "d=no", "e=[1, 2]", "f={x: true}", "g=2024-01-01", "h.i="]
+    assert parse_settings(texts) == {
+        "a": 1, "b": 0.001, "c": None, "d": "no", "e": [1, 2], "f": {"x": True},
+        "g": "2024-01-01", "h.i": None,
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize("text", ["epochs", "=5", "a..b=1", "a b=1", ".a=1"])
+def test_a_setting_without_a_key_is_refused(text: str) -> None:
+    with pytest.raises(ValueError, match=r"--set: got .* allowed: a\.b=c"):
+        parse_settings([text])
+
+
+def test_a_setting_given_twice_is_refused() -> None:
+    with pytest.raises(ValueError, match="--set seed: .*each key once"):
+        parse_settings(["seed=1", "seed=2"])
+
+
+def test_broken_yaml_is_refused() -> None:
+    with pytest.raises(ValueError, match=r"search\.lr: got '\[1', allowed: a YAML value"):
+        parse_settings(["search.lr=[1"])
+
+
+def test_no_layers_give_the_defaults() -> None:
+    assert build_config() == TrialConfig()
+
+
+def test_a_nested_layer_keeps_the_defaults_beside_what_it_sets() -> None:
+    config = build_config({"finetune": {"lr": 1}, "dense": {"recipe": {"epochs": 7}}})
+    # Both differ from the defaults of PhaseConfig, which a plain constructor call would bring back.
+    assert config.finetune.epochs == 10
+    assert config.dense.recipe.distill.kind == "none"
+    assert (config.finetune.lr, config.dense.recipe.epochs) == (1.0, 7)
+
+
+def test_a_later_layer_wins() -> None:
+    config = build_config({"search.lr": 1.0, "seed": 1}, {"search": {"lr": 2.0}})
+    assert (config.search.lr, config.seed) == (2.0, 1)
+
+
+def test_a_mapping_replaces_a_free_mapping_and_a_dotted_key_sets_one_entry() -> None:
+    first = {"schedule": {"kind": "adaptive", "growth": 3.0}}
+    assert build_config(first, {"schedule": {"kind": "once"}}).schedule == {"kind": "once"}
+    assert build_config(first, {"schedule.growth": 4}).schedule == {"kind": "adaptive", "growth": 4}
+    assert build_config({"method.ranks.qk": [2]}).method == {
+        "name": "lowrank",
+        "ranks": {"qk": [2]},
+    }
+
+
+def test_a_layer_is_not_changed() -> None:
+    layer = {"schedule": {"kind": "adaptive"}}
+    build_config(layer, {"schedule.growth": 4.0})
+    assert layer == {"schedule": {"kind": "adaptive"}}
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("search_phase.epochs=abc", "search_phase.epochs: got 'abc', allowed: a whole number"),
+        ("search_phase.epochs=1.5", "search_phase.epochs: got 1.5, allowed: a whole number"),
+        ("search_phase.epochs=true", "search_phase.epochs: got True, allowed: a whole number"),
+        ("search_phase.epochs=-1", "search_phase.epochs: got -1, allowed: 0 or more"),
+        ("finetune.distill.weight=7", "finetune.distill.weight: got 7.0, allowed: between 0 and 1"),
+        ("dense.recipe.lr=0", "dense.recipe.lr: got 0.0, allowed: above 0"),
+        ("search.steps=x", "search.steps: got 'x', allowed: a whole number or null"),
+        ("search.lr=.inf", "search.lr: got '.inf', allowed: a finite number"),
+        ("search.clock=hourly", "search.clock: got 'hourly', allowed: per_epoch, per_search"),
+        ("search.lr.x=1", "search.lr.x: got 1, allowed: only search.lr itself"),
+        ("data.options=5", "data.options: got 5, allowed: a mapping of settings"),
+        ("serach.lr=1", "serach: got 'serach' (did you mean 'search'?)"),
+        ("search.lrr=1", "search.lrr: got 'lrr' (did you mean 'lr'?)"),
+        (
+            "search_phase=5",
+            "search_phase: got 5, allowed: settings of search_phase by name (epochs",
+        ),
+        ("finetune.distill.align_blocks=[a]", "got ['a'], allowed: a list, each a whole number"),
+        ("method.name.x=1", "method.name: got 'lowrank', allowed: a mapping, to set x"),
+    ],
+)
+def test_a_wrong_setting_names_its_field_what_was_got_and_what_is_allowed(
+    text: str, message: str
+) -> None:
+    with pytest.raises(ValueError) as refusal:
+        build_config(parse_settings([text]))
+    assert message in str(refusal.value)
+
+
+def test_dotted_keys_name_fields_and_free_mappings() -> None:
+    layer = {
+        "schedule": {"kind": "once"}, "search_phase": {"epochs": 1}, "method.a.b": 1,
+        "finetune.distill": {"kind": "none"},
+    }  # fmt: skip
+    expected = ["schedule", "search_phase.epochs", "method.a.b", "finetune.distill.kind"]
+    assert dotted_keys(layer) == expected
+
+
+def test_differences_of_configurations() -> None:
+    old = {"a": {"b": 1, "c": 2}, "d": 3, "gone": 0}
+    new = {"a": {"b": 1, "c": 4}, "d": 3, "new": [1]}
+    assert differences(old, new) == ["a.c: 2 -> 4", "gone: 0 -> null", "new: null -> [1]"]
+    assert differences(old, old) == []
