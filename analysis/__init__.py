@@ -1,0 +1,1 @@
+"""From stored results to figures and tables; needs neither torch nor Ray."""

@@ -1,0 +1,231 @@
+import itertools
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from matplotlib.text import Text
+from PIL import Image
+
+from analysis import fig_accuracy_vs_searches as fig
+from analysis import style
+
+ROOT = Path(__file__).parents[2]
+ARMS = ("never", "once", "fixed_8", "fixed_4", "fixed_2", "fixed_1", "adaptive", "oracle")
+LABELS = (
+    "never (uniform ranks)", "once", "every 8 epochs", "every 4 epochs", "every 2 epochs",
+    "every epoch", "adaptive", "oracle (hindsight)",
+)  # fmt: skip
+COUNTS = (0, 1, 4, 8, 15, 29, 6, 6)
+
+
+def table(accuracies, counts=COUNTS, half=0.005, dense=0.97, **columns):
+    accuracies = np.array(accuracies, dtype=float)
+    counts = counts[: len(accuracies)]
+    return pd.DataFrame({
+        "arm": ARMS[: len(accuracies)], "label": LABELS[: len(accuracies)], "workload": "digits",
+        "seeds": 3, "searches": counts, "searches_min": counts, "searches_max": counts,
+        "test_acc": accuracies, "test_acc_low": accuracies - half,
+        "test_acc_high": accuracies + half, "params": 50_000.0, "dense_test_acc": dense,
+        "left_out": 0, "left_out_why": "", **columns,
+    })  # fmt: skip
+
+
+def missing():
+    made = table([0.95, 0.96, 0.962, np.nan, 0.961, 0.963, 0.962, np.nan])
+    gone = made["test_acc"].isna()
+    made.loc[gone, ["searches", "searches_min", "searches_max", "params", "dense_test_acc"]] = (
+        np.nan
+    )
+    made.loc[gone, ["seeds", "left_out"]] = 0, 3
+    made.loc[gone, "left_out_why"] = "3 failed"
+    return made
+
+
+HARD = {
+    "spread": table([0.93, 0.962, 0.964, 0.966, 0.967, 0.968, 0.966, 0.967]),
+    "all within 0.3 points": table(
+        [0.9600, 0.9610, 0.9615, 0.9620, 0.9612, 0.9630, 0.9618, 0.9618], dense=0.9625,
+        searches_min=(0, 1, 4, 8, 15, 29, 5, 5), searches_max=(0, 1, 4, 8, 15, 29, 8, 8),
+    ),
+    "all equal": table([0.96] * 8, half=0.01, dense=0.96),
+    "equal counts": table(0.96 + 0.0001 * np.arange(8), counts=(6,) * 8),
+    "equal counts and accuracies": table([0.96] * 8, counts=(6,) * 8, half=0.0),
+    "one seed": table([0.96] * 8, seeds=1, test_acc_low=np.nan, test_acc_high=np.nan),
+    "missing arms": missing(),
+    "one arm": table([0.96], counts=(0,)),
+    "wide intervals": table([0.99] * 8, half=0.2, dense=0.995),
+}  # fmt: skip
+
+
+@pytest.fixture
+def drawn(request):
+    with style.shared_style():
+        ax = style.new_axes()
+        fig.draw(ax, HARD[request.param])
+        yield ax, HARD[request.param]
+
+
+def boxes(ax):
+    """The boxes of the labels' text and of the marks, by arm or label, as they are rendered."""
+    ax.figure.canvas.draw()
+    renderer = ax.figure.canvas.get_renderer()
+    texts = {
+        t.get_gid().removeprefix("label:"): Text.get_window_extent(t, renderer)
+        for t in ax.texts
+        if t.get_gid()
+    }
+    marks = {
+        line.get_gid().removeprefix("mark:"): line.get_window_extent(renderer)
+        for line in ax.lines
+        if (line.get_gid() or "").startswith("mark:")
+    }
+    return texts, marks
+
+
+@pytest.mark.parametrize("drawn", HARD, indirect=True)
+def test_labels_overlap_neither_labels_nor_marks(drawn):
+    ax, shown = drawn[0], drawn[1][drawn[1]["seeds"] > 0]
+    texts, marks = boxes(ax)
+    assert list(texts) == list(shown["label"])
+    assert list(marks) == list(shown["arm"])
+    for one, other in itertools.combinations(texts.values(), 2):
+        assert not one.overlaps(other)
+    for text, mark in itertools.product(texts.values(), marks.values()):
+        assert not text.overlaps(mark)
+    for one, other in itertools.combinations(marks.values(), 2):
+        assert not one.overlaps(other)
+
+
+@pytest.mark.parametrize("drawn", HARD, indirect=True)
+def test_everything_is_inside_the_figure(drawn):
+    ax = drawn[0]
+    texts, marks = boxes(ax)
+    frame = ax.get_window_extent()
+    for box in [*texts.values(), *marks.values()]:
+        assert frame.x0 <= box.x0 and box.x1 <= frame.x1
+        assert frame.y0 <= box.y0 and box.y1 <= frame.y1
+    renderer = ax.figure.canvas.get_renderer()
+    whole, page = ax.get_tightbbox(renderer), ax.figure.bbox
+    assert 0 <= whole.x0 and whole.x1 <= page.x1
+    assert 0 <= whole.y0 and whole.y1 <= page.y1
+
+
+@pytest.mark.parametrize("drawn", ["all within 0.3 points"], indirect=True)
+def test_marks_stand_at_their_accuracy_and_near_their_count(drawn):
+    ax, shown = drawn
+    _, marks = boxes(ax)
+    for _, arm in shown.iterrows():
+        at = ax.transData.transform((arm["searches"], 100 * arm["test_acc"]))
+        box = marks[arm["arm"]]
+        # The box of a star or a pentagon is not centred on it; a point is 1/72 inch.
+        assert abs((box.y0 + box.y1) / 2 - at[1]) < 2 * ax.figure.dpi / 72
+        assert abs((box.x0 + box.x1) / 2 - at[0]) < fig.MARK_PT * ax.figure.dpi / 72
+
+
+@pytest.mark.parametrize("drawn", ["spread"], indirect=True)
+def test_counts_are_spread_by_their_square_roots(drawn):
+    ax, _ = drawn
+    at = ax.transData.transform([(count, 95) for count in (0, 1, 4, 9, 16)])[:, 0]
+    np.testing.assert_allclose(np.diff(at), np.diff(at)[0])
+    assert {0, 1, 2, 4, 6, 8, 15} <= set(ax.get_xticks())
+
+
+@pytest.mark.parametrize("drawn", ["spread"], indirect=True)
+def test_arms_differ_without_colour(drawn):
+    markers = [line.get_marker() for line in drawn[0].lines if line.get_gid()]
+    assert len(set(markers)) == len(markers) == 8
+
+
+def note(ax):
+    return " ".join(ax.texts[-1].get_text().split())
+
+
+@pytest.mark.parametrize(
+    ("drawn", "said"),
+    [
+        ("spread", ["mean over seeds (3), bars: 95 % t interval.", "left out: none"]),
+        ("one seed", ["mean over seeds (1).", "No interval: fewer than 3 seeds."]),
+        ("missing arms", ["every 4 epochs (3 failed), oracle (hindsight) (3 failed)"]),
+        ("all within 0.3 points", ["fewest to most searches of a seed", "moved apart"]),
+    ],
+    indirect=["drawn"],
+)
+def test_the_note_says_what_the_marks_mean(drawn, said):
+    for part in said:
+        assert part in note(drawn[0])
+
+
+def test_an_arm_with_two_seeds_is_named_as_without_interval():
+    made = table([0.95, 0.96])
+    made.loc[1, ["seeds", "test_acc_low", "test_acc_high"]] = 2, np.nan, np.nan
+    with style.shared_style():
+        ax = style.new_axes()
+        fig.draw(ax, made)
+    assert "mean over seeds (2 to 3), bars" in note(ax)
+    assert "No interval for once: fewer than 3 seeds." in note(ax)
+
+
+def test_data_sums_up_each_arm(results):
+    made = fig.data(results).set_index("arm")
+    assert list(made.index) == ["never", "fixed_1", "adaptive"]
+    never, fixed, adaptive = (made.loc[arm] for arm in made.index)
+    assert never["test_acc"] == pytest.approx(0.92)
+    # s = 0.01, n = 3, t(0.975, 2) = 4.3027.
+    half = 4.3027 * 0.01 / 3**0.5
+    ends = never["test_acc_low"], never["test_acc_high"]
+    assert ends == pytest.approx((0.92 - half, 0.92 + half), abs=1e-6)
+    assert (never["seeds"], never["left_out"], never["left_out_why"]) == (3, 0, "")
+    assert (fixed["seeds"], fixed["searches"], fixed["left_out_why"]) == (2, 29, "1 failed")
+    assert np.isnan(fixed["test_acc_low"])
+    assert (adaptive["test_acc"], adaptive["params"]) == (0.94, 2000)
+    assert (adaptive["left_out"], adaptive["left_out_why"]) == (2, "1 pending, 1 running")
+    assert list(made["dense_test_acc"]) == pytest.approx([0.97] * 3)
+
+
+def test_counts_that_differ_between_seeds_keep_their_range(tmp_path, record, write_results):
+    records = [record("adaptive", seed, searches=n) for seed, n in enumerate((5, 6, 10))]
+    made = fig.data(write_results(tmp_path / "r", records, arms={"adaptive": "adaptive"}))
+    assert made.loc[0, ["searches_min", "searches", "searches_max"]].tolist() == [5, 7, 10]
+
+
+def test_a_study_without_a_finished_trial_is_refused(tmp_path, record, write_results):
+    results = write_results(tmp_path / "r", [record("never", 0, status="failed")])
+    with pytest.raises(ValueError, match="'failed': 1, 'pending': 8.*a finished trial"):
+        fig.data(results)
+
+
+def test_main_writes_picture_print_and_the_plotted_table(results, capsys):
+    assert fig.main([str(results)]) == 0
+    paths = [Path(line) for line in capsys.readouterr().out.splitlines()]
+    assert paths == [
+        results / "figures" / f"accuracy_vs_searches.{kind}" for kind in ("png", "pdf", "csv")
+    ]
+    written, plotted = pd.read_csv(paths[2]), fig.data(results)
+    plotted["left_out_why"] = plotted["left_out_why"].replace("", np.nan)
+    pd.testing.assert_frame_equal(written, plotted, check_dtype=False)
+    grey = np.asarray(Image.open(paths[0]).convert("L"))
+    # Ink on white paper, also without colour.
+    assert grey[0, 0] == 255 and 0.005 < (grey < 128).mean() < 0.2
+
+
+@pytest.mark.parametrize("how", [["-m", "analysis.fig_accuracy_vs_searches"], ["SCRIPT"]])
+def test_it_runs_as_module_and_as_script_from_anywhere(how, results, tmp_path):
+    script = str(ROOT / "analysis" / "fig_accuracy_vs_searches.py")
+    command = [sys.executable, *(script if part == "SCRIPT" else part for part in how)]
+    done = subprocess.run(
+        [*command, str(results)], cwd=tmp_path, capture_output=True, text=True,
+        env=os.environ | {"PYTHONPATH": str(ROOT)},
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert len(done.stdout.splitlines()) == 3
+
+
+def test_main_names_what_is_wrong(tmp_path, capsys):
+    assert fig.main([str(tmp_path / "absent")]) == 2
+    said = capsys.readouterr()
+    assert "absent" in said.err and "study.json" in said.err and "Traceback" not in said.err
+    assert said.out == ""

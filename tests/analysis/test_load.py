@@ -1,0 +1,87 @@
+import json
+
+import pytest
+
+from analysis import load
+
+
+def test_trials_are_one_row_each_in_the_order_of_arms_and_seeds(results):
+    table = load.trials(results)
+    expected = [(arm, seed) for arm in ("never", "fixed_1", "adaptive") for seed in (0, 1, 2)]
+    assert list(zip(table["arm"], table["seed"], strict=True)) == expected
+    assert list(table["status"]) == [
+        "finished", "finished", "finished", "finished", "failed", "finished",
+        "running", "finished", "pending",
+    ]  # fmt: skip
+    assert table.loc[7, "test_acc"] == 0.94
+    assert table.loc[7, "plan"] == {"head": 4}
+    assert table.loc[4, "error"] == "RuntimeError: loss is nan"
+    assert table.loc[[4, 6, 8], "test_acc"].isna().all()
+    # Asked for and never begun: no record, yet a row.
+    assert table["trial_id"].isna().tolist() == [False] * 8 + [True]
+
+
+def test_a_study_without_a_finished_trial_has_the_columns_of_a_summary(
+    tmp_path, record, write_results
+):
+    results = write_results(tmp_path / "r", [record("never", 0, status="pending")])
+    table = load.trials(results)
+    assert set(load.SUMMARY_COLUMNS) <= set(table.columns)
+    assert len(load.finished(table)) == 0
+    assert load.left_out(table) == {"pending": 9}
+    assert load.epochs(results).empty
+    assert load.searches(results).empty
+
+
+def test_what_is_left_out_is_counted_by_status(results):
+    table = load.trials(results)
+    assert load.left_out(table) == {"failed": 1, "pending": 1, "running": 1}
+    assert load.left_out(load.finished(table)) == {}
+    assert len(load.finished(table)) == 6
+
+
+def test_epochs_and_searches_carry_their_trial(results):
+    epochs, searches = load.epochs(results), load.searches(results)
+    assert len(epochs) == 2 * 8 and len(searches) == 8
+    assert list(epochs.columns[: len(load.TRIAL_KEYS)]) == list(load.TRIAL_KEYS)
+    failed = epochs[epochs["status"] == "failed"]
+    assert list(failed["arm"]) == ["fixed_1"] * 2
+    assert list(failed["loss"]) == [1.0, 0.5]
+    assert searches.loc[0, "plan"] == {"head": 4}
+
+
+def test_a_missing_and_an_empty_folder_are_named(tmp_path):
+    for folder in (tmp_path / "absent", tmp_path):
+        with pytest.raises(ValueError, match=f"{folder}.*study.json"):
+            load.trials(folder)
+
+
+def test_a_newer_schema_is_refused_by_file(results):
+    study = results / "study.json"
+    study.write_text(json.dumps(json.loads(study.read_text()) | {"schema_version": 2}))
+    with pytest.raises(ValueError, match="study.json: schema_version: got 2"):
+        load.trials(results)
+
+
+def test_a_trial_of_a_newer_schema_is_refused_by_file(tmp_path, record, write_results):
+    newer = record("never", 1) | {"schema_version": 7}
+    results = write_results(tmp_path / "r", [record("never", 0), newer])
+    with pytest.raises(ValueError, match="never-s1.*trial.json: schema_version: got 7"):
+        load.trials(results)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"workload": "fashion_mnist"}, "one workload"),
+        ({"arm": "stranger"}, "stranger.*arms of study.json"),
+        ({"seed": 0}, "one trial of an arm and a seed"),
+    ],
+)
+def test_trials_that_do_not_belong_together_are_refused(
+    change, message, tmp_path, record, write_results
+):
+    odd = record("never", 1) | change
+    results = write_results(tmp_path / "r", [record("never", 0), odd])
+    with pytest.raises(ValueError, match=message):
+        load.trials(results)
