@@ -55,8 +55,7 @@ class DataConfig:
     val_fraction: float = 0.10
     """Share of the training images that only model selection sees."""
     test_fraction: float = 0.25
-    """Share of all images that only the final report sees; unused where the set has a test
-    split."""
+    """Share of all images that only the report sees; unused where the set has a test split."""
     split_seed: int = 0
     """Seeds the split; the same for every trial, so that all seeds report on the same images."""
     max_images: int | None = None

@@ -161,8 +161,7 @@ class CompressionMethod(ABC):
 
     @abstractmethod
     def state_dict(self) -> dict[str, Any]:
-        """Plan, architecture parameters and whatever else a resume needs; not the model's
-        weights."""
+        """Plan, architecture parameters and what else a resume needs; not the model's weights."""
 
     @abstractmethod
     def load_state_dict(self, state: Mapping[str, Any]) -> None:

@@ -96,7 +96,7 @@ def draw(ax: Axes, table: pd.DataFrame) -> None:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Draw the figure of a results directory into its folder `figures`; print the paths."""
+    """Draw the figure of a results directory into its folder `figures`; print table and paths."""
     parser = argparse.ArgumentParser(description="Test accuracy against the number of searches.")
     parser.add_argument("results", type=Path, help="a results directory, with its study.json")
     results = parser.parse_args(argv).results
@@ -108,16 +108,36 @@ def main(argv: Sequence[str] | None = None) -> int:
     with style.shared_style():
         ax = style.new_axes()
         draw(ax, table)
-        for path in style.save(ax, table, results / "figures", NAME):
-            print(path)
+        paths = style.save(ax, table, results / "figures", NAME)
+    print(as_text(table), *paths, sep="\n")
     return 0
+
+
+def as_text(table: pd.DataFrame) -> str:
+    """The table of `data` for a terminal: an arm a line, the dense model and a legend below."""
+    half = 100 * (table["test_acc_high"] - table["test_acc_low"]) / 2
+    spread = half.map(lambda h: "" if np.isnan(h) else f" ± {h:.2f}")
+    shown = pd.DataFrame(
+        {
+            "arm": table["label"],
+            "seeds": table["seeds"],
+            "test accuracy %": (100 * table["test_acc"]).map("{:.2f}".format) + spread,
+            "searches": table["searches"].map("{:.1f}".format),
+            "params": table["params"].map("{:,.0f}".format),
+            "left out": table["left_out_why"],
+        }
+    )
+    dense = f"dense model {table['dense_test_acc'].mean():.2%} test accuracy"
+    legend = f"± half of the {stats.LEVEL:.0%} t interval, from {stats.MIN_SEEDS} seeds on"
+    return f"{shown.to_string(index=False)}\n{dense}; {legend}"
 
 
 def _percent(table: pd.DataFrame) -> pd.DataFrame:
     """The arms that have a mean, accuracies in %; the mean stands for the ends of no interval."""
     shown = table[table["seeds"] > 0].reset_index(drop=True)
+    means = shown["test_acc"]
     for column in ("test_acc", "test_acc_low", "test_acc_high"):
-        shown[column] = 100 * shown[column].fillna(table["test_acc"])
+        shown[column] = 100 * shown[column].fillna(means)
     return shown
 
 
@@ -240,6 +260,10 @@ def _note(table: pd.DataFrame, *, moved: bool) -> str:
         parts.append("Level bars: fewest to most searches of a seed.")
     if moved:
         parts.append("Marks with nearly equal counts are moved apart.")
+    # A budget is a ceiling: arms that stay below it by different amounts are no equals.
+    fewest, most = shown["params"].min(), shown["params"].max()
+    parts.append(f"Mean parameters of an arm: {fewest:,.0f}")
+    parts[-1] += f" to {most:,.0f}." if most > fewest else "."
     missing = table[table["left_out"] > 0]
     why = [f"{row['label']} ({row['left_out_why']})" for _, row in missing.iterrows()]
     parts.append(f"Trials left out: {', '.join(why) or 'none'}.")

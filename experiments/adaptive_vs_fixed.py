@@ -2,7 +2,8 @@
 
 Controls: `never` takes uniform ranks, `once` shows what a single search is worth, and `oracle`
 searches as often as `adaptive` did, at the epochs that were best in hindsight. All arms meet the
-same budget.
+same budget, but a search may end below it, and ranks only fall after the first one (as in the
+reference): compare accuracies together with the parameters.
 """
 
 from typing import Any

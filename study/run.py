@@ -34,7 +34,6 @@ from study.monitor import LiveMonitor, Monitor, PlainMonitor
 from study.overrides import parse_settings
 from study.schema import Experiment, TrialSpec
 from study.store import Results
-from study.summary import CONFIDENCE, arm_rows, summary_table
 
 OK, FAILED, USAGE, INTERRUPTED = 0, 1, 2, 130
 
@@ -209,15 +208,9 @@ def _warnings_to(path: Path) -> Iterator[None]:
 def _conclude(
     experiment: Experiment, results: Results, unfinished: list[str], console: Console
 ) -> int:
-    """Print the table, draw the figures, name what failed."""
-    trials = results.trials()
-    ended = [r for r in trials if r["status"] == "finished"]
+    """Draw the figures, which print their tables; name what failed."""
     status = OK
-    if ended:
-        dense = ended[0]["summary"]["dense_test_acc"]
-        console.print(summary_table(arm_rows(results.study(), trials)))
-        note = f"dense model {dense:.2%}; ± is half of the {CONFIDENCE:.0%} t interval over seeds"
-        console.print(note, highlight=False, soft_wrap=True)
+    if any(record["status"] == "finished" for record in results.trials()):
         drawn = [_draw(figure, results, console) for figure in experiment.figures]
         status = OK if all(drawn) else FAILED
     console.print(f"results: {results.root}", highlight=False, soft_wrap=True)

@@ -12,7 +12,8 @@ from dataclasses import dataclass
 from typing import Any
 
 import timm
-from timm.layers import Attention, Mlp
+from timm.layers import Attention, Mlp, PatchEmbed
+from timm.models import model_entrypoint
 from timm.models.deit import VisionTransformerDistilled
 from timm.models.vision_transformer import Block, VisionTransformer
 from torch import nn
@@ -20,6 +21,8 @@ from torch import nn
 from adacomcat.checks import require
 from adacomcat.config import ModelConfig
 
+FAMILIES = ("vision_transformer", "deit")
+"""Modules of `timm.models` whose models can be made by name."""
 POOLS = ("token", "avg", "avgmax", "max")
 
 
@@ -55,6 +58,11 @@ def create_model(
         ValueError: unknown model or option, or sizes that do not go together.
     """
     require(timm.is_model(config.name), "model.name", config.name, "a name of timm.list_models()")
+    home = model_entrypoint(config.name).__module__.rpartition(".")[2]
+    require(
+        home in FAMILIES, "model.name", config.name,
+        f"models of timm's {' and '.join(FAMILIES)}; this one is of {home}",
+    )  # fmt: skip
     sizes: dict[str, Any] = {
         "num_classes": num_classes,
         "in_chans": in_chans,
@@ -90,6 +98,8 @@ def describe(model: nn.Module) -> VisionTransformerView:
         "model", type(model).__name__, "timm's VisionTransformer or VisionTransformerDistilled",
     )  # fmt: skip
     assert isinstance(model, VisionTransformer)
+    embedding = type(model.patch_embed)
+    require(embedding is PatchEmbed, "model.patch_embed", embedding.__name__, "timm's PatchEmbed")
     require(model.global_pool in POOLS, "model.global_pool", model.global_pool, ", ".join(POOLS))
     linears: list[tuple[str, str, str]] = []
     for index, block in enumerate(model.blocks):

@@ -173,8 +173,7 @@ def decompose_heads(
 
 
 def truncate_heads(parts: Heads, kind: str, spectrum: Spectrum, rank: int) -> Heads:
-    """The heads with one product replaced by the leading `rank` columns (a head) of its
-    spectrum."""
+    """The heads with one product replaced by the leading `rank` columns of its spectrum."""
     left, right = spectrum.left[..., :rank], spectrum.right[..., :rank]
     return replace(parts, q=left, k=right) if kind == "qk" else replace(parts, v=left, o=right)
 

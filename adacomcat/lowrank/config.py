@@ -22,21 +22,18 @@ class LowRankConfig:
     ranks: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
     """Kind -> ranks that replace the space's; of attention, over all heads together."""
     allow_larger: bool = False
-    """Keep ranks at which the two factors cost more than the dense matrix (the published menus
-    do)."""
+    """Keep ranks at which two factors cost more than the dense matrix, as the paper's menus do."""
     sites: tuple[str, ...] = KINDS
     """Kinds, or patterns of site names (`blocks.0.*`): what is searched."""
     keep_dense: tuple[str, ...] = ()
     """Kinds or patterns that are taken out of `sites`."""
     biases: Literal["exact", "drop"] = "exact"
-    """`exact`: attention biases fold into the factors; `drop`: they are lost, as in the
-    reference."""
+    """`exact`: attention biases fold into the factors; `drop`: they are lost (reference)."""
     source: Literal["current", "dense"] = "current"
     """What a later search truncates. `current`: the factors in force, so a rank can only fall
     (reference). `dense`: the factors and what earlier searches cut off, so a rank can grow back."""
     calibrated: bool = False
-    """Truncate for the second moments of the inputs that `calibrate` saw, not for the weights
-    alone."""
+    """Truncate for the inputs that `calibrate` saw, not for the weights alone."""
 
     def __post_init__(self) -> None:
         spaces = ("paper", "fractions", "aligned")

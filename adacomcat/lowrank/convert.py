@@ -52,8 +52,8 @@ class LowRank(CompressionMethod):
     off are kept beside the model, as they were then, and the next search decomposes the trained
     factors *and* those columns together, so that a rank can grow back without losing what was
     trained since. That costs (inputs + outputs) x (full rank - rank) numbers a site outside the
-    model (for DeiT-S at reduction 0.5 about as many as the dense model has), in checkpoints too;
-    the model itself stays as small.
+    model (for DeiT-S at reduction 0.5 some 15 million, two thirds of the dense model), in
+    checkpoints too; the model itself stays as small.
 
     A site whose rank a plan does not change is not touched in either case, so that a search that
     proposes the plan in force leaves the model as it was, bit for bit.

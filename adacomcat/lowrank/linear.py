@@ -105,8 +105,7 @@ def carry_linear(
 
 
 def carry_bias(state: Mapping[str, Tensor], power: int) -> dict[str, Tensor]:
-    """A moment of the layer that `merge_linear` made: factors' moments do not give the matrix its
-    own."""
+    """A moment of the layer that `merge_linear` made: the bias's alone, factors give no other."""
     return {"bias": state["last.bias"].clone()} if "last.bias" in state else {}
 
 

@@ -53,6 +53,12 @@ class Mixture(nn.Module):
             usable[row, : len(site.candidates)] = True
             for column, candidate in enumerate(site.candidates):
                 reach[row, column, : candidate.rank // site.groups] = 1.0
+        for unit in ("params", "macs"):
+            costs = torch.zeros(len(sites), candidates)
+            for row, site in enumerate(sites):
+                nominal = [site.cost(unit, candidate.nominal) for candidate in site.candidates]
+                costs[row, : len(nominal)] = torch.tensor(nominal)
+            self.register_buffer(f"nominal_{unit}", costs, persistent=False)
         self.logits = nn.Parameter(torch.zeros(len(sites), candidates))
         self.register_buffer("usable", usable, persistent=False)
         self.register_buffer("reach", reach, persistent=False)
@@ -83,11 +89,7 @@ class Mixture(nn.Module):
 
     def expected_cost(self, unit: Unit) -> Tensor:
         """The cost of the drawn mixture, from nominal ranks, shape ()."""
-        costs = torch.zeros(self.logits.shape)
-        for row, site in enumerate(self.sites):
-            for column, candidate in enumerate(site.candidates):
-                costs[row, column] = site.cost(unit, candidate.nominal)
-        return (self.weights * costs.to(self.weights.device)).sum()
+        return (self.weights * self.get_buffer(f"nominal_{unit}")).sum()
 
 
 class SupernetAttention(nn.Module):

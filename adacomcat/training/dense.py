@@ -23,8 +23,7 @@ Progress = Callable[[dict[str, Any]], None]
 
 
 def dense_key(config: TrialConfig, splits: Splits) -> str:
-    """A hash of all that determines the dense weights: data, model, recipe, images of the
-    splits."""
+    """A hash of all that determines the dense weights: data, model, recipe, split images."""
     parts = {
         "data": asdict(config.data),
         "model": asdict(config.model),

@@ -91,6 +91,10 @@ class Trial:
         self.optimizer = build_optimizer(self.model, self.recipe)
         self.trained = parallel.wrap(self.model)
         self._loaders: dict[tuple[str, int, bool], Loader] = {}
+        # Made now, so that a batch that does not fit its split is refused before anything runs.
+        self._loader(splits.search, config.search.batch_size, train=True)
+        for recipe in (config.search_phase, config.finetune):
+            self._loader(splits.train, recipe.batch_size, train=True)
         self._count()
 
     # The loop.
@@ -230,8 +234,7 @@ class Trial:
         parallel.wait_for_all()
 
     def state_dict(self) -> dict[str, Any]:
-        """All that a resume needs. Random streams are functions of seed and epoch:
-        `adacomcat.seeds`."""
+        """All that a resume needs; `adacomcat.seeds` makes random streams from seed and epoch."""
         return {
             "config": self.config.to_json(),
             "split_hashes": dict(self.splits.hashes),

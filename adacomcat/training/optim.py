@@ -23,14 +23,14 @@ def build_optimizer(model: nn.Module, phase: PhaseConfig) -> Optimizer:
 
 
 def set_learning_rate(optimizer: Optimizer, phase: PhaseConfig, epoch: int) -> float:
-    """Give the optimiser the rate of an epoch (linear warm-up, then half a cosine) and return
-    it."""
+    """Give the optimiser the rate of an epoch, after warm-up and cosine, and return it."""
     # The rate depends on the epoch alone, so the scheduler carries no state from epoch to epoch.
     for group in optimizer.param_groups:
         group["lr"] = group.get("initial_lr", group["lr"])
     scheduler = CosineLRScheduler(
         optimizer,
-        t_initial=max(phase.epochs, 1),
+        # timm warns of a cosine of one epoch; two begin with the same rate.
+        t_initial=max(phase.epochs, 2),
         lr_min=phase.min_lr,
         warmup_t=phase.warmup_epochs,
         warmup_lr_init=phase.min_lr,

@@ -169,6 +169,29 @@ def test_an_arm_with_two_seeds_is_named_as_without_interval():
     assert "No interval for once: fewer than 3 seeds." in note(ax)
 
 
+def test_arms_without_interval_keep_their_own_mean_when_others_are_missing():
+    made = missing()
+    made.loc[4:, ["test_acc_low", "test_acc_high"]] = np.nan
+    with style.shared_style():
+        ax = style.new_axes()
+        fig.draw(ax, made)
+    spans = [line.get_ydata() for line in ax.lines if len(line.get_ydata()) == 2]
+    upright = [tuple(span) for span in spans if span[0] != span[1]]
+    # The intervals of the first three arms; the others have nothing to show.
+    assert upright == [(94.5, 95.5), (95.5, 96.5), pytest.approx((95.7, 96.7))]
+    low, high = ax.get_ylim()
+    assert low > 90 and high < 100
+
+
+def test_the_note_says_that_arms_differ_in_size():
+    with style.shared_style():
+        one, other = style.new_axes(), style.new_axes()
+        fig.draw(one, table([0.95, 0.96], params=(14378.0, 8706.67)))
+        fig.draw(other, table([0.95, 0.96]))
+    assert "Mean parameters of an arm: 8,707 to 14,378." in note(one)
+    assert "Mean parameters of an arm: 50,000." in note(other)
+
+
 def test_data_sums_up_each_arm(results):
     made = fig.data(results).set_index("arm")
     assert list(made.index) == ["never", "fixed_1", "adaptive"]
@@ -200,7 +223,13 @@ def test_a_study_without_a_finished_trial_is_refused(tmp_path, record, write_res
 
 def test_main_writes_picture_print_and_the_plotted_table(results, capsys):
     assert fig.main([str(results)]) == 0
-    paths = [Path(line) for line in capsys.readouterr().out.splitlines()]
+    said = capsys.readouterr().out.splitlines()
+    assert said[0].split() == "arm seeds test accuracy % searches params left out".split()
+    # Half of the interval of 0.91, 0.92, 0.93 is t(0.975, 2) * 0.01 / sqrt(3).
+    assert "92.00 ± 2.48" in said[1]
+    assert "±" not in said[2] and "1 failed" in said[2]
+    assert said[4].startswith("dense model 97.00% test accuracy")
+    paths = [Path(line) for line in said[-3:]]
     assert paths == [
         results / "figures" / f"accuracy_vs_searches.{kind}" for kind in ("png", "pdf", "csv")
     ]
@@ -221,7 +250,7 @@ def test_it_runs_as_module_and_as_script_from_anywhere(how, results, tmp_path):
         env=os.environ | {"PYTHONPATH": str(ROOT)},
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
-    assert len(done.stdout.splitlines()) == 3
+    assert done.stdout.splitlines()[-1].endswith(".csv")
 
 
 def test_main_names_what_is_wrong(tmp_path, capsys):

@@ -124,14 +124,12 @@ def test_a_request_that_cannot_be_placed_is_an_error_and_no_hang(
 
 
 def test_a_finished_study_is_summed_up_again_without_running(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     from study.catalog import load_experiment
     from study.expand import arm_configs, expand
 
     experiment = load_experiment("adaptive_vs_fixed", "synthetic", 1)
-    experiment = experiment.model_copy(update={"figures": ()})
-    monkeypatch.setattr("study.run.load_experiment", lambda *_: experiment)
     results = Results(tmp_path)
     results.begin(experiment, arm_configs(experiment, {}), command="", provenance={})
     for spec in expand(experiment):
@@ -143,7 +141,8 @@ def test_a_finished_study_is_summed_up_again_without_running(
     assert "all 8 trials are finished already" in printed
     assert "dense model 75.00%" in printed
     rows = [line.split() for line in printed.splitlines()]
-    assert ["adaptive", "1", "50.00", "3", "1000"] in rows
+    assert ["adaptive", "1", "50.00", "3.0", "1,000"] in rows
+    assert (tmp_path / "figures" / "accuracy_vs_searches.png").is_file()
 
 
 @pytest.mark.ray

@@ -218,3 +218,9 @@ def test_mixup_and_clipping_train(run):
     _, plain = run("plain")
     assert all(math.isfinite(r["loss"]) for r in rows.epochs)
     assert rows.epochs[0]["loss"] > plain.epochs[0]["loss"]
+
+
+def test_a_search_batch_that_does_not_fit_is_refused_before_anything_runs(config, run, tmp_path):
+    with pytest.raises(ValueError, match=r"batch_size: got 4000.*search"):
+        run("big", search=dataclasses.replace(config.search, batch_size=4000))
+    assert not (tmp_path / "big").exists()
