@@ -23,12 +23,13 @@ from torch import Tensor, nn
 from adacomcat.lowrank.attention import attention_heads
 from adacomcat.lowrank.factorize import cholesky
 from adacomcat.lowrank.space import Site
+from adacomcat.parallel import sum_over_workers_
 
 Metrics = tuple[Tensor | None, Tensor | None]
 
 
 class _Moment:
-    """A running mean of outer products."""
+    """A running mean of outer products, in the end over all workers."""
 
     def __init__(self) -> None:
         self.total: Tensor | None = None
@@ -44,7 +45,9 @@ class _Moment:
 
     def factor(self) -> Tensor:
         assert self.total is not None
-        return cholesky(self.total / self.rows)
+        total = sum_over_workers_(self.total)
+        rows = sum_over_workers_(total.new_tensor(self.rows))
+        return cholesky(total / rows)
 
 
 @torch.no_grad()
@@ -56,7 +59,7 @@ def input_metrics(
     Args:
         model: a dense or committed model.
         sites: whose inputs to look at.
-        batches: images (B, C, H, W) on the model's device.
+        batches: images (B, C, H, W) on the model's device; this worker's share.
         biases: whether queries have a bias to keep.
     """
     moments: dict[str, tuple[_Moment, _Moment]] = {}

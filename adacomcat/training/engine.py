@@ -178,14 +178,15 @@ class Trial:
     def _search(self) -> int:
         loader = self._loader(self.splits.search, self.config.search.batch_size, train=True)
         steps = self.config.search.steps or len(loader)
-        rounds = math.ceil(steps / len(loader))
+        first = self.epoch * math.ceil(steps / len(loader))
+        loader.set_epoch(first)
         before = self.method.plan
         started = time.perf_counter()
         with self.clock.span("rebuild"):
             self.method.calibrate(images for images, _ in loader)
             self.method.prepare_()
         with self.clock.span("search"):
-            batches = cycle(loader, steps, first_epoch=self.epoch * rounds)
+            batches = cycle(loader, steps, first_epoch=first)
             report = self.searcher.search(self.clock.waiting(batches), self.epoch)
         plan = report.proposal.plan
         digest = plan.digest()

@@ -39,11 +39,14 @@ def assert_same_state(one, other):
             assert torch.equal(value, other["optimizer"]["state"][index][key]), (index, key)
 
 
-@pytest.mark.parametrize("source", ["current", "dense"])
+METHODS = [{"source": "current"}, {"source": "dense"}, {"calibrated": True}]
+
+
+@pytest.mark.parametrize("method", METHODS, ids=["current", "dense", "calibrated"])
 @pytest.mark.parametrize("schedule", SCHEDULES, ids=["fixed", "adaptive", "elapsed"])
 @pytest.mark.parametrize("stop_after", [1, 2, 5])
-def test_resume_equals_an_undisturbed_run_bit_for_bit(run, tmp_path, source, schedule, stop_after):
-    changes = {"schedule": schedule, "method": {"name": "lowrank", "source": source}}
+def test_resume_equals_an_undisturbed_run_bit_for_bit(run, tmp_path, method, schedule, stop_after):
+    changes = {"schedule": schedule, "method": {"name": "lowrank", **method}}
     whole, rows = run("whole", **changes)
     stopped, before = run("cut", stop_after=stop_after, **changes)
     assert stopped is None
