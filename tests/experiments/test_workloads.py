@@ -1,5 +1,8 @@
 import pytest
 
+from adacomcat.data import build_splits
+from adacomcat.interop.timm import create_model
+from adacomcat.method import build_method
 from experiments.adaptive_vs_fixed import experiment
 from experiments.workloads import workloads
 from study.expand import expand
@@ -25,6 +28,18 @@ def test_every_arm_can_be_built_on_embedded_data(name: str) -> None:
     check_buildable([spec.trial_config() for spec in expand(experiment(ALL[name], 1))])
 
 
-def test_the_search_phase_has_the_published_length() -> None:
-    for name in ("digits", "fashion_mnist"):
-        assert build_config(ALL[name].defaults).search_phase.epochs == 30
+@pytest.mark.parametrize("name", ["digits", "synthetic"])
+def test_the_candidates_are_centred_on_the_budget(name: str) -> None:
+    """Before any training the mixture is uniform: a little within the budget, so no penalty."""
+    config = build_config(ALL[name].defaults)
+    splits = build_splits(config.data)
+    model = create_model(
+        config.model,
+        num_classes=splits.num_classes,
+        in_chans=splits.in_chans,
+        image_size=splits.image_size,
+    )
+    method = build_method(model, config.method)
+    budget = method.budget(config.budget)
+    method.sample_(1.0, None)
+    assert 0.8 * budget.target < float(method.expected_cost(budget.unit)) < budget.target

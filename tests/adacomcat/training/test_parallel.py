@@ -1,11 +1,13 @@
 """Two workers are one worker with twice the hands: same images, same plan, same losses."""
 
 import json
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 import torch
 import torch.distributed as dist
-import torch.multiprocessing as mp
 
 from adacomcat.config import TrialConfig, from_mapping
 from adacomcat.data import build_splits
@@ -23,8 +25,9 @@ class Keep:
         self.searches.append(row)
 
 
-def work(rank, world, folder, settings):
+def work(rank, world, folder):
     torch.set_num_threads(1)
+    settings = json.loads((folder / "settings.json").read_text())
     if world > 1:
         rendezvous = f"file://{folder}/rendezvous"
         dist.init_process_group("gloo", init_method=rendezvous, rank=rank, world_size=world)
@@ -44,8 +47,11 @@ def work(rank, world, folder, settings):
 def test_two_workers_equal_one(config, tmp_path):
     # Calibrated: the second moments, too, must be those of all images together.
     settings = config.to_json() | {"method": {**config.method, "calibrated": True}}
-    work(0, 1, tmp_path, settings)
-    mp.start_processes(work, args=(2, tmp_path, settings), nprocs=2, start_method="spawn")
+    (tmp_path / "settings.json").write_text(json.dumps(settings))
+    work(0, 1, tmp_path)
+    command = [sys.executable, __file__]
+    workers = [subprocess.Popen([*command, str(rank), "2", str(tmp_path)]) for rank in range(2)]
+    assert [worker.wait(timeout=150) for worker in workers] == [0, 0]
     one, first, second = (
         json.loads((tmp_path / f"{name}.json").read_text()) for name in ("1-0", "2-0", "2-1")
     )
@@ -59,3 +65,7 @@ def test_two_workers_equal_one(config, tmp_path):
         assert row["loss"] == pytest.approx(alone["loss"], abs=1e-5)
     assert first["summary"]["test_acc"] == one["summary"]["test_acc"]
     assert first["summary"]["test_loss"] == pytest.approx(one["summary"]["test_loss"], abs=1e-5)
+
+
+if __name__ == "__main__":
+    work(int(sys.argv[1]), int(sys.argv[2]), Path(sys.argv[3]))
