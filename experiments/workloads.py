@@ -46,7 +46,7 @@ def synthetic() -> Workload:
             "model": {"options": _vit(patch=4, width=32, depth=2, heads=2)},
             "dense": {"recipe": {"epochs": 3, **_rate(32, 1e-3)}},
             "method": {"name": "lowrank", "fractions": [1 / 8, 1 / 4, 3 / 8, 1 / 2]},
-            "budget": {"reduction": 0.6},
+            "budget": {"reduction": 0.58},
             "search": {"batch_size": 32, "lr": 0.3},
             "search_phase": {"epochs": 6, **_rate(32, 1e-3)},
             "finetune": {"epochs": 2, **_rate(32, 1e-3)},

@@ -42,4 +42,4 @@ def test_the_candidates_are_centred_on_the_budget(name: str) -> None:
     method = build_method(model, config.method)
     budget = method.budget(config.budget)
     method.sample_(1.0, None)
-    assert 0.8 * budget.target < float(method.expected_cost(budget.unit)) < budget.target
+    assert 0.8 * budget.target < method.expected_cost(budget.unit).item() < budget.target
