@@ -44,7 +44,10 @@ class LowRankConfig:
         require(self.source in sources, "method.source", self.source, ", ".join(sources))
         # JSON has no tuples: a configuration read back must equal the one written.
         for name in ("fractions", "sites", "keep_dense"):
-            object.__setattr__(self, name, tuple(getattr(self, name)))
+            value = getattr(self, name)
+            listed = isinstance(value, list | tuple)
+            require(listed, f"method.{name}", value, f"a list, for instance [{value}]")
+            object.__setattr__(self, name, tuple(value))
         object.__setattr__(self, "ranks", {k: tuple(v) for k, v in self.ranks.items()})
         require(len(self.fractions) > 0, "method.fractions", self.fractions, "at least one")
         for fraction in self.fractions:

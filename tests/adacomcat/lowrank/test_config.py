@@ -20,6 +20,8 @@ def test_survives_json():
         ({"biases": "fold"}, "method.biases", "exact, drop"),
         ({"source": "sparse"}, "method.source", "current, dense"),
         ({"fractions": []}, "method.fractions", "at least one"),
+        ({"fractions": 0.5}, "method.fractions", "a list, for instance [0.5]"),
+        ({"keep_dense": "head"}, "method.keep_dense", "a list, for instance [head]"),
         ({"fractions": [0.5, 0]}, "method.fractions", "above 0"),
         ({"fractions": [1.1]}, "method.fractions", "at most 1"),
         ({"ranks": {"kq": [4]}}, "method.ranks", "did you mean 'qk'"),
