@@ -52,7 +52,7 @@ def parse_settings(texts: Iterable[str]) -> dict[str, Any]:
         require(shape, "--set", text, "a.b=c, for instance search_phase.epochs=5")
         require(key not in settings, f"--set {key}", text, "each key once")
         try:
-            settings[key] = yaml.load(value, Loader=_SettingLoader)  # noqa: S506 (a safe loader)
+            settings[key] = yaml.load(value, Loader=_SettingLoader)
         except yaml.YAMLError as error:
             problem = getattr(error, "problem", None) or str(error)
             message = f"{key}: got {value!r}, allowed: a YAML value ({problem})"

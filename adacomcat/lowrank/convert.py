@@ -192,7 +192,7 @@ class LowRank(CompressionMethod):
         searched = sum(s.cost(unit, None) for s in self.sites)
         if unit == "macs":
             return float(searched), float(self._dense_macs - searched)
-        patches = self.model.get_submodule("patch_embed.proj").weight.numel()  # type: ignore[operator]
+        patches = self.model.get_parameter("patch_embed.proj.weight").numel()
         everywhere = sum(s.cost(unit, None) for s in self._all_sites)
         return float(searched), float(patches + everywhere - searched)
 
