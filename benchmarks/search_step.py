@@ -27,20 +27,19 @@ import subprocess
 import sys
 import tempfile
 import time
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import timm
 import torch
 import torch.nn.functional as F
+from record import write_record
 from torch import Tensor, nn
 
 from adacomcat.lowrank.config import LowRankConfig
 from adacomcat.lowrank.convert import LowRank
 from adacomcat.lowrank.supernet import Mixture, SupernetAttention, SupernetLinear
 from adacomcat.testing.models import draw_parameters_
-from study.provenance import collect
 
 VARIANTS = ("plain", "one product")
 AT_LEAST = {"speedup": 8.0, "process_memory_ratio": 3.0, "step_memory_ratio": 3.0}
@@ -259,7 +258,6 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
 
 def main() -> None:
     arguments = parse()
-    arguments.output.parent.mkdir(parents=True, exist_ok=True)
     if arguments.variant is not None:
         arguments.output.write_text(json.dumps(run_variant(arguments)))
         return
@@ -267,17 +265,14 @@ def main() -> None:
     comparison = compare(reports)
     print_table(reports, comparison)
     names = ("model", "batch_size", "threads", "repeats", "device")
-    document = {
-        "benchmark": "search_step",
-        "finished": datetime.now(UTC).isoformat(timespec="seconds"),
-        "settings": {name: getattr(arguments, name) for name in names},
-        "variants": reports,
-        "comparison": comparison,
-        "bars": {"at_least": AT_LEAST, "at_most": AT_MOST},
-        "provenance": collect(),
-    }
-    arguments.output.write_text(json.dumps(document, indent=2) + "\n")
-    print(f"written to {arguments.output}")
+    write_record(
+        arguments.output,
+        "search_step",
+        {name: getattr(arguments, name) for name in names},
+        variants=reports,
+        comparison=comparison,
+        bars={"at_least": AT_LEAST, "at_most": AT_MOST},
+    )
 
 
 if __name__ == "__main__":

@@ -3,10 +3,13 @@
 import importlib
 import inspect
 import pkgutil
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
 from typing import Any
 
 from adacomcat.checks import require_known
+from study.expand import apply_settings, as_json
+from study.overrides import build_config
 from study.schema import Experiment, Workload
 
 WORKLOADS = "workloads"
@@ -37,20 +40,33 @@ def workloads() -> dict[str, Workload]:
     return {workload.name: workload for workload in made}
 
 
-def load_experiment(name: str, workload: str | None, seeds: int | None) -> Experiment:
+def load_experiment(
+    name: str,
+    workload: str | None,
+    seeds: int | None,
+    settings: Mapping[str, Any] = MappingProxyType({}),
+) -> Experiment:
     """Make an experiment.
 
     Args:
         name: of a module of `experiments`.
         workload: its name; None for the default.
         seeds: how many; None for the experiment's own number.
+        settings: dotted key -> value, laid over the workload and, by kind, over the schedules.
 
     Raises:
-        ValueError: an unknown name (the nearest valid one is named), or a refused number of seeds.
+        ValueError: an unknown name (the nearest valid one is named), a refused number of seeds, or
+            a setting that `study.expand.apply_settings` refuses.
     """
     require_known(name, experiment_names(), "--experiment")
     known = workloads()
     chosen = next(iter(known)) if workload is None else workload
     require_known(chosen, known, "--workload")
     make: Callable[..., Experiment] = importlib.import_module(f"experiments.{name}").experiment
-    return make(known[chosen]) if seeds is None else make(known[chosen], seeds)
+    # The workload first: the ranges and rungs of an exploration follow from its epochs.
+    shared = {key: v for key, v in settings.items() if not key.startswith("schedule.")}
+    defaults = as_json(build_config(known[chosen].defaults, shared))
+    defaults.pop("seed")
+    given = known[chosen].model_copy(update={"defaults": defaults})
+    experiment = make(given) if seeds is None else make(given, seeds)
+    return apply_settings(experiment, settings)

@@ -3,10 +3,14 @@
 This module imports Ray inside its functions only: the settings must be in the environment before.
 """
 
+import json
 import logging
+import math
 import os
 import socket
+import subprocess
 import sys
+import urllib.request
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -15,6 +19,13 @@ from adacomcat.checks import require
 from study.provenance import repository
 
 Executor = Literal["tune", "train"]
+
+REACH_S = 3.0
+"""How long the head of a cluster may take to accept a connection."""
+ANSWER_S = 15.0
+"""How long it may take to answer; Ray itself would try for minutes."""
+FORWARDED = ("PYTHONPATH", "RAY_TRAIN_", "RAY_ACCEL_", "TUNE_")
+"""How the settings begin that the workers of a joined cluster need, too."""
 
 
 @dataclass(frozen=True)
@@ -71,7 +82,9 @@ class Placement:
 def place(request: Request, nodes: Iterable[Mapping[str, float]]) -> Placement:
     """Fit trials into a cluster.
 
-    A worker gets a GPU where there are any, and one CPU, or an equal share of them per GPU.
+    A worker gets a GPU where there are any, and one CPU, or per GPU as many as the node with the
+    fewest can give each of its own. A share of a GPU lies on one GPU: of shares of 0.4 two fit on
+    each.
 
     Args:
         request: what is asked for.
@@ -87,8 +100,8 @@ def place(request: Request, nodes: Iterable[Mapping[str, float]]) -> Placement:
         each_gpu = 1.0 if gpus else 0.0
     each_cpu = request.cpus_per_worker
     if each_cpu is None:
-        each_cpu = float(max(1, int(cpus * min(each_gpu, 1.0) / gpus))) if gpus else 1.0
-    slots = sum(min(_fit(c, each_cpu), _fit(g, each_gpu)) for c, g in sizes)
+        each_cpu = _cpu_share(sizes, each_gpu)
+    slots = sum(min(_fit(c, each_cpu), _fit_gpus(g, each_gpu)) for c, g in sizes)
     asked = f"{request.workers} workers of {each_cpu:g} CPUs and {each_gpu:g} GPUs for one trial"
     require(
         slots >= request.workers, "--workers, --cpus-per-worker, --gpus-per-worker", asked,
@@ -101,18 +114,36 @@ def place(request: Request, nodes: Iterable[Mapping[str, float]]) -> Placement:
     return Placement(executor, request.workers, each_cpu, each_gpu, slots // request.workers)
 
 
+def _cpu_share(sizes: Iterable[tuple[float, float]], each_gpu: float) -> float:
+    """The CPUs of a worker: so many that those of a node never leave one of its GPUs idle."""
+    per_gpu = [cpus / gpus for cpus, gpus in sizes if gpus]
+    if not per_gpu or not each_gpu:
+        return 1.0
+    share = 1 / _fit(1.0, each_gpu) if each_gpu < 1 else each_gpu
+    return float(max(1, math.floor(min(per_gpu) * share + 1e-9)))
+
+
+def _fit_gpus(have: float, each: float) -> int:
+    # Ray puts a share on one GPU, and several whole ones are no shares.
+    return int(have) * _fit(1.0, each) if 0 < each < 1 else _fit(have, each)
+
+
 def _fit(have: float, each: float) -> int:
     # 1 / 0.1 workers must be 10 though 10 * 0.1 is not exactly 1.
     return int(have / each + 1e-9) if each else sys.maxsize
 
 
-def set_environment(*, dashboard: bool) -> int | None:
+def set_environment(*, dashboard: bool, joined: bool = False) -> int | None:
     """Set what Ray reads from the environment; before `import ray`, since workers inherit it.
 
     What the user has set stays.
 
+    Args:
+        dashboard: whether there is to be one.
+        joined: whether the cluster is not of our own, and has a dashboard or none.
+
     Returns:
-        The port of the dashboard; None without one, or where another cluster is joined.
+        The port of our own dashboard; None without one.
     """
     settings = {
         # The default of 2 s makes every report of a Train run cost as much.
@@ -130,10 +161,11 @@ def set_environment(*, dashboard: bool) -> int | None:
         "RAY_USAGE_STATS_ENABLED": "0",
         "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
     }
-    port = None
-    if dashboard and not os.environ.get("RAY_ADDRESS"):
-        port = _free_port()
+    if dashboard:
         settings["RAY_TRAIN_ENABLE_STATE_TRACKING"] = "1"
+    port = None
+    if dashboard and not joined:
+        port = _free_port()
         # Without it a nested run whose trial is killed asks any other Ray on this machine.
         settings["RAY_API_SERVER_ADDRESS"] = f"http://127.0.0.1:{port}"
     for name, value in settings.items():
@@ -151,27 +183,113 @@ def _free_port() -> int:
     return port
 
 
-def start(*, dashboard: bool = False) -> str | None:
-    """Start Ray on this machine, or join the cluster of RAY_ADDRESS, or use what is running here.
+def start(*, dashboard: bool = False, address: str | None = None) -> str | None:
+    """Start Ray on this machine, or join a cluster, or use what this process runs already.
+
+    Args:
+        dashboard: start one with a Ray of our own, on 127.0.0.1.
+        address: of the cluster to join: HOST:PORT of its head, or `auto` for the one that this
+            machine is a node of; None: that of RAY_ADDRESS, where it is set.
 
     Returns:
         The address of the dashboard; None without one.
+
+    Raises:
+        ValueError: no cluster answers at the address, or it is not one that can be joined.
     """
-    port = set_environment(dashboard=dashboard)
+    asked = _asked(address)
+    field = "--address" if asked == address else "RAY_ADDRESS"
+    port = set_environment(dashboard=dashboard, joined=asked is not None)
     import ray
 
     if ray.is_initialized():
         return None
     options: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
-    if os.environ.get("RAY_ADDRESS"):
-        options["runtime_env"] = {"env_vars": {"PYTHONPATH": os.environ["PYTHONPATH"]}}
-    else:
-        options["include_dashboard"] = dashboard
+    if asked is None:
+        # `local`, or Ray would look for a cluster that somebody else runs on this machine.
+        options |= {"address": "local", "include_dashboard": dashboard}
         if port is not None:
-            options["dashboard_port"] = port
-    context = ray.init(**options)
-    address = context.dashboard_url
-    return f"http://{address}" if address else None
+            options |= {"dashboard_host": "127.0.0.1", "dashboard_port": port}
+        context = ray.init(**options)
+    else:
+        _require_cluster(asked, field)
+        context = _join(asked, field, options)
+    url = context.dashboard_url
+    return f"http://{url}" if url else None
+
+
+def _asked(address: str | None) -> str | None:
+    """The cluster to join; None to start a Ray of our own. `auto` leaves it to RAY_ADDRESS."""
+    given = os.environ.get("RAY_ADDRESS") or None
+    chosen = given or address if address in (None, "auto") else address
+    return None if chosen == "local" else chosen
+
+
+def _require_cluster(address: str, field: str) -> None:
+    """Raise unless a cluster answers; `ray.init` would wait for minutes."""
+    client = "HOST:PORT of the head, from a node of the cluster or by `ray job submit`: through "
+    client += "Ray Client, a study's driver would run on the head, without its files and display"
+    require(not address.startswith("ray://"), field, address, client)
+    if address != "auto":
+        host, _, port = address.rpartition(":")
+        sound = bool(host) and "/" not in host and port.isdecimal() and int(port) < 2**16
+        require(sound, field, address, "auto, or HOST:PORT of the head, for instance 10.0.0.1:6379")
+        try:
+            socket.create_connection((host.strip("[]"), int(port)), timeout=REACH_S).close()
+        except OSError as error:
+            raise _unreachable(field, address, f"no connection to its port ({error})") from None
+    # What KubeRay asks a head, too.
+    command = [sys.executable, "-m", "ray.scripts.scripts", "health-check", "--address", address]
+    try:
+        subprocess.run(command, capture_output=True, text=True, timeout=ANSWER_S, check=True)
+    except subprocess.TimeoutExpired:
+        raise _unreachable(field, address, f"no answer within {ANSWER_S:g} s") from None
+    except subprocess.CalledProcessError as error:
+        reason = error.stderr.strip().rpartition("\n")[2].partition(". ")[0]
+        raise _unreachable(field, address, f"`ray health-check` says: {reason}") from None
+
+
+def _unreachable(field: str, address: str, what: str) -> ValueError:
+    return ValueError(
+        f"{field}: got {address!r}, allowed: a Ray cluster that answers; {what}. Is its head up "
+        "(`ray start --head`), of the same versions of Ray and Python? If it asks for a token, set "
+        "RAY_AUTH_MODE=token, and RAY_AUTH_TOKEN to what `ray get-auth-token` prints there"
+    )
+
+
+def _join(address: str, field: str, options: Mapping[str, Any]) -> Any:
+    # Its workers do not inherit the environment of this process.
+    env = {name: value for name, value in os.environ.items() if name.startswith(FORWARDED)}
+    # Under `ray job submit` the job has a runtime_env of its own, and ours would be refused.
+    os.environ.setdefault("RAY_OVERRIDE_JOB_RUNTIME_ENV", "1")
+    import ray
+
+    try:
+        return ray.init(address=address, runtime_env={"env_vars": env}, **options)
+    except (ConnectionError, RuntimeError) as error:
+        reason = str(error).strip().partition("\n")[0]
+        node = f"{reason} (is this machine a node of it: `ray start --address={address}`?)"
+        raise _unreachable(field, address, node) from error
+
+
+def describe_dashboard(url: str) -> str:
+    """How to open a dashboard: its address, its token where it asks for one, and from elsewhere.
+
+    Args:
+        url: what `start` returned.
+    """
+    host, _, port = url.rpartition("/")[2].rpartition(":")
+    lines = [f"dashboard: {url}"]
+    try:
+        with urllib.request.urlopen(f"{url}/api/authentication_mode", timeout=REACH_S) as reply:
+            mode = json.load(reply)["authentication_mode"]
+    except (OSError, ValueError, KeyError):
+        mode = "token"
+    if mode == "token":
+        lines.append("token:     what `ray get-auth-token` prints on this machine")
+    if host == "127.0.0.1":
+        lines.append(f"elsewhere: ssh -N -L {port}:127.0.0.1:{port} {socket.gethostname()}")
+    return "\n".join(lines)
 
 
 def node_resources() -> list[dict[str, float]]:

@@ -1,34 +1,34 @@
 """What the user sees while a study runs: a live table, or without a terminal a line an event."""
 
+import threading
 import time
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Mapping
 from types import TracebackType
 from typing import Any, Literal, Protocol, Self
 
 from rich.console import Console, Group, RenderableType
 from rich.live import Live
-from rich.progress import (
-    BarColumn,
-    MofNCompleteColumn,
-    Progress,
-    TextColumn,
-    TimeElapsedColumn,
-)
+from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from study.schema import Status, TrialSpec
+from study.board import Board, Line
+from study.expand import expand
+from study.schema import Experiment, Status, TrialSpec
+from study.store import Results
 
 EPOCH_LINE_EVERY_S = 30.0
 """Without a terminal, a trial's epochs are told at most this often."""
 ENDED_ROWS = 8
 """Ended trials that the live table keeps in sight."""
+OTHER_ROWS = 7
+"""Of the live display: what is not the table's trials."""
 COLUMNS = (
-    ("trial", 14, False), ("status", 11, False), ("epoch", 14, False), ("val", 7, True),
-    ("searches", 8, True), ("params", 7, True), ("elapsed", 8, True),
+    ("trial", 16, False), ("state", 14, False), ("val", 7, True), ("searches", 8, True),
+    ("params", 7, True), ("time", 7, True),
 )  # fmt: skip
 """Of the live table: name, width, whether it is aligned to the right."""
+STYLES = {"finished": "green", "stopped": "cyan", "failed": "bold red", "interrupted": "yellow"}
 
 
 class Monitor(Protocol):
@@ -46,101 +46,47 @@ class Monitor(Protocol):
     def dense(self, row: Mapping[str, Any]) -> None:
         """An epoch of the dense model: epoch, epochs, loss, val_acc."""
 
-    def started(self, trial_id: str) -> None:
-        """A trial has a worker."""
+    def started(self, spec: TrialSpec) -> None:
+        """A trial has a worker, or waits in one for the other seeds of its arm."""
 
     def epoch(self, trial_id: str, row: Mapping[str, Any]) -> None:
-        """A row of `epochs.jsonl`."""
+        """A row of `epochs.jsonl`; some may be left out."""
 
     def ended(self, trial_id: str, status: Status, record: Mapping[str, Any] | None) -> None:
-        """A trial is over; `record` is its `trial.json`."""
+        """A trial is over; `record` is its `trial.json`. Once is enough, twice is no harm."""
 
 
-@dataclass
-class _Line:
-    """What is known of a trial."""
+def make_monitor(
+    console: Console, experiment: Experiment, results: Results, *, quiet: bool = False
+) -> Monitor:
+    """The display that fits: a live table on a terminal, else lines, or failures alone.
 
-    name: str
-    epochs: dict[str, int]
-    status: Status = "pending"
-    started: float | None = None
-    ended: float | None = None
-    told: float = 0.0
-    row: dict[str, Any] = field(default_factory=dict)
-    note: str = ""
-
-    def elapsed_s(self) -> float:
-        if self.started is None:
-            return 0.0
-        return (self.ended or time.monotonic()) - self.started
-
-    def progress(self) -> str:
-        if not self.row:
-            return ""
-        phase = self.row["phase"]
-        return f"{phase} {self.row['epoch'] + 1}/{self.epochs[phase]}"
-
-
-class _Board:
-    """The state that both displays show."""
-
-    def __init__(self, specs: Sequence[TrialSpec], finished: Sequence[str]) -> None:
-        self.lines = {
-            spec.trial_id: _Line(f"{spec.arm} s{spec.seed}", _phase_epochs(spec)) for spec in specs
-        }
-        self.kept = len(finished)
-        for trial_id in finished:
-            self.lines[trial_id].status = "finished"
-        self.started = time.monotonic()
-
-    def start(self, trial_id: str) -> _Line:
-        line = self.lines[trial_id]
-        line.status, line.started = "running", time.monotonic()
-        return line
-
-    def update(self, trial_id: str, row: Mapping[str, Any]) -> _Line:
-        line = self.lines[trial_id]
-        line.row = dict(row)
-        return line
-
-    def end(self, trial_id: str, status: Status, record: Mapping[str, Any] | None) -> _Line:
-        line = self.lines[trial_id]
-        line.status, line.ended = status, time.monotonic()
-        if record and record["summary"]:
-            line.row.update({k: record["summary"][k] for k in ("searches", "params")})
-            line.note = f"test {record['summary']['test_acc']:.2%}"
-        elif record and record["error"]:
-            line.note = record["error"].splitlines()[0]
-        return line
-
-    def count(self, status: Status) -> int:
-        return sum(line.status == status for line in self.lines.values())
-
-    def tally(self) -> str:
-        over = self.count("finished")
-        parts = [f"{over}/{len(self.lines)} finished"]
-        parts += [
-            f"{self.count(s)} {s}"
-            for s in ("running", "failed", "interrupted")
-            if self.count(s)
-        ]  # fmt: skip
-        return ", ".join(parts)
-
-
-def _phase_epochs(spec: TrialSpec) -> dict[str, int]:
-    return {
-        "search": spec.config["search_phase"]["epochs"],
-        "finetune": spec.config["finetune"]["epochs"],
-    }
+    Args:
+        console: where it goes.
+        experiment: says which trials, or how many, there will be.
+        results: says which have ended already.
+        quiet: print nothing but failures.
+    """
+    exploration = experiment.exploration
+    arms = len(experiment.arms) + (exploration.samples if exploration else 0)
+    board = Board(
+        expand(experiment),
+        trials=arms * len(experiment.seeds),
+        records=results.trials(),
+        in_turn=exploration is not None,
+        objectives=exploration.objectives if exploration else (),
+        seeds=len(experiment.seeds),
+    )
+    if quiet:
+        return QuietMonitor(console, board)
+    return LiveMonitor(console, board) if console.is_terminal else PlainMonitor(console, board)
 
 
 class PlainMonitor:
     """A line an event, for logs and pipes."""
 
-    def __init__(
-        self, console: Console, specs: Sequence[TrialSpec], finished: Sequence[str]
-    ) -> None:
-        self._console, self._board = console, _Board(specs, finished)
+    def __init__(self, console: Console, board: Board) -> None:
+        self._console, self._board = console, board
 
     def __enter__(self) -> Self:
         return self
@@ -148,49 +94,77 @@ class PlainMonitor:
     def __exit__(self, *_: object) -> None:
         return
 
-    def _print(self, text: str) -> None:
+    def _print(self, *parts: str) -> None:
         clock = duration(time.monotonic() - self._board.started)
+        text = "  ".join(part for part in (f"{clock:>8}", *parts) if part)
         # Whatever a message holds, it is no markup; and a log must not be folded.
-        self._console.print(f"{clock:>8}  {text}", markup=False, highlight=False, soft_wrap=True)
+        self._console.print(text, markup=False, highlight=False, soft_wrap=True)
 
     def dense(self, row: Mapping[str, Any]) -> None:
         epoch, epochs = row["epoch"] + 1, row["epochs"]
         if epoch == epochs or epoch % max(1, epochs // 10) == 0:
-            self._print(f"dense model {epoch}/{epochs}  val {row['val_acc']:.2%}")
+            self._print(f"dense model {epoch}/{epochs}", f"val {row['val_acc']:.2%}")
 
-    def started(self, trial_id: str) -> None:
-        self._board.start(trial_id).told = time.monotonic()
-        self._print(f"started      {trial_id}")
+    def started(self, spec: TrialSpec) -> None:
+        self._board.start(spec).told = time.monotonic()
+        self._print("started     ", spec.trial_id)
 
     def epoch(self, trial_id: str, row: Mapping[str, Any]) -> None:
         line = self._board.update(trial_id, row)
         if time.monotonic() - line.told >= EPOCH_LINE_EVERY_S:
             line.told = time.monotonic()
-            self._print(
-                f"{line.progress():12} {trial_id}  val {row['val_acc']:.2%}  "
-                f"searches {row['searches']}  params {count(row['params'])}"
-            )
+            accuracy = f"val {row['val_acc']:.2%}"
+            self._print(f"{line.progress():12}", trial_id, accuracy, *_figures(line), self._left())
 
     def ended(self, trial_id: str, status: Status, record: Mapping[str, Any] | None) -> None:
         line = self._board.end(trial_id, status, record)
-        figures = [f"{k} {count(line.row[k])}" for k in ("searches", "params") if line.row]
-        parts = [trial_id, line.note, *figures, duration(line.elapsed_s())]
-        text = "  ".join(part for part in parts if part)
-        self._print(f"{status:12} {text}  ({self._board.tally()})")
+        if line is not None:
+            took = duration(line.elapsed_s())
+            sums = [tally(self._board), self._left(), best(self._board)]
+            study = [f"| {text}" for text in sums if text]
+            self._print(f"{status:12}", trial_id, line.note, *_figures(line), took, *study)
+
+    def _left(self) -> str:
+        left_s = self._board.left_s()
+        return "" if left_s is None else f"about {duration(left_s)} left"
+
+
+class QuietMonitor:
+    """Failures alone."""
+
+    def __init__(self, console: Console, board: Board) -> None:
+        self._console, self._board = console, board
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        return
+
+    def dense(self, row: Mapping[str, Any]) -> None:
+        return
+
+    def started(self, spec: TrialSpec) -> None:
+        self._board.start(spec)
+
+    def epoch(self, trial_id: str, row: Mapping[str, Any]) -> None:
+        return
+
+    def ended(self, trial_id: str, status: Status, record: Mapping[str, Any] | None) -> None:
+        line = self._board.end(trial_id, status, record)
+        if line is not None and status == "failed":
+            text = f"failed  {trial_id}  {line.note}"
+            self._console.print(text, markup=False, highlight=False, soft_wrap=True)
 
 
 class LiveMonitor:
-    """A compact table, redrawn in place, and a progress bar for the dense model."""
+    """A compact table, redrawn in place, above what the study has come to."""
 
-    def __init__(
-        self, console: Console, specs: Sequence[TrialSpec], finished: Sequence[str]
-    ) -> None:
-        self._board = _Board(specs, finished)
-        self._bar = Progress(
-            TextColumn("dense model"), BarColumn(), MofNCompleteColumn(),
-            TextColumn("{task.fields[note]}"), TimeElapsedColumn(), console=console,
-        )  # fmt: skip
-        self._dense = self._bar.add_task("dense", total=None, visible=False, note="")
+    def __init__(self, console: Console, board: Board) -> None:
+        self._console, self._board = console, board
+        self._dense: Mapping[str, Any] | None = None
+        # The display is drawn by a thread of its own.
+        self._lock = threading.Lock()
         self._live = Live(
             console=console, get_renderable=self.render, refresh_per_second=2, transient=False
         )
@@ -203,53 +177,112 @@ class LiveMonitor:
         self._live.stop()
 
     def dense(self, row: Mapping[str, Any]) -> None:
-        self._bar.update(
-            self._dense, visible=True, total=row["epochs"], completed=row["epoch"] + 1,
-            note=f"val {row['val_acc']:.2%}",
-        )  # fmt: skip
+        with self._lock:
+            self._dense = row
 
-    def started(self, trial_id: str) -> None:
-        self._board.start(trial_id)
+    def started(self, spec: TrialSpec) -> None:
+        with self._lock:
+            self._board.start(spec)
 
     def epoch(self, trial_id: str, row: Mapping[str, Any]) -> None:
-        self._board.update(trial_id, row)
+        with self._lock:
+            self._board.update(trial_id, row)
 
     def ended(self, trial_id: str, status: Status, record: Mapping[str, Any] | None) -> None:
-        self._board.end(trial_id, status, record)
+        with self._lock:
+            self._board.end(trial_id, status, record)
 
     def render(self) -> RenderableType:
-        """The display as it stands: the running trials, then those that ended last."""
-        lines = self._board.lines
-        running = [t for t in lines if lines[t].status == "running"]
-        ended = [t for t in lines if lines[t].ended is not None]
-        ended.sort(key=lambda t: lines[t].ended or 0.0, reverse=True)
-        table = Table(box=None, pad_edge=False, header_style="bold", expand=True)
-        # Fixed widths: a long note would squeeze the figures, and jumping columns read badly.
-        for name, width, right in COLUMNS:
-            justify: Literal["right", "left"] = "right" if right else "left"
-            table.add_column(name, width=width, justify=justify, no_wrap=True)
-        table.add_column("", ratio=1, no_wrap=True, overflow="ellipsis")
-        for trial_id in [*running, *ended[:ENDED_ROWS]]:
-            table.add_row(*_cells(lines[trial_id]))
+        """The display as it stands: running trials, those that ended last, and the sums."""
+        with self._lock:
+            parts: list[RenderableType] = []
+            active, ended = self._board.active(), self._board.ended()
+            # What does not fit is cut off at the bottom, where the sums are.
+            room = max(1, self._console.height - OTHER_ROWS)
+            shown = active[:room]
+            shown += ended[: min(ENDED_ROWS, room - len(shown))]
+            if shown:
+                parts.append(_table(shown))
+            if len(active) > room:
+                parts.append(Text(f"and {len(active) - room} more that run", style="dim"))
+            parts.append(self._progress())
+            sums = [tally(self._board), best(self._board)]
+            parts += [Text(text, no_wrap=True, overflow="ellipsis") for text in sums if text]
+            return Group(*parts)
+
+    def _progress(self) -> Table:
+        grid = Table.grid(padding=(0, 2, 0, 0))
+        # Jumping columns read badly.
+        for width in (11, 20, None, None):
+            grid.add_column(width=width, no_wrap=True)
+        if self._dense is not None:
+            done, total = self._dense["epoch"] + 1, self._dense["epochs"]
+            accuracy = f"val {self._dense['val_acc']:.2%}"
+            bar = ProgressBar(total=total, completed=done)
+            grid.add_row("dense model", bar, f"{done}/{total} epochs", accuracy)
+        done, total = self._board.epochs()
         clock = duration(time.monotonic() - self._board.started)
-        parts: list[RenderableType] = [self._bar] if self._bar.tasks[0].visible else []
-        parts += [table] if running or ended else []
-        return Group(*parts, Text(f"{self._board.tally()}  {clock}", style="dim"))
+        left_s = self._board.left_s()
+        left = "" if left_s is None else f", about {duration(left_s)} left"
+        bar = ProgressBar(total=total, completed=done)
+        grid.add_row("trials", bar, f"{done}/{total} epochs", f"{clock}{left}")
+        return grid
 
 
-def _cells(line: _Line) -> list[Text | str]:
-    styles = {"finished": "green", "failed": "bold red", "interrupted": "yellow"}
-    row = line.row
-    return [
-        Text(line.name),
-        Text(line.status, style=styles.get(line.status, "")),
-        line.progress(),
-        f"{row['val_acc']:.2%}" if "val_acc" in row else "",
-        count(row["searches"]) if "searches" in row else "",
-        count(row["params"]) if "params" in row else "",
-        duration(line.elapsed_s()),
-        Text(line.note),
-    ]
+def _table(lines: list[Line]) -> Table:
+    table = Table(box=None, padding=(0, 1, 0, 0), header_style="bold", expand=True)
+    # Fixed widths: a long note would squeeze the figures, and jumping columns read badly.
+    for name, width, right in COLUMNS:
+        justify: Literal["right", "left"] = "right" if right else "left"
+        table.add_column(name, width=width, justify=justify, no_wrap=True, overflow="ellipsis")
+    table.add_column("", ratio=1, no_wrap=True, overflow="ellipsis")
+    for line in lines:
+        state = line.progress() if line.ended is None else line.status
+        if line.status in ("stopped", "failed") and line.row:
+            state += f" {line.row['step_epoch'] + 1}/{line.total}"
+        row = line.row
+        table.add_row(
+            Text(line.name),
+            Text(state or "starting", style=STYLES.get(line.status, "")),
+            f"{row['val_acc']:.2%}" if row else "",
+            count(row["searches"]) if row else "",
+            count(row["params"]) if row else "",
+            duration(line.elapsed_s()),
+            Text(line.note),
+        )
+    return table
+
+
+def _figures(line: Line) -> list[str]:
+    return [f"{name} {count(line.row[name])}" for name in ("searches", "params") if line.row]
+
+
+def tally(board: Board) -> str:
+    """How far the trials are: `5/24 trials done (1 stopped), 2 running`."""
+    active, stopped = len(board.active()), board.count("stopped")
+    counts = {
+        "running": active,
+        "waiting": board.count("running") - active,
+        "failed": board.count("failed"),
+        "interrupted": board.count("interrupted"),
+    }
+    note = f" ({stopped} stopped)" if stopped else ""
+    parts = [f"{board.over()}/{board.trials} trials done{note}"]
+    return ", ".join([*parts, *(f"{number} {name}" for name, number in counts.items() if number)])
+
+
+def best(board: Board) -> str:
+    """The best finished trial by validation accuracy, and the size of the front."""
+    parts = []
+    if board.best is not None:
+        made = board.best
+        searches = f"{made.searches} search{'' if made.searches == 1 else 'es'}"
+        parts.append(
+            f"best val {made.val_acc:.2%} ({made.name}, {searches}, {count(made.params)} params)"
+        )
+    if board.front:
+        parts.append(f"front of {len(board.front)} arm{'' if len(board.front) == 1 else 's'}")
+    return ", ".join(parts)
 
 
 def count(number: int) -> str:

@@ -4,7 +4,7 @@ import dataclasses
 import json
 import re
 import typing
-from collections.abc import Iterable, Mapping
+from collections.abc import Hashable, Iterable, Mapping
 from functools import cache
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
@@ -15,24 +15,72 @@ from adacomcat.checks import require, require_known
 from adacomcat.config import TrialConfig, from_mapping
 
 
-class _SettingLoader(yaml.SafeLoader):
+class _Loader(yaml.SafeLoader):
     """YAML whose scalars mean what a command line means by them.
 
     Differs from PyYAML (YAML 1.1): `1e-3` is a number, `None` is null, `no`, `off` and `2024-01-01`
-    are text.
+    are text, and a key given twice is an error.
     """
 
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
+        seen = set()
+        for key in (key for key, _ in node.value if isinstance(key, yaml.ScalarNode)):
+            if key.value in seen:
+                problem = f"the key {key.value!r} is given twice"
+                raise yaml.constructor.ConstructorError(None, None, problem, key.start_mark)
+            seen.add(key.value)
+        return super().construct_mapping(node, deep)
 
-_SettingLoader.yaml_implicit_resolvers = {}
+
+class _Dumper(yaml.SafeDumper):
+    """Writes what `_Loader` reads back; without references to what occurs twice."""
+
+    def ignore_aliases(self, data: Any) -> bool:
+        return True
+
+    def represent_sequence(
+        self, tag: str, sequence: Iterable[Any], flow_style: bool | None = None
+    ) -> yaml.SequenceNode:
+        node = super().represent_sequence(tag, sequence, flow_style)
+        # A list of numbers reads best in one line, a list of mappings below each other.
+        node.flow_style = all(isinstance(entry, yaml.ScalarNode) for entry in node.value)
+        return node
+
+
+_Loader.yaml_implicit_resolvers = {}
+_Dumper.yaml_implicit_resolvers = {}
 for _tag, _pattern, _first in (
-    ("bool", r"true|True|false|False", "tTfF"),
-    ("int", r"[-+]?[0-9]+", "-+0123456789"),
-    ("float", r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?", "-+.0123456789"),
-    ("null", r"null|Null|None|~", "nN~"),
+    ("bool", r"true|True|false|False", [*"tTfF"]),
+    ("int", r"[-+]?[0-9]+", [*"-+0123456789"]),
+    ("float", r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?", [*"-+.0123456789"]),
+    ("null", r"null|Null|None|~|", [*"nN~", ""]),
 ):
-    _SettingLoader.add_implicit_resolver(
-        f"tag:yaml.org,2002:{_tag}", re.compile(f"^(?:{_pattern})$"), list(_first)
-    )
+    for _class in (_Loader, _Dumper):
+        _class.add_implicit_resolver(
+            f"tag:yaml.org,2002:{_tag}", re.compile(f"^(?:{_pattern})$"), _first
+        )
+
+
+def read_yaml(text: str | bytes) -> Any:
+    """Read YAML as settings are written.
+
+    Raises:
+        ValueError: no YAML, in one line; `line 3: ...` where the text has lines.
+    """
+    try:
+        return yaml.load(text, Loader=_Loader)
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
+        problem = getattr(error, "problem", None) or str(error).partition("\n")[0]
+        mark = getattr(error, "problem_mark", None)
+        if mark is not None and len(text.splitlines()) > 1:
+            problem = f"line {mark.line + 1}: {problem}"
+        raise ValueError(problem) from None
+
+
+def write_yaml(values: Any) -> str:
+    """Plain data as YAML that `read_yaml` reads back: a line an entry, lists of scalars in one."""
+    text: str = yaml.dump(values, Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=96)
+    return text
 
 
 def parse_settings(texts: Iterable[str]) -> dict[str, Any]:
@@ -52,11 +100,9 @@ def parse_settings(texts: Iterable[str]) -> dict[str, Any]:
         require(shape, "--set", text, "a.b=c, for instance search_phase.epochs=5")
         require(key not in settings, f"--set {key}", text, "each key once")
         try:
-            settings[key] = yaml.load(value, Loader=_SettingLoader)
-        except yaml.YAMLError as error:
-            problem = getattr(error, "problem", None) or str(error)
-            message = f"{key}: got {value!r}, allowed: a YAML value ({problem})"
-            raise ValueError(message) from None
+            settings[key] = read_yaml(value)
+        except ValueError as error:
+            raise ValueError(f"{key}: got {value!r}, allowed: a YAML value ({error})") from None
     return settings
 
 
@@ -90,14 +136,17 @@ def dotted_keys(values: Mapping[str, Any]) -> list[str]:
 
 
 def differences(old: Mapping[str, Any], new: Mapping[str, Any], path: str = "") -> list[str]:
-    """What differs between two JSON configurations, as `key: 30 -> 5`, in the order of keys."""
+    """What differs between two JSON configurations, as `key: 30 -> 5`, in the order of keys.
+
+    2 and 2.0 differ: the id of a trial is the hash of its JSON.
+    """
     found = []
     for key in [*old, *(k for k in new if k not in old)]:
         where = f"{path}.{key}" if path else key
         before, after = old.get(key), new.get(key)
         if isinstance(before, Mapping) and isinstance(after, Mapping):
             found += differences(before, after, where)
-        elif before != after:
+        elif json.dumps(before) != json.dumps(after):
             found.append(f"{where}: {_short(before)} -> {_short(after)}")
     return found
 

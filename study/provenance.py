@@ -7,7 +7,10 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-PACKAGES = ("adacomcat", "torch", "torchvision", "timm", "ray", "optuna", "numpy", "scikit-learn")
+PACKAGES = (
+    "adacomcat", "torch", "torchvision", "timm", "ray", "optuna", "moocore", "numpy",
+    "scikit-learn",
+)  # fmt: skip
 
 
 def repository() -> Path:

@@ -3,27 +3,24 @@
 import hashlib
 import json
 from collections.abc import Mapping
-from typing import Annotated, Any, Literal
+from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import Field, model_validator
 
 from adacomcat.checks import require, require_known
 from adacomcat.config import TrialConfig, from_mapping
+from study.exploration import Exploration, Name, Record
 
-SCHEMA_VERSION = 1
-"""Of `study.json` and `trial.json`; a reader refuses a newer one."""
+SCHEMA_VERSION = 2
+"""Of `study.json`, `study.yaml` and `trial.json`; a reader refuses a newer one."""
 
-Name = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]*$")]
-"""File-name safe, without the dash that separates the parts of a trial id."""
-
-Status = Literal["pending", "running", "finished", "failed", "interrupted"]
-
-
-class _Record(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
+Status = Literal["pending", "running", "finished", "stopped", "failed", "interrupted"]
+"""`stopped`: ended early by the judge of an exploration."""
+FINAL: frozenset[Status] = frozenset({"finished", "stopped"})
+"""What a resume does not run again."""
 
 
-class Workload(_Record):
+class Workload(Record):
     """A data set, a dense model and a training recipe."""
 
     name: Name
@@ -33,7 +30,7 @@ class Workload(_Record):
     """Settings of `TrialConfig`, as `study.overrides.build_config` takes them."""
 
 
-class Need(_Record):
+class Need(Record):
     """A finished trial of the same seed that another one needs before it can start."""
 
     arm: Name
@@ -42,7 +39,7 @@ class Need(_Record):
     """What the resolver takes it as."""
 
 
-class Arm(_Record):
+class Arm(Record):
     """One setting of the factor under study.
 
     Raises:
@@ -67,7 +64,7 @@ class Arm(_Record):
         return self
 
 
-class Experiment(_Record):
+class Experiment(Record):
     """A question, and the trials that answer it: every arm with every seed on one workload.
 
     Raises:
@@ -82,6 +79,8 @@ class Experiment(_Record):
     seeds: tuple[int, ...] = Field(min_length=1)
     figures: tuple[Name, ...] = ()
     """Modules of `analysis` that are run on the results when the trials have ended."""
+    exploration: Exploration | None = None
+    """With one, the arms are references, and Optuna suggests more."""
 
     @model_validator(mode="after")
     def _check(self) -> "Experiment":
@@ -93,10 +92,15 @@ class Experiment(_Record):
             for need in arm.needs:
                 require_known(need.arm, names, f"arms.{arm.name}.needs")
         levels({arm.name: {need.arm for need in arm.needs} for arm in self.arms}, "arms")
+        if self.exploration is not None:
+            needy = [arm.name for arm in self.arms if arm.needs]
+            require(not needy, "arms.needs", needy, "none, where the arms are references")
+            for name in self.exploration.points:
+                require_known(name, names, "exploration.points")
         return self
 
 
-class TrialSpec(_Record):
+class TrialSpec(Record):
     """One arm x workload x seed, ready to run (or to be resolved, where it has needs)."""
 
     trial_id: str

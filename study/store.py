@@ -1,6 +1,7 @@
 """A results directory: `study.json` and one folder a trial.
 
     RESULTS/study.json                  what was asked, of which arms and seeds, by which command
+    RESULTS/study.yaml                  the same as a file to run (`study.configfile`)
     RESULTS/trials/<trial id>/trial.json       status, configuration, provenance, summary
                               epochs.jsonl     one row an epoch
                               searches.jsonl   one row a search
@@ -10,6 +11,7 @@ Rows are only appended, each by one write of a whole line; JSON files are replac
 kill at any moment leaves a directory that reads, and this directory, not Ray's, is the record.
 """
 
+import errno
 import json
 import os
 from collections.abc import Mapping
@@ -19,10 +21,13 @@ from typing import Any
 
 from adacomcat.checks import require
 from adacomcat.files import atomic_write_json
-from study.overrides import differences
+from study.configfile import check_version, read_config, write_config
+from study.record import changes, refusal, refuse_growth, study_record, union
 from study.schema import SCHEMA_VERSION, Experiment, Status, TrialSpec
 
 EPOCHS, SEARCHES = "epochs.jsonl", "searches.jsonl"
+EARLY = ("study.yaml", "driver.lock")
+"""Files that a driver may leave before it has begun a study."""
 
 
 def now() -> str:
@@ -59,11 +64,14 @@ def _read_json(path: Path) -> dict[str, Any]:
     except ValueError as error:
         raise ValueError(f"{path}: not JSON ({error})") from None
     require(isinstance(content, dict), str(path), type(content).__name__, "a JSON object")
-    version = content.get("schema_version")
-    known = isinstance(version, int) and 1 <= version <= SCHEMA_VERSION
-    allowed = f"up to {SCHEMA_VERSION}; a newer one needs a newer adacomcat"
-    require(known, f"{path}: schema_version", version, allowed)
+    check_version(content, f"{path}: schema_version")
     return content
+
+
+def _read_trial(path: Path) -> dict[str, Any]:
+    record = _read_json(path)
+    record.setdefault("stopped", None)  # Schema 1 knew no early end.
+    return record
 
 
 class Rows:
@@ -77,15 +85,21 @@ class Rows:
         self._file = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
 
     def append(self, row: Mapping[str, Any]) -> None:
-        """Write a row.
+        """Write a row, the whole of it or nothing.
 
         Raises:
             ValueError: a nan or an infinity, which JSON has no word for.
+            OSError: a full disk; the file is named.
         """
         line = json.dumps(row, allow_nan=False).encode() + b"\n"
-        written = os.write(self._file, line)
+        try:
+            written = os.write(self._file, line)
+        except OSError as error:
+            raise OSError(error.errno, error.strerror, str(self.path)) from None
         if written != len(line):
-            raise OSError(f"{self.path}: wrote {written} of {len(line)} bytes (is the disk full?)")
+            # Space ran out within the line, and may be there again for the next one.
+            os.ftruncate(self._file, os.fstat(self._file).st_size - written)
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(self.path))
 
     def cut(self, key: str, start: int) -> None:
         """Drop the rows whose `key` is `start` or more: a resumed trial writes them again."""
@@ -153,6 +167,15 @@ class Results:
     def study_file(self) -> Path:
         return self.root / "study.json"
 
+    @property
+    def config_file(self) -> Path:
+        return self.root / "study.yaml"
+
+    @property
+    def rungs_file(self) -> Path:
+        """The verdicts of an exploration's judge."""
+        return self.root / "rungs.jsonl"
+
     def folder(self, trial_id: str) -> Path:
         """The folder of a trial."""
         return self.root / "trials" / trial_id
@@ -173,12 +196,12 @@ class Results:
             ValueError: not JSON, or a newer schema.
         """
         path = self.folder(trial_id) / "trial.json"
-        return _read_json(path) if path.exists() else None
+        return _read_trial(path) if path.exists() else None
 
     def trials(self) -> list[dict[str, Any]]:
         """All trials, by id."""
         folders = sorted((self.root / "trials").glob("*/trial.json"))
-        return [_read_json(path) for path in folders]
+        return [_read_trial(path) for path in folders]
 
     def status(self, trial_id: str) -> Status:
         """Where a trial stands."""
@@ -194,25 +217,38 @@ class Results:
         """The rows of a trial's searches."""
         return read_rows(self.folder(trial_id) / SEARCHES)
 
-    def check(
-        self, experiment: Experiment, configs: Mapping[str, Mapping[str, Any]]
-    ) -> dict[str, Any] | None:
+    def check(self, experiment: Experiment, *, extend: bool = False) -> dict[str, Any] | None:
         """See whether a study can be written here, or goes on here.
 
-        A study goes on when its experiment, workload and arms are the same; its seeds may grow.
+        A study goes on when its experiment, workload, arms and exploration are the same; fewer
+        seeds or samples than before leave what is there.
+
+        Args:
+            experiment: what is asked.
+            extend: whether seeds, samples or arms may be added.
 
         Returns:
             The content of the `study.json` that is there; None where there is none.
 
         Raises:
             ValueError: the directory holds another study, files that are no study, or a newer
-                schema.
+                schema; or more is asked than `extend` allows.
         """
         if self.study_file.exists():
-            before = self.study()
-            self._refuse_other(before, _study_record(experiment, configs))
+            before, now = self.study(), study_record(experiment)
+            way_out = "give another --results, or delete this one"
+            for key in ("experiment", "workload"):
+                allowed = f"{before[key]!r}, which {self.root} holds; {way_out}"
+                require(now[key] == before[key], f"--{key}", now[key], allowed)
+            changed = changes(before, now)
+            if changed:
+                raise ValueError(refusal(f"--results: {self.root} holds", way_out, changed))
+            refuse_growth(before, now, self.root, extend)
             return before
-        strangers = sorted(p.name for p in self.root.iterdir()) if self.root.is_dir() else []
+        is_file = self.root.exists() and not self.root.is_dir()
+        require(not is_file, "--results", str(self.root), "a directory; this is a file")
+        there = sorted(path.name for path in self.root.iterdir()) if self.root.exists() else []
+        strangers = [name for name in there if name not in EARLY and not name.startswith(".")]
         allowed = f"a study's folder, or an empty one; it has {', '.join(strangers[:3])}"
         require(not strangers, "--results", str(self.root), allowed)
         return None
@@ -220,50 +256,40 @@ class Results:
     def begin(
         self,
         experiment: Experiment,
-        configs: Mapping[str, Mapping[str, Any]],
         *,
+        extend: bool = False,
         command: str,
         provenance: Mapping[str, Any],
+        forked_from: str | None = None,
     ) -> None:
-        """Write `study.json`, or go on with the study that is there.
+        """Write `study.json` and `study.yaml`, or go on with the study that is there.
 
         Args:
             experiment: what is asked.
-            configs: name of an arm -> its configuration, but for the seed.
+            extend: as `check` takes it.
             command: as the user gave it.
             provenance: of the driver.
+            forked_from: the results directory that this one began with, if any; it is kept.
 
         Raises:
             ValueError: as `check`, or the directory cannot be written.
         """
-        before = self.check(experiment, configs)
-        study = _study_record(experiment, configs) | {
+        before = self.check(experiment, extend=extend)
+        whole = union(before, experiment) if before else experiment
+        study = study_record(whole) | {
             "started": before["started"] if before else now(),
             "command": command,
             "provenance": dict(provenance),
+            "forked_from": before.get("forked_from") if before else forked_from,
         }
-        if before:
-            study["seeds"] = sorted({*before["seeds"], *study["seeds"]})
         try:
             self.root.mkdir(parents=True, exist_ok=True)
+            # In this order: `load` takes a file that asks for less than the record, after a kill
+            # between the two.
             atomic_write_json(self.study_file, study)
+            write_config(whole, self.config_file)
         except OSError as error:
             raise ValueError(f"--results: cannot write {self.root} ({error.strerror})") from None
-
-    def _refuse_other(self, before: Mapping[str, Any], now: Mapping[str, Any]) -> None:
-        way_out = "; give another --results, or delete this one"
-        for key in ("experiment", "workload"):
-            allowed = f"{before[key]!r}, which {self.root} holds{way_out}"
-            require(now[key] == before[key], f"--{key}", now[key], allowed)
-        there, asked = _arms_by_name(before), _arms_by_name(now)
-        changed = differences(there, asked)
-        if changed:
-            shown = "\n  ".join(changed[:5])
-            more = f"\n  and {len(changed) - 5} more" if len(changed) > 5 else ""
-            raise ValueError(
-                f"--results: {self.root} holds a study with other settings"
-                f"{way_out}. There -> asked:\n  {shown}{more}"
-            )
 
     def add(self, spec: TrialSpec) -> None:
         """Make the record of a trial, unless it has one."""
@@ -274,6 +300,7 @@ class Results:
                 "label": spec.label, "seed": spec.seed, "status": "pending",
                 "config": spec.config, "needs": spec.needs, "provenance": None,
                 "started": None, "finished": None, "error": None, "summary": None,
+                "stopped": None,
             })  # fmt: skip
 
     def update(self, trial_id: str, status: Status, **changes: Any) -> None:
@@ -281,36 +308,28 @@ class Results:
         record = self.trial(trial_id)
         assert record is not None, trial_id
         assert changes.keys() <= record.keys(), changes.keys() - record.keys()
-        self.write(trial_id, record | changes | {"status": status})
+        version = {"schema_version": SCHEMA_VERSION}
+        self.write(trial_id, record | changes | version | {"status": status})
 
     def write(self, trial_id: str, record: Mapping[str, Any]) -> None:
         """Replace the record of a trial."""
         atomic_write_json(self.folder(trial_id) / "trial.json", record)
 
 
-def _study_record(
-    experiment: Experiment, configs: Mapping[str, Mapping[str, Any]]
-) -> dict[str, Any]:
-    """What makes a study this study; `begin` adds when and by which command."""
-    arms = [
-        {
-            "name": arm.name,
-            "label": arm.label,
-            "schedule": configs[arm.name]["schedule"],
-            "needs": {need.role: need.arm for need in arm.needs},
-            "config": {k: v for k, v in configs[arm.name].items() if k != "seed"},
-        }
-        for arm in experiment.arms
-    ]
-    return {
-        "schema_version": SCHEMA_VERSION,
-        "experiment": experiment.name,
-        "question": experiment.question,
-        "workload": experiment.workload.name,
-        "arms": arms,
-        "seeds": list(experiment.seeds),
-    }
+def load(results: Results) -> Experiment:
+    """The experiment of a results directory, from its `study.yaml`.
 
-
-def _arms_by_name(study: Mapping[str, Any]) -> dict[str, Any]:
-    return {arm["name"]: {"needs": arm["needs"], **arm["config"]} for arm in study["arms"]}
+    Raises:
+        ValueError: no study, one of a version that wrote no such file, or a file that was edited.
+    """
+    study = results.study()
+    path = results.config_file
+    allowed = f"a directory with study.yaml; this study goes on by its command: {study['command']}"
+    require(path.is_file(), "results", str(results.root), allowed)
+    experiment = read_config(path)
+    changed = changes(study, study_record(experiment))
+    if changed:
+        way_out = "to run the file as it is: --config FILE with another --results"
+        raise ValueError(refusal(f"{path} was edited: study.json has", way_out, changed))
+    results.check(experiment)
+    return experiment

@@ -1,136 +1,41 @@
-"""One trial in a worker, under Ray Tune or Ray Train, and what is recorded of it."""
+"""The trials of one arm in a worker, under Ray Tune or Ray Train, and what is recorded of them."""
 
-import json
-import os
+import errno
+import time
 import traceback
-from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, field
-from functools import lru_cache
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import closing
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import torch
-from torch import nn
 
-from adacomcat.config import (
-    DataConfig,
-    DenseConfig,
-    ModelConfig,
-    TrialConfig,
-    from_mapping,
-)
-from adacomcat.data import Splits, build_splits
-from adacomcat.interop.timm import create_model
-from adacomcat.schedule import Never
-from adacomcat.training import Reporter, Trial, dense_model, run_trial
+from adacomcat.parallel import from_first_worker
+from study.body import Body, Outcome, train_trial
 from study.cluster import Placement
-from study.expand import RESOLVED
+from study.judge import Verdict
+from study.lock import trial_lock
+from study.metrics import TrialMetrics
+from study.objectives import mean_values
 from study.provenance import collect
-from study.schema import TrialSpec
+from study.schema import FINAL, TrialSpec
 from study.store import Results, TraceWriter, now
 
 Report = Callable[[dict[str, Any]], None]
 """Takes flat metrics on their way to Ray."""
 
+PREDECESSOR_WAIT_S = 60.0
+"""A worker outlives its killed driver by a second or two, and may still be writing."""
+
 
 @dataclass(frozen=True)
-class Outcome:
-    """What the body of a trial leaves beside its trace."""
+class Referee:
+    """Where the judge of an exploration is, what it judges by, and when."""
 
-    summary: dict[str, Any]
-    split_hashes: Mapping[str, str] = field(default_factory=dict)
-
-
-class Body(Protocol):
-    """What a trial does; called on every worker of it."""
-
-    def __call__(
-        self, config: TrialConfig, *, directory: Path, reporter: Reporter, cache: Path, device: str
-    ) -> Outcome: ...
-
-
-def default_cache() -> Path:
-    """The folder of dense models: ADACOMCAT_CACHE, or `.cache/adacomcat` in the home folder."""
-    folder = os.environ.get("ADACOMCAT_CACHE")
-    return Path(folder).absolute() if folder else Path.home() / ".cache" / "adacomcat"
-
-
-def train_trial(
-    config: TrialConfig, *, directory: Path, reporter: Reporter, cache: Path, device: str
-) -> Outcome:
-    """The body of every study: the engine, on the workload's cached dense model."""
-    dense, splits = _prepared(_workload_key(config), cache, device)
-    summary = run_trial(
-        config, dense=dense, splits=splits, directory=directory, reporter=reporter, device=device
-    )
-    return Outcome(summary, dict(splits.hashes))
-
-
-def prepare_dense(config: TrialConfig, cache: Path, device: str, progress: Report | None) -> None:
-    """Train the dense model of a workload in this process, unless the cache has it."""
-    # The GPUs may be those of other machines of the cluster.
-    here = device if torch.cuda.is_available() else "cpu"
-    dense_model(config, build_splits(config.data), cache, device=here, progress=progress)
-    # The trials get the GPU that this process has used.
-    torch.cuda.empty_cache()
-
-
-def check_buildable(configs: list[TrialConfig]) -> None:
-    """Build every trial on an untrained model, so that a bad setting is refused before any starts.
-
-    Raises:
-        ValueError: a setting that the data, the model, the method or the budget does not allow.
-    """
-    for config in configs:
-        dense, splits = _untrained(_workload_key(config))
-        values = config.to_json()
-        if config.schedule.get("kind") == RESOLVED:
-            values["schedule"] = Never().config()
-        Trial(
-            from_mapping(TrialConfig, values),
-            dense=dense, splits=splits, directory=Path(), reporter=_Silent(),
-        )  # fmt: skip
-
-
-class _Silent:
-    def epoch(self, row: dict[str, Any]) -> None: ...
-
-    def search(self, row: dict[str, Any]) -> None: ...
-
-
-def _workload_key(config: TrialConfig) -> str:
-    values = config.to_json()
-    return json.dumps({name: values[name] for name in ("data", "model", "dense")})
-
-
-def _workload(key: str) -> TrialConfig:
-    values = json.loads(key)
-    return TrialConfig(
-        data=from_mapping(DataConfig, values["data"], "data"),
-        model=from_mapping(ModelConfig, values["model"], "model"),
-        dense=from_mapping(DenseConfig, values["dense"], "dense"),
-    )
-
-
-# A worker runs many trials of one workload, one after the other: one entry is all it needs.
-@lru_cache(maxsize=1)
-def _prepared(key: str, cache: Path, device: str) -> tuple[nn.Module, Splits]:
-    config = _workload(key)
-    splits = build_splits(config.data)
-    return dense_model(config, splits, cache, device=device), splits
-
-
-@lru_cache(maxsize=1)
-def _untrained(key: str) -> tuple[nn.Module, Splits]:
-    config = _workload(key)
-    splits = build_splits(config.data)
-    model = create_model(
-        config.model,
-        num_classes=splits.num_classes,
-        in_chans=splits.in_chans,
-        image_size=splits.image_size,
-    )
-    return model, splits
+    ask: Callable[[str, int, Sequence[float]], Verdict]
+    objectives: tuple[str, ...]
+    rungs: tuple[int, ...]
 
 
 @dataclass(frozen=True)
@@ -143,54 +48,204 @@ class Job:
     placement: Placement
     git: dict[str, Any]
     body: Body = train_trial
+    referee: Referee | None = None
+    report_every_s: float = 0.5
+    """At most how often a trial tells Ray of an epoch; the trace has all of them."""
 
 
 class _TraceReporter:
-    """Writes the rows of a trial on its first worker, and passes each epoch on to Ray."""
+    """Writes the rows of a trial on its first worker, and passes epochs on to Ray."""
 
-    def __init__(self, writer: TraceWriter | None, report: Report) -> None:
+    def __init__(self, spec: TrialSpec, writer: TraceWriter | None, report: Report, job: Job):
         self._writer, self._report = writer, report
+        self._who = {"trial": spec.trial_id, "seed": spec.seed}
+        self._metrics = TrialMetrics(spec) if writer is not None else None
+        # Ray Train waits at a report until every worker has called it: there, none is left out.
+        nested = job.placement.executor == "train"
+        self._every_s = 0.0 if nested else job.report_every_s
+        self._told = 0.0
 
     def epoch(self, row: dict[str, Any]) -> None:
         if self._writer is not None:
             self._writer.epoch(row)
-        # Ray Train waits at a report until every worker has called it.
-        self._report(row)
+        if self._metrics is not None:
+            self._metrics.epoch(row)
+        if time.monotonic() - self._told >= self._every_s:
+            self._told = time.monotonic()
+            self._report(self._who | row)
 
     def search(self, row: dict[str, Any]) -> None:
         if self._writer is not None:
             self._writer.search(row)
 
+    def close(self) -> None:
+        """Take the trial's gauges down."""
+        if self._metrics is not None:
+            self._metrics.close()
 
-def run_spec(spec: TrialSpec, job: Job, report: Report) -> None:
-    """Run a trial and record how it ended; a failure is recorded, not raised.
 
-    The study goes on when a trial fails, and its worker takes the next one.
+class ArmRun:
+    """The trials of one arm on one worker: in turn, in step from rung to rung."""
+
+    def __init__(
+        self, specs: Sequence[TrialSpec], job: Job, device: str, report: Report, *, first: bool
+    ) -> None:
+        """
+        Args:
+            specs: the arm's trials, resolved, one a seed.
+            job: what all trials share.
+            device: of this worker.
+            report: takes a row an epoch and, at the end of a trial, its `status`; called on every
+                worker, since Ray Train waits for all of them.
+            first: whether this worker keeps the records.
+        """
+        self.specs, self.job, self.device = specs, job, device
+        self.report, self.first = report, first
+        self.results = Results(Path(job.root))
+        self.provenance = collect(job.git) | {"execution": asdict(job.placement)}
+
+    def run(self) -> None:
+        """Run what is left of the trials.
+
+        Raises:
+            Exception: of a trial's body; nothing is recorded of it here.
+        """
+        # Ray gives a worker one thread, whatever its CPUs; and the setting is of this thread alone.
+        torch.set_num_threads(self.job.placement.threads)
+        if from_first_worker(all(self._is_there(spec, None) for spec in self.specs)):
+            return
+        referee = self.job.referee
+        for rung in referee.rungs if referee else ():
+            for spec in self.specs:
+                self._run_trial(spec, rung)
+            assert referee is not None
+            verdict = from_first_worker(self._ask(referee, rung) if self.first else None)
+            assert verdict is not None
+            if verdict.stop:
+                self._stop(verdict)
+                return
+        for spec in self.specs:
+            self._run_trial(spec, None)
+
+    def _run_trial(self, spec: TrialSpec, until: int | None) -> None:
+        """One trial up to a rung, or to its end."""
+        # The first worker decides: another one may see the files late, over a network.
+        if from_first_worker(self._is_there(spec, until)):
+            return
+        outcome = (self._record if self.first else self._run_body)(spec, until)
+        if outcome is not None:
+            self.report({"trial": spec.trial_id, "status": "finished"})
+
+    def _record(self, spec: TrialSpec, until: int | None) -> Outcome | None:
+        """The body, and what it leaves, in the trial's folder."""
+        folder = self.results.folder(spec.trial_id)
+        with trial_lock(folder, PREDECESSOR_WAIT_S):
+            self._begin(spec)
+            with closing(TraceWriter(folder)) as writer:
+                outcome = self._run_body(spec, until, writer)
+            if outcome is not None:
+                self._finish(spec, outcome)
+        return outcome
+
+    def _is_there(self, spec: TrialSpec, until: int | None) -> bool:
+        if self.results.status(spec.trial_id) in FINAL:
+            return True
+        return until is not None and len(self.results.epochs(spec.trial_id)) >= until
+
+    def _run_body(
+        self, spec: TrialSpec, until: int | None, writer: TraceWriter | None = None
+    ) -> Outcome | None:
+        reporter = _TraceReporter(spec, writer, self.report, self.job)
+        try:
+            return self.job.body(
+                spec.trial_config(),
+                directory=self.results.folder(spec.trial_id),
+                reporter=reporter,
+                cache=Path(self.job.cache),
+                device=self.device,
+                until=until,
+            )
+        finally:
+            reporter.close()
+
+    def _begin(self, spec: TrialSpec) -> None:
+        record = self.results.trial(spec.trial_id)
+        assert record is not None, spec.trial_id
+        if record["status"] != "running":
+            self.results.update(
+                spec.trial_id, "running", config=spec.config, provenance=self.provenance,
+                started=record["started"] or now(), finished=None, error=None, summary=None,
+            )  # fmt: skip
+
+    def _finish(self, spec: TrialSpec, outcome: Outcome) -> None:
+        self.results.update(
+            spec.trial_id, "finished", finished=now(), summary=outcome.summary,
+            provenance=self.provenance | {"split_hashes": dict(outcome.split_hashes)},
+        )  # fmt: skip
+
+    def _ask(self, referee: Referee, rung: int) -> Verdict:
+        """The judge's word on the means over the seeds, each as it stood at the rung."""
+        traces = [self.results.epochs(spec.trial_id)[:rung] for spec in self.specs]
+        values = mean_values(traces, referee.objectives)
+        return referee.ask(self.specs[0].arm, rung, values)
+
+    def _stop(self, verdict: Verdict) -> None:
+        for spec in self.specs if self.first else ():
+            self.results.update(spec.trial_id, "stopped", finished=now(), stopped=asdict(verdict))
+            self.report({"trial": spec.trial_id, "status": "stopped"})
+
+
+def run_arm(specs: Sequence[TrialSpec], job: Job, report: Report) -> None:
+    """Run the trials of an arm; a failure is recorded, not raised.
+
+    The study goes on when a trial fails, and its worker takes the next arm.
 
     Args:
-        spec: the trial, resolved.
+        specs: the arm's trials, resolved, one a seed.
         job: what all trials share.
-        report: takes a row an epoch and, last, `{"status": ...}`.
+        report: takes a row an epoch and, last, the `status` of each trial; before, `kept` for each
+            that ended earlier; `disk_full` where nothing can be recorded any more.
     """
+    from study.nested import run_nested
+
     results = Results(Path(job.root))
-    provenance = collect(job.git) | {"execution": asdict(job.placement)}
-    results.update(
-        spec.trial_id, "running", config=spec.config, provenance=provenance,
-        started=now(), finished=None, error=None, summary=None,
-    )  # fmt: skip
-    execute = _run_nested if job.placement.executor == "train" else _run_here
+    for spec in specs:
+        if results.status(spec.trial_id) in FINAL:
+            # Tune wants a word of every trial, also of one that has nothing left to do.
+            report({"trial": spec.trial_id, "kept": True})
     try:
-        outcome = execute(spec, job, report)
+        # The same arm, suggested twice, waits here and finds its trials finished.
+        with trial_lock(results.folder(specs[0].trial_id) / "arm", float("inf")):
+            if job.placement.executor == "train":
+                run_nested(specs, job)
+            else:
+                ArmRun(specs, job, job.placement.device, report, first=True).run()
     except Exception as error:
-        results.update(spec.trial_id, "failed", finished=now(), error=failure_text(error))
-        report({"status": "failed"})
-        return
-    provenance["split_hashes"] = dict(outcome.split_hashes)
-    results.update(
-        spec.trial_id, "finished",
-        finished=now(), summary=outcome.summary, provenance=provenance,
-    )  # fmt: skip
-    report({"status": "finished"})
+        if is_disk_full(error):
+            report({"trial": specs[0].trial_id, "disk_full": True})
+        else:
+            record_failure(specs, results, error, report)
+
+
+def record_failure(
+    specs: Sequence[TrialSpec], results: Results, error: BaseException | str, report: Report
+) -> None:
+    """Mark what is left of an arm as failed: a mean over fewer seeds compares with no other."""
+    text = error if isinstance(error, str) else failure_text(error)
+    for spec in specs:
+        if results.status(spec.trial_id) not in FINAL:
+            results.update(spec.trial_id, "failed", finished=now(), error=text)
+            report({"trial": spec.trial_id, "status": "failed"})
+
+
+def is_disk_full(error: BaseException | None) -> bool:
+    """Whether a full disk or an exhausted quota is behind an error."""
+    while error is not None:
+        if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+            return True
+        # Ray wraps what an actor raised, and keeps it as `cause`.
+        error = getattr(error, "cause", None) or error.__cause__ or error.__context__
+    return False
 
 
 def failure_text(error: BaseException) -> str:
@@ -204,73 +259,6 @@ def failure_text(error: BaseException) -> str:
 
 def _headline(error: BaseException) -> str:
     return f"{type(error).__name__}: {error}".partition("\n")[0]
-
-
-def _run_here(spec: TrialSpec, job: Job, report: Report) -> Outcome:
-    return _run_body(spec, job, job.placement.device, report, first=True)
-
-
-def _run_body(spec: TrialSpec, job: Job, device: str, report: Report, *, first: bool) -> Outcome:
-    """The body on one worker, with the threads that it was given."""
-    # Ray gives a worker one thread, whatever its CPUs; and the setting is of this thread alone.
-    torch.set_num_threads(job.placement.threads)
-    folder = Results(Path(job.root)).folder(spec.trial_id)
-    writer = TraceWriter(folder) if first else None
-    try:
-        return job.body(
-            spec.trial_config(),
-            directory=folder,
-            reporter=_TraceReporter(writer, report),
-            cache=Path(job.cache),
-            device=device,
-        )
-    finally:
-        if writer is not None:
-            writer.close()
-
-
-def _run_nested(spec: TrialSpec, job: Job, report: Report) -> Outcome:
-    """The trial as a Ray Train run; its reports reach Tune through Ray's own callback."""
-    import ray.train.torch
-    from ray.tune.integration.ray_train import TuneReportCallback
-
-    # Any: what type checkers see of ray.train is its first version, what runs is the second.
-    train: Any = ray.train
-
-    def worker(config: dict[str, Any]) -> dict[str, Any]:
-        return _train_worker(TrialSpec.model_validate(config["spec"]), job)
-
-    placement = job.placement
-    resources: dict[str, float] = {"CPU": placement.cpus}
-    if placement.gpus:
-        resources["GPU"] = placement.gpus
-    result = train.torch.TorchTrainer(
-        worker,
-        train_loop_config={"spec": spec.model_dump()},
-        scaling_config=train.ScalingConfig(
-            num_workers=placement.workers,
-            use_gpu=placement.gpus > 0,
-            resources_per_worker=resources,
-        ),
-        run_config=train.RunConfig(
-            # Train goes on by equal name and path, so the name is the trial's own.
-            name=spec.trial_id,
-            storage_path=str(ray_folder(job.root) / "train"),
-            callbacks=[TuneReportCallback()],
-            failure_config=train.FailureConfig(max_failures=0, controller_failure_limit=1),
-        ),
-    ).fit()
-    returned: dict[str, Any] | None = result.return_value
-    assert returned is not None, "the first worker returned nothing"
-    return Outcome(**returned)
-
-
-def _train_worker(spec: TrialSpec, job: Job) -> dict[str, Any]:
-    import ray.train.torch
-
-    first = ray.train.get_context().get_world_rank() == 0
-    device = str(ray.train.torch.get_device())
-    return asdict(_run_body(spec, job, device, ray.train.report, first=first))
 
 
 def ray_folder(root: str | Path) -> Path:

@@ -1,7 +1,7 @@
 """The engine of a trial: a search phase, then a finetune phase on the plan that it left.
 
 An epoch is: search if the schedule says so, train, evaluate, report, save. Searching and training
-    alike go through the waist (`adacomcat.method`); nothing here knows what a rank is.
+alike go through the waist (`adacomcat.method`); nothing here knows what a rank is.
 """
 
 import copy
@@ -23,12 +23,13 @@ from adacomcat.interop.timm import input_shape
 from adacomcat.method import build_method
 from adacomcat.plan import Plan
 from adacomcat.schedule import build_schedule
-from adacomcat.search.searcher import Searcher, SearchReport
+from adacomcat.search.searcher import Searcher
 from adacomcat.seeds import seed_everything
 from adacomcat.training.clock import Clock
 from adacomcat.training.distill import Distiller, align_weight
 from adacomcat.training.epoch import EpochStats, evaluate, train_epoch
 from adacomcat.training.optim import build_optimizer, migrate, set_learning_rate
+from adacomcat.training.rows import search_row
 from adacomcat.training.state import CHECKPOINT_FILE, load_state, save_state
 
 PHASES = ("search", "finetune")
@@ -99,10 +100,21 @@ class Trial:
 
     # The loop.
 
-    def run(self) -> dict[str, Any]:
-        """Run what is left of both phases and return the summary."""
+    def run(self, until: int | None = None) -> dict[str, Any] | None:
+        """Run what is left of both phases.
+
+        Args:
+            until: pause when this many epochs, counted over both phases, are done; None: run to
+                the end. A trial that was paused goes on when it is run again, or from its
+                checkpoint, with the trace of one that never paused.
+
+        Returns:
+            The summary; None where the trial was paused.
+        """
         started = time.perf_counter() - sum(row["wall_s"] for row in self.rows)
         while not self._phase_is_over():
+            if until is not None and self._step_epoch() >= until:
+                return None
             self._run_epoch()
         with self.clock.span("eval"):
             test_acc, test_loss = self._evaluate(self.model, self.splits.test)
@@ -196,7 +208,7 @@ class Trial:
         distance = None if before is None else plan.distance(before)
         changed = list(plan.decisions) if before is None else list(plan.changed(before))
         self.schedule.observe(self.epoch, distance)
-        row = self._search_row(report, distance, changed, time.perf_counter() - started)
+        row = search_row(report, self.budget, distance, changed, time.perf_counter() - started)
         self.search_rows.append(row)
         self.reporter.search(row)
         return len(changed)
@@ -227,6 +239,15 @@ class Trial:
         return evaluate(model, loader, self.recipe)
 
     # State.
+
+    def resume(self) -> None:
+        """Go on from the checkpoint in the trial's folder, if there is one.
+
+        Raises:
+            ValueError: the checkpoint is damaged, of another configuration or of other data.
+        """
+        if (self.checkpoint / CHECKPOINT_FILE).is_file():
+            self.load_state_dict(load_state(self.checkpoint))
 
     def save(self) -> None:
         """Write the checkpoint; the old one stays whole until the new one is."""
@@ -321,29 +342,6 @@ class Trial:
             )
         return self._loaders[key]
 
-    def _search_row(
-        self, report: SearchReport, distance: float | None, changed: list[str], seconds: float
-    ) -> dict[str, Any]:
-        proposal = report.proposal
-        return {
-            "index": report.index,
-            "epoch": report.epoch,
-            "temperature": report.temperature,
-            "loss": report.loss,
-            "accuracy": report.accuracy,
-            "expected_cost": report.expected_cost,
-            "target_cost": self.budget.target,
-            "plan_cost": proposal.cost,
-            "unit": self.budget.unit,
-            "distance": distance,
-            "changed": changed,
-            "plan": dict(proposal.plan.decisions),
-            "logits": proposal.logits,
-            "seconds": seconds,
-            "images": report.images,
-            "steps": report.steps,
-        }
-
     def _summary(
         self, test_acc: float, test_loss: float, dense_acc: float, wall_s: float
     ) -> dict[str, Any]:
@@ -376,16 +374,17 @@ def run_trial(
     reporter: Reporter,
     device: str = "cpu",
 ) -> dict[str, Any]:
-    """Run a trial, from its checkpoint where there is one, and return its summary.
+    """Run a trial, from its checkpoint where there is one, to its end and return its summary.
 
     See `Trial` for arguments and errors.
     """
     trial = Trial(
         config, dense=dense, splits=splits, directory=directory, reporter=reporter, device=device
     )
-    if (trial.checkpoint / CHECKPOINT_FILE).is_file():
-        trial.load_state_dict(load_state(trial.checkpoint))
-    return trial.run()
+    trial.resume()
+    summary = trial.run()
+    assert summary is not None
+    return summary
 
 
 def _check_same(name: str, saved: Mapping[str, Any], now: Mapping[str, Any]) -> None:

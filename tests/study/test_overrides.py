@@ -1,7 +1,18 @@
+from typing import Any
+
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from adacomcat.config import TrialConfig
-from study.overrides import build_config, differences, dotted_keys, parse_settings
+from study.overrides import (
+    build_config,
+    differences,
+    dotted_keys,
+    parse_settings,
+    read_yaml,
+    write_yaml,
+)
 
 
 def test_values_of_the_command_line_mean_what_they_say() -> None:
@@ -107,3 +118,62 @@ def test_differences_of_configurations() -> None:
     new = {"a": {"b": 1, "c": 4}, "d": 3, "new": [1]}
     assert differences(old, new) == ["a.c: 2 -> 4", "gone: 0 -> null", "new: null -> [1]"]
     assert differences(old, old) == []
+
+
+def test_whole_numbers_and_floats_differ_as_they_do_in_the_id_of_a_trial() -> None:
+    assert differences({"a": 2, "b": [1]}, {"a": 2.0, "b": [1]}) == ["a: 2 -> 2.0"]
+    assert differences({"a": 1}, {"a": True}) == ["a: 1 -> true"]
+
+
+words = st.sampled_from(
+    ["1e-3", "1_000", "0x1f", "no", "~", "None", "2024-01-01", "", " a ", "a: b", "- a", "#", "<<"]
+)
+scalars = st.one_of(
+    st.none(), st.booleans(), st.integers(), words, st.text(),
+    st.floats(allow_nan=False, allow_infinity=False),
+)  # fmt: skip
+texts = st.one_of(words, st.text())
+data = st.recursive(
+    scalars, lambda inner: st.lists(inner) | st.dictionaries(texts, inner), max_leaves=12
+)
+
+
+def typed(value: Any) -> Any:
+    """With the types beside the values, since 1, 1.0 and true are equal."""
+    if isinstance(value, dict):
+        return [(key, typed(entry)) for key, entry in value.items()]
+    return [typed(v) for v in value] if isinstance(value, list) else (type(value), value)
+
+
+@given(value=data)
+def test_what_is_written_is_read_back(value: Any) -> None:
+    assert typed(read_yaml(write_yaml(value))) == typed(value)
+
+
+def test_no_value_is_null_and_quotes_make_it_a_text() -> None:
+    assert read_yaml("a:\nb: ''\nc: [~, '~']") == {"a": None, "b": "", "c": [None, "~"]}
+    assert read_yaml("") is None
+
+
+def test_what_occurs_twice_is_written_twice() -> None:
+    shared = {"epochs": 3, "ranks": [1, 2]}
+    text = write_yaml({"b": shared, "a": shared})
+    assert text == "b:\n  epochs: 3\n  ranks: [1, 2]\na:\n  epochs: 3\n  ranks: [1, 2]\n"
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("a: 1\nb: 2\na: 3", "^line 3: the key 'a' is given twice$"),
+        ("a:\n  b: [1\n", "^line 3: "),
+        ("a: 1\n\tb: 2", "^line 2: .*cannot start any token"),
+        ("a: \x01", "not allowed"),
+        ("a: !!int x", "invalid literal"),
+        ("a: !!python/name:os.system x", "could not determine a constructor"),
+        ("[" * 1000, "."),
+    ],
+)
+def test_broken_yaml_names_the_line(text: str, message: str) -> None:
+    with pytest.raises(ValueError, match=message) as refusal:
+        read_yaml(text)
+    assert "\n" not in str(refusal.value)

@@ -15,6 +15,7 @@ from study.store import Results
 
 SCRIPT = repository() / "study" / "run.py"
 EXPERIMENT = ("--experiment", "adaptive_vs_fixed", "--workload", "synthetic")
+EXPLORE = ("--experiment", "dp_coefficients", "--workload", "synthetic")
 SHORT = ("--set", "search_phase.epochs=2", "--set", "finetune.epochs=1")
 
 
@@ -64,7 +65,9 @@ def test_the_script_prints_its_trials_and_runs_nothing(tmp_path: Path) -> None:
     oracle = next(line for line in lines if line.startswith("synthetic-oracle-s0-"))
     assert "synthetic-fixed_1-s0-" in oracle
     where = tmp_path / "results" / "adaptive_vs_fixed-synthetic"
-    assert lines[-1] == f"16 trials, results in {where}"
+    assert lines[-3] == "16 trials"
+    assert lines[-2].startswith("on this machine ")
+    assert lines[-1] == f"results: {where}"
     assert list(tmp_path.iterdir()) == []
 
 
@@ -79,6 +82,20 @@ def test_the_script_prints_its_trials_and_runs_nothing(tmp_path: Path) -> None:
         ([*EXPERIMENT, "--set", "search_phase.epochs=abc"], "search_phase.epochs: got 'abc'"),
         ([*EXPERIMENT, "--set", "schedule.kind=once"], "schedule.kind: got 'once', allowed: no"),
         ([*EXPERIMENT, "--set", "budget.reduction=0.999"], "budget.reduction: got 0.999"),
+        ([*EXPERIMENT, "--list"], "--experiment, --list: got 'all of them', allowed: one of them"),
+        (["--resume", "nowhere"], "study.json"),
+        (["--resume", "x", "--set", "a=1"], "--set: got ['a=1'], allowed: with --resume only to"),
+        (["--resume", "x", "--seeds", "3"], "--seeds: got 3, allowed: with --resume only to"),
+        (["--resume", "x", "--extend"], "--extend: got (None, None), allowed: together with"),
+        (["--resume", "x", "--workload", "digits"], "the study has it"),
+        ([*EXPERIMENT, "--fork", "new"], "--fork: got PosixPath('new'), allowed: with --resume"),
+        (["--config", "x", "--workload", "digits"], "nothing with --config"),
+        ([*EXPERIMENT, "--estimate"], "--estimate: got True, allowed: together with --dry-run"),
+        ([*EXPERIMENT, "--samples", "5"], "--samples: got 5, allowed: nothing: adaptive_vs_fixed"),
+        ([*EXPLORE, "--samples", "0"], "--samples: got 0, allowed: 1 or more"),
+        ([*EXPLORE, "--objectives", "val_acc,val_acc"], "each objective once"),
+        ([*EXPLORE, "--objectives", "val_acc,serches"], "did you mean 'searches'?"),
+        ([*EXPLORE, "--set", "schedule.growth=2"], "schedule.growth: got 2"),
         ([*EXPERIMENT, "--workers", "0"], "--workers: got 0"),
         ([*EXPERIMENT, "--workers", "2", "--executor", "tune"], "--executor: got 'tune'"),
     ],
@@ -127,11 +144,11 @@ def test_a_finished_study_is_summed_up_again_without_running(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     from study.catalog import load_experiment
-    from study.expand import arm_configs, expand
+    from study.expand import expand
 
     experiment = load_experiment("adaptive_vs_fixed", "synthetic", 1)
     results = Results(tmp_path)
-    results.begin(experiment, arm_configs(experiment, {}), command="", provenance={})
+    results.begin(experiment, command="", provenance={})
     for spec in expand(experiment):
         results.add(spec)
         summary = {"test_acc": 0.5, "searches": 3, "params": 1000, "dense_test_acc": 0.75}
@@ -165,7 +182,7 @@ def test_an_interrupt_marks_what_was_running(tmp_path: Path) -> None:
     finally:
         driver.kill()
     assert driver.returncode == 130, err
-    assert "interrupted; the same command runs what is left" in out
+    assert "interrupted; --resume, or the same command, runs what is left" in out
     assert err == ""
     status = {
         p.parent.name: json.loads(p.read_text())["status"] for p in root.glob("*/*/trial.json")

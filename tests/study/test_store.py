@@ -1,18 +1,48 @@
+import errno
 import json
 import math
+import re
+import resource
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from study.expand import arm_configs, expand
-from study.schema import Experiment
-from study.store import EPOCHS, SEARCHES, Results, Rows, TraceWriter, read_rows
+from study.configfile import read_config
+from study.expand import apply_settings, expand
+from study.exploration import Dimension, Exploration
+from study.schema import Arm, Experiment
+from study.store import EPOCHS, SEARCHES, Results, Rows, TraceWriter, load, read_rows
 
 
-def begin(results: Results, experiment: Experiment, settings: dict[str, Any] | None = None) -> None:
-    configs = arm_configs(experiment, settings or {})
-    results.begin(experiment, configs, command="run", provenance={"git_commit": "abc"})
+def begin(results: Results, experiment: Experiment, *, extend: bool = False) -> None:
+    provenance = {"git_commit": "abc"}
+    results.begin(experiment, extend=extend, command="run", provenance=provenance)
+
+
+def with_seeds(experiment: Experiment, *seeds: int) -> Experiment:
+    return experiment.model_copy(update={"seeds": seeds})
+
+
+def exploring(experiment: Experiment, samples: int = 3, **changes: Any) -> Experiment:
+    """The first two arms as references of an exploration."""
+    growth = Dimension(name="growth", setting="schedule.growth", kind="float", low=1, high=4)
+    asked = {"space": (growth,), "objectives": ("val_acc",), "samples": samples} | changes
+    update = {"arms": experiment.arms[:2], "exploration": Exploration(**asked)}
+    return experiment.model_copy(update=update)
+
+
+@contextmanager
+def disk_of(size: int) -> Iterator[None]:
+    """No file grows beyond this many bytes: what a full disk does to a write."""
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, limits[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
 
 
 def epoch(step: int, searches: int = 0) -> dict[str, Any]:
@@ -58,6 +88,21 @@ def test_a_row_that_json_has_no_word_for_is_refused(tmp_path: Path) -> None:
     assert read_rows(tmp_path / "a.jsonl") == []
 
 
+def test_a_full_disk_is_named_and_leaves_whole_rows(tmp_path: Path) -> None:
+    path = tmp_path / "a.jsonl"
+    rows = Rows(path)
+    rows.append({"x": 1})
+    # In the middle of a row, and then with no byte left.
+    for size in (15, 9):
+        with disk_of(size), pytest.raises(OSError, match=re.escape(str(path))) as refusal:
+            rows.append({"x": 2})
+        assert refusal.value.errno in (errno.ENOSPC, errno.EFBIG)
+        assert path.read_bytes() == b'{"x": 1}\n'
+    rows.append({"x": 3})
+    rows.close()
+    assert read_rows(path) == [{"x": 1}, {"x": 3}]
+
+
 def test_a_resumed_trial_writes_each_epoch_and_search_once(tmp_path: Path) -> None:
     first = TraceWriter(tmp_path)
     first.epoch(epoch(0))
@@ -92,7 +137,8 @@ def test_the_files_of_a_study(tmp_path: Path, tiny_experiment: Experiment) -> No
     results = Results(tmp_path / "r")
     begin(results, tiny_experiment)
     study = json.loads((tmp_path / "r" / "study.json").read_text())
-    assert study["schema_version"] == 1
+    assert study["schema_version"] == 2
+    assert study["exploration"] is None
     assert study["experiment"] == "tiny_experiment"
     assert study["question"] == "Does it run?"
     assert (study["workload"], study["seeds"], study["command"]) == ("tiny", [0], "run")
@@ -108,9 +154,9 @@ def test_the_files_of_a_study(tmp_path: Path, tiny_experiment: Experiment) -> No
     assert record["config"] == spec.config
     shown = {k: v for k, v in record.items() if k not in ("config", "trial_id", "needs")}
     assert shown == {
-        "schema_version": 1, "experiment": "tiny_experiment", "workload": "tiny", "arm": "each",
+        "schema_version": 2, "experiment": "tiny_experiment", "workload": "tiny", "arm": "each",
         "label": "each", "seed": 0, "status": "pending", "provenance": None, "started": None,
-        "finished": None, "error": None, "summary": None,
+        "finished": None, "error": None, "summary": None, "stopped": None,
     }  # fmt: skip
 
     results.update(spec.trial_id, "finished", summary={"test_acc": 1.0})
@@ -119,17 +165,64 @@ def test_the_files_of_a_study(tmp_path: Path, tiny_experiment: Experiment) -> No
     assert [record["summary"] for record in results.trials()] == [{"test_acc": 1.0}]
 
 
-def test_the_same_study_goes_on_and_may_gain_seeds(
+def test_the_same_study_goes_on_and_gains_seeds_when_asked_to(
     tmp_path: Path, tiny_experiment: Experiment
 ) -> None:
     results = Results(tmp_path)
-    begin(results, tiny_experiment.model_copy(update={"seeds": (0, 1)}))
+    begin(results, with_seeds(tiny_experiment, 0, 1))
     started = results.study()["started"]
-    begin(results, tiny_experiment.model_copy(update={"seeds": (0,)}))
+    begin(results, with_seeds(tiny_experiment, 0))
     assert results.study()["seeds"] == [0, 1]
-    begin(results, tiny_experiment.model_copy(update={"seeds": (0, 1, 2)}))
+    wider = with_seeds(tiny_experiment, 0, 1, 2)
+    with pytest.raises(ValueError, match=rf"^seeds: got \[0, 1, 2\].*--resume {tmp_path} --extend"):
+        begin(results, wider)
+    begin(results, wider, extend=True)
     assert results.study()["seeds"] == [0, 1, 2]
     assert results.study()["started"] == started
+    # Once there, they are part of the study.
+    begin(results, wider)
+    assert load(results).seeds == (0, 1, 2)
+
+
+def test_arms_are_added_when_asked_to_and_never_changed(
+    tmp_path: Path, tiny_experiment: Experiment
+) -> None:
+    results = Results(tmp_path)
+    begin(results, tiny_experiment)
+    never = Arm(name="never", label="never", overrides={"schedule": {"kind": "never"}})
+    wider = tiny_experiment.model_copy(update={"arms": (*tiny_experiment.arms, never)})
+    with pytest.raises(ValueError, match=r"^arms: got .*'never'.*--extend"):
+        begin(results, wider)
+    begin(results, wider, extend=True)
+    assert [arm["name"] for arm in results.study()["arms"]] == ["each", "once", "best", "never"]
+    with pytest.raises(ValueError, match=r"arms\.never: \{.*\.\.\. -> null"):
+        begin(results, tiny_experiment, extend=True)
+    other = never.model_copy(update={"overrides": {"schedule": {"kind": "once", "at": 2}}})
+    changed = tiny_experiment.model_copy(update={"arms": (*tiny_experiment.arms, other)})
+    with pytest.raises(ValueError, match=r"arms\.never\.schedule\.kind: \"never\" -> \"once\""):
+        begin(results, changed, extend=True)
+
+
+def test_an_exploration_gains_samples_alone(tmp_path: Path, tiny_experiment: Experiment) -> None:
+    results, experiment = Results(tmp_path), exploring(tiny_experiment)
+    begin(results, experiment)
+    more = exploring(tiny_experiment, samples=5)
+    with pytest.raises(ValueError, match="^samples: got 5, allowed: 3, .*--extend"):
+        begin(results, more)
+    begin(results, more, extend=True)
+    begin(results, experiment)  # Fewer leave what is there.
+    assert load(results).exploration == more.exploration
+    for extend in (False, True):
+        with pytest.raises(ValueError, match=r"^seeds: got \[0, 1\], allowed: \[0\], by which"):
+            begin(results, with_seeds(experiment, 0, 1), extend=extend)
+        with pytest.raises(ValueError, match="^arms: got .*'x'.*by which"):
+            arms = (*experiment.arms, Arm(name="x", label="", overrides={"schedule.kind": "never"}))
+            begin(results, experiment.model_copy(update={"arms": arms}), extend=extend)
+        with pytest.raises(ValueError, match=r"exploration\.sampler: \"tpe\" -> \"nsga2\""):
+            begin(results, exploring(tiny_experiment, sampler="nsga2"), extend=extend)
+        grid = experiment.model_copy(update={"exploration": None})
+        with pytest.raises(ValueError, match=r"exploration: \{.* -> null"):
+            begin(results, grid, extend=extend)
 
 
 def test_another_study_is_refused(tmp_path: Path, tiny_experiment: Experiment) -> None:
@@ -141,22 +234,118 @@ def test_another_study_is_refused(tmp_path: Path, tiny_experiment: Experiment) -
     workload = tiny_experiment.workload.model_copy(update={"name": "big"})
     with pytest.raises(ValueError, match="--workload: got 'big', allowed: 'tiny'"):
         begin(results, tiny_experiment.model_copy(update={"workload": workload}))
-    with pytest.raises(
-        ValueError, match=r"other settings(.|\n)*each\.search_phase\.epochs: 3 -> 5"
-    ):
-        begin(results, tiny_experiment, {"search_phase.epochs": 5})
+    for value, shown in ((5, "3 -> 5"), (4, "3 -> 4")):
+        longer = apply_settings(tiny_experiment, {"search_phase.epochs": value})
+        with pytest.raises(
+            ValueError, match=rf"other settings(.|\n)*each\.search_phase\.epochs: {shown}"
+        ):
+            begin(results, longer, extend=True)
     fewer = tiny_experiment.model_copy(update={"arms": tiny_experiment.arms[:2]})
     with pytest.raises(ValueError, match=r"best: \{.*\.\.\. -> null"):
         begin(results, fewer)
 
 
+def test_a_number_written_another_way_makes_other_trials_and_so_another_study(
+    tmp_path: Path, tiny_experiment: Experiment
+) -> None:
+    def of(every: float) -> Experiment:
+        arm = Arm(
+            name="a", label="a", overrides={"schedule": {"kind": "adaptive", "growth": every}}
+        )
+        return tiny_experiment.model_copy(update={"arms": (arm,)})
+
+    assert expand(of(2))[0].trial_id != expand(of(2.0))[0].trial_id
+    results = Results(tmp_path)
+    begin(results, of(2))
+    with pytest.raises(ValueError, match=r"arms\.a\.schedule\.growth: 2 -> 2\.0"):
+        begin(results, of(2.0))
+
+
+def test_the_file_of_a_study_is_its_experiment(tmp_path: Path, tiny_experiment: Experiment) -> None:
+    results = Results(tmp_path)
+    asked = apply_settings(tiny_experiment, {"search_phase.epochs": 5})
+    begin(results, asked)
+    assert load(results) == read_config(tmp_path / "study.yaml") == asked
+    assert expand(load(results)) == expand(asked)
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        ("epochs: 3", "epochs: 4", r"was edited.*--config FILE.*\n.*search_phase\.epochs: 3 -> 4"),
+        ("workload:\n  name: tiny", "workload:\n  name: big", r'workload: "tiny" -> "big"'),
+        ("seeds: [0]", "seeds: [0, 1]", "^seeds: .*--extend"),
+        ("seeds: [0]", "seds: [0]", "did you mean 'seeds'"),
+        ("name: once", "name: twice", r"arms\.best\.needs"),
+    ],
+)
+def test_an_edited_file_is_refused_where_the_results_are(
+    old: str, new: str, message: str, tmp_path: Path, tiny_experiment: Experiment
+) -> None:
+    results = Results(tmp_path)
+    begin(results, tiny_experiment)
+    text = results.config_file.read_text()
+    assert old in text
+    results.config_file.write_text(text.replace(old, new))
+    with pytest.raises(ValueError, match=re.compile(message, re.DOTALL)):
+        load(results)
+
+
+def test_a_kill_between_the_two_files_leaves_a_study_that_goes_on(
+    tmp_path: Path, tiny_experiment: Experiment
+) -> None:
+    results = Results(tmp_path)
+    begin(results, tiny_experiment)
+    before = results.config_file.read_bytes()
+    wider = with_seeds(tiny_experiment, 0, 1)
+    begin(results, wider, extend=True)
+    results.config_file.write_bytes(before)  # As it was when the record was written already.
+    assert load(results).seeds == (0,)
+    begin(results, wider, extend=True)
+    assert load(results).seeds == (0, 1)
+
+
+def test_what_a_driver_leaves_before_it_has_begun_is_no_stranger(
+    tmp_path: Path, tiny_experiment: Experiment
+) -> None:
+    (tmp_path / "driver.lock").touch()
+    (tmp_path / ".study.json.0123.tmp").touch()
+    begin(Results(tmp_path), tiny_experiment)
+    assert expand(load(Results(tmp_path))) == expand(tiny_experiment)
+
+
 def test_a_newer_schema_is_refused(tmp_path: Path, tiny_experiment: Experiment) -> None:
     results = Results(tmp_path)
     begin(results, tiny_experiment)
-    content = json.loads(results.study_file.read_text()) | {"schema_version": 2}
+    content = json.loads(results.study_file.read_text()) | {"schema_version": 3}
     results.study_file.write_text(json.dumps(content))
-    with pytest.raises(ValueError, match=r"study\.json: schema_version: got 2, allowed: up to 1"):
-        begin(results, tiny_experiment)
+    for refused in (lambda: begin(results, tiny_experiment), lambda: load(results)):
+        message = r"study\.json: schema_version: got 3, allowed: up to 2"
+        with pytest.raises(ValueError, match=message):
+            refused()
+
+
+def test_a_study_of_schema_1_goes_on(tmp_path: Path, tiny_experiment: Experiment) -> None:
+    results = Results(tmp_path)
+    begin(results, tiny_experiment)
+    spec = expand(tiny_experiment)[0]
+    results.add(spec)
+    trial_file = results.folder(spec.trial_id) / "trial.json"
+    for path, new in ((results.study_file, "exploration"), (trial_file, "stopped")):
+        content = json.loads(path.read_text())
+        del content[new]
+        path.write_text(json.dumps(content | {"schema_version": 1}))
+    results.config_file.unlink()
+
+    with pytest.raises(ValueError, match="a directory with study.yaml; .*by its command: run$"):
+        load(results)
+    (record,) = results.trials()
+    assert record["stopped"] is None and results.trial(spec.trial_id) == record
+    begin(results, tiny_experiment)
+    assert load(results).arms == tiny_experiment.arms
+    results.update(spec.trial_id, "stopped", stopped={"rung": 2})
+    record = json.loads(trial_file.read_text())
+    assert (record["schema_version"], record["stopped"]) == (2, {"rung": 2})
 
 
 def test_a_folder_of_other_files_is_refused(tmp_path: Path, tiny_experiment: Experiment) -> None:
@@ -171,6 +360,16 @@ def test_a_place_that_cannot_be_written_is_refused(
     (tmp_path / "file").touch()
     with pytest.raises(ValueError, match="--results: cannot write .*Not a directory"):
         begin(Results(tmp_path / "file" / "r"), tiny_experiment)
+    with pytest.raises(ValueError, match="--results: got .*a directory; this is a file"):
+        begin(Results(tmp_path / "file"), tiny_experiment)
+    with (
+        disk_of(100),
+        pytest.raises(ValueError, match=r"--results: cannot write .*\(File too large"),
+    ):
+        begin(Results(tmp_path / "full"), tiny_experiment)
+    # What could not be written is not there in part.
+    assert not list((tmp_path / "full").iterdir())
+    begin(Results(tmp_path / "full"), tiny_experiment)
 
 
 def test_a_folder_without_a_study_has_none_to_read(tmp_path: Path) -> None:

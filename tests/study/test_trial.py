@@ -1,4 +1,5 @@
-import os
+import errno
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -6,22 +7,14 @@ import pytest
 import torch
 
 from adacomcat.config import TrialConfig
-from adacomcat.training import Reporter
+from study.body import Outcome, train_trial
 from study.cluster import Placement
 from study.expand import expand
-from study.overrides import build_config
-from study.schema import Experiment, TrialSpec, Workload
+from study.exploration import Stopping
+from study.judge import Judge
+from study.schema import Experiment, TrialSpec
 from study.store import Results
-from study.trial import (
-    Job,
-    Outcome,
-    check_buildable,
-    default_cache,
-    failure_text,
-    prepare_dense,
-    run_spec,
-    train_trial,
-)
+from study.trial import Job, Referee, failure_text, is_disk_full, run_arm
 
 ONE_CPU = Placement("tune", 1, 1.0, 0.0, 1)
 GIT: dict[str, Any] = {"git_commit": "abc", "git_dirty": True}
@@ -29,7 +22,7 @@ CLOCKS = {"images_per_s", "seconds"}
 
 
 def job(root: Path, cache: Path, body: Any = train_trial, placement: Placement = ONE_CPU) -> Job:
-    return Job(str(root), str(cache), placement, GIT, body)
+    return Job(str(root), str(cache), placement, GIT, body, report_every_s=0)
 
 
 def add(root: Path, spec: TrialSpec) -> Results:
@@ -54,7 +47,7 @@ def test_a_trial_leaves_its_trace_and_its_summary(
 ) -> None:
     results = add(tmp_path, spec)
     reports: list[dict[str, Any]] = []
-    run_spec(spec, job(tmp_path, dense_cache), reports.append)
+    run_arm([spec], job(tmp_path, dense_cache), reports.append)
 
     record = results.trial(spec.trial_id)
     assert record is not None
@@ -65,7 +58,10 @@ def test_a_trial_leaves_its_trace_and_its_summary(
         ("search", 0), ("search", 1), ("search", 2), ("finetune", 0),
     ]  # fmt: skip
     assert [row["epoch"] for row in searches] == [1, 2] == record["summary"]["search_epochs"]
-    assert reports == [*rows, {"status": "finished"}]
+    who = {"trial": spec.trial_id, "seed": spec.seed}
+    assert reports == [
+        *(who | row for row in rows), {"trial": spec.trial_id, "status": "finished"},
+    ]  # fmt: skip
     provenance = record["provenance"]
     assert (provenance["git_commit"], provenance["git_dirty"]) == ("abc", True)
     assert provenance["versions"]["torch"] == torch.__version__.partition("+")[0]
@@ -77,7 +73,7 @@ def test_a_resumed_trial_ends_with_the_trace_of_an_undisturbed_one(
     tmp_path: Path, dense_cache: Path, spec: TrialSpec
 ) -> None:
     whole = add(tmp_path / "whole", spec)
-    run_spec(spec, job(tmp_path / "whole", dense_cache), lambda row: None)
+    run_arm([spec], job(tmp_path / "whole", dense_cache), lambda row: None)
 
     def stop(row: dict[str, Any]) -> None:
         if row.get("step_epoch") == 2:
@@ -85,11 +81,11 @@ def test_a_resumed_trial_ends_with_the_trace_of_an_undisturbed_one(
 
     broken = add(tmp_path / "broken", spec)
     with pytest.raises(KeyboardInterrupt):
-        run_spec(spec, job(tmp_path / "broken", dense_cache), stop)
+        run_arm([spec], job(tmp_path / "broken", dense_cache), stop)
     assert broken.status(spec.trial_id) == "running"
     assert len(broken.epochs(spec.trial_id)) == 3
     reports: list[dict[str, Any]] = []
-    run_spec(spec, job(tmp_path / "broken", dense_cache), reports.append)
+    run_arm([spec], job(tmp_path / "broken", dense_cache), reports.append)
     assert [row["step_epoch"] for row in reports[:-1]] == [2, 3]
 
     def traces(results: Results) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
@@ -103,19 +99,19 @@ def test_a_resumed_trial_ends_with_the_trace_of_an_undisturbed_one(
 def test_a_failure_is_recorded_and_not_raised(
     tmp_path: Path, dense_cache: Path, spec: TrialSpec
 ) -> None:
-    def fail(config: TrialConfig, *, reporter: Reporter, **_: Any) -> Outcome:
-        reporter.epoch({"step_epoch": 0, "searches": 0})
+    def fail(config: TrialConfig, **arguments: Any) -> Outcome:
+        train_trial(config, **arguments | {"until": 1})
         raise RuntimeError("the disk is on fire\nsecond line")
 
     results = add(tmp_path, spec)
     reports: list[dict[str, Any]] = []
-    run_spec(spec, job(tmp_path, dense_cache, fail), reports.append)
+    run_arm([spec], job(tmp_path, dense_cache, fail), reports.append)
     record = results.trial(spec.trial_id)
     assert record is not None
     assert (record["status"], record["summary"]) == ("failed", None)
     assert record["error"].splitlines()[0] == "RuntimeError: the disk is on fire"
     assert "in fail\n" in record["error"]
-    assert reports[-1] == {"status": "failed"}
+    assert reports[-1] == {"trial": spec.trial_id, "status": "failed"}
     assert len(results.epochs(spec.trial_id)) == 1
 
 
@@ -130,7 +126,7 @@ def test_a_second_attempt_clears_the_failure_of_the_first(
 
     results = add(tmp_path, spec)
     for expected in ("failed", "finished"):
-        run_spec(spec, job(tmp_path, dense_cache, body), lambda row: None)
+        run_arm([spec], job(tmp_path, dense_cache, body), lambda row: None)
         record = results.trial(spec.trial_id)
         assert record is not None
         assert record["status"] == expected
@@ -147,11 +143,11 @@ def test_a_worker_computes_with_the_threads_of_its_cpus(
         return Outcome({})
 
     before = torch.get_num_threads()
-    add(tmp_path, spec)
     try:
         for cpus in (2.0, 1.0, 0.5):
+            add(tmp_path, spec).update(spec.trial_id, "pending")
             placement = Placement("tune", 1, cpus, 0.0, 1)
-            run_spec(spec, job(tmp_path, dense_cache, body, placement), lambda row: None)
+            run_arm([spec], job(tmp_path, dense_cache, body, placement), lambda row: None)
     finally:
         torch.set_num_threads(before)
     assert seen == [2, 1, 1]
@@ -167,38 +163,109 @@ def test_the_failure_of_a_train_run_names_its_workers() -> None:
     ]  # fmt: skip
 
 
-def test_the_dense_model_is_trained_once(tmp_path: Path, tiny_workload: Workload) -> None:
-    config = build_config(tiny_workload.defaults)
-    rows: list[dict[str, Any]] = []
-    prepare_dense(config, tmp_path, "cpu", rows.append)
-    prepare_dense(config, tmp_path, "cpu", rows.append)
-    assert [(row["epoch"], row["epochs"]) for row in rows] == [(0, 1)]
+@pytest.fixture
+def seeds(tiny_experiment: Experiment) -> list[TrialSpec]:
+    """The same arm with three seeds."""
+    wide = tiny_experiment.model_copy(update={"seeds": (0, 1, 2)})
+    return [spec for spec in expand(wide) if spec.arm == "each"]
 
 
-def test_the_cache_is_where_the_user_says(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("ADACOMCAT_CACHE", "somewhere")
-    assert default_cache() == Path(os.getcwd()) / "somewhere"
-    monkeypatch.delenv("ADACOMCAT_CACHE")
-    assert default_cache() == Path.home() / ".cache" / "adacomcat"
-
-
-@pytest.mark.parametrize(
-    ("settings", "message"),
-    [
-        ({"budget.reduction": 0.999}, "budget.reduction: got 0.999, allowed: .*smallest reachable"),
-        ({"method.spaec": "paper"}, "method.spaec: .*did you mean 'space'"),
-        ({"method.name": "lowrnk"}, "method.name: .*did you mean 'lowrank'"),
-        ({"model.name": "resnet"}, "model.name: got 'resnet'"),
-        ({"data.name": "digit"}, "data.name: .*digits"),
-        ({"schedule": {"kind": "once", "at": 9}}, "schedule: .*within the 3 epochs"),
-    ],
-)
-def test_a_setting_that_the_engine_refuses_is_refused_before_any_trial(
-    tiny_workload: Workload, settings: dict[str, Any], message: str
+def test_the_seeds_of_an_arm_run_in_step_from_rung_to_rung(
+    tmp_path: Path, dense_cache: Path, seeds: list[TrialSpec]
 ) -> None:
-    with pytest.raises(ValueError, match=message):
-        check_buildable([build_config(tiny_workload.defaults, settings)])
+    plain = Results(tmp_path / "plain")
+    for spec in seeds:
+        plain.add(spec)
+        run_arm([spec], job(plain.root, dense_cache), lambda row: None)
+
+    results = Results(tmp_path / "judged")
+    for spec in seeds:
+        results.add(spec)
+    stopping = Stopping(rungs=(1, 3))
+    judge = Judge(stopping, ("val_acc", "searches"), [], results.root / "rungs.jsonl")
+    asked: list[tuple[int, list[int], Any]] = []
+
+    def ask(arm: str, rung: int, values: Any) -> Any:
+        asked.append((rung, [len(results.epochs(s.trial_id)) for s in seeds], values))
+        return judge.ask(arm, rung, values)
+
+    referee = Referee(ask, ("val_acc", "searches"), stopping.rungs)
+    judged = replace(job(results.root, dense_cache), referee=referee)
+    run_arm(seeds, judged, lambda row: None)
+
+    assert [entry[:2] for entry in asked] == [(1, [1, 1, 1]), (3, [3, 3, 3])]
+    for rung, _, values in asked:
+        rows = [results.epochs(spec.trial_id)[rung - 1] for spec in seeds]
+        means = [sum(row[name] for row in rows) / 3 for name in ("val_acc", "searches")]
+        assert values == pytest.approx(means)
+    # Pausing at the rungs leaves no mark in the traces.
+    for spec in seeds:
+        assert results.status(spec.trial_id) == "finished"
+        assert without_clocks(results.epochs(spec.trial_id)) == without_clocks(
+            plain.epochs(spec.trial_id)
+        )
 
 
-def test_sound_trials_are_buildable_even_unresolved(tiny_experiment: Experiment) -> None:
-    check_buildable([spec.trial_config() for spec in expand(tiny_experiment)])
+def test_a_stopped_arm_ends_at_its_rung_and_is_not_run_again(
+    tmp_path: Path, dense_cache: Path, seeds: list[TrialSpec]
+) -> None:
+    results = Results(tmp_path)
+    for spec in seeds:
+        results.add(spec)
+    judge = Judge(Stopping(rungs=(2,), peers=2), ("val_acc",), [], tmp_path / "rungs.jsonl")
+    for name in ("best", "good"):
+        judge.ask(name, 2, (2.0,))
+    referee = Referee(judge.ask, ("val_acc",), (2,))
+    judged = replace(job(tmp_path, dense_cache), referee=referee)
+    reports: list[dict[str, Any]] = []
+    run_arm(seeds, judged, reports.append)
+    for spec in seeds:
+        record = results.trial(spec.trial_id)
+        assert record is not None
+        assert (record["status"], record["summary"]) == ("stopped", None)
+        assert record["stopped"]["rung"] == 2 and record["stopped"]["stop"] is True
+        assert len(results.epochs(spec.trial_id)) == 2
+    assert [r["status"] for r in reports if "status" in r] == ["stopped"] * 3
+    reports.clear()
+    run_arm(seeds, judged, reports.append)
+    assert reports == [{"trial": spec.trial_id, "kept": True} for spec in seeds]
+
+
+def test_a_failing_seed_fails_its_arm(
+    tmp_path: Path, dense_cache: Path, seeds: list[TrialSpec]
+) -> None:
+    def body(config: TrialConfig, **_: Any) -> Outcome:
+        if config.seed == 1:
+            raise ValueError("the second seed")
+        return Outcome({"test_acc": 1.0})
+
+    results = Results(tmp_path)
+    for spec in seeds:
+        results.add(spec)
+    run_arm(seeds, job(tmp_path, dense_cache, body), lambda row: None)
+    assert [results.status(s.trial_id) for s in seeds] == ["finished", "failed", "failed"]
+    for spec in seeds[1:]:
+        record = results.trial(spec.trial_id)
+        assert record is not None and record["error"].startswith("ValueError: the second seed\n")
+
+
+def test_a_full_disk_is_no_failure_of_the_trial(
+    tmp_path: Path, dense_cache: Path, spec: TrialSpec
+) -> None:
+    def body(config: TrialConfig, **_: Any) -> Outcome:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    results = add(tmp_path, spec)
+    reports: list[dict[str, Any]] = []
+    run_arm([spec], job(tmp_path, dense_cache, body), reports.append)
+    assert reports == [{"trial": spec.trial_id, "disk_full": True}]
+    assert results.status(spec.trial_id) == "running"
+
+
+def test_a_full_disk_is_recognised_behind_other_errors() -> None:
+    full = OSError(errno.EDQUOT, "Disk quota exceeded")
+    outer = RuntimeError("could not save")
+    outer.__cause__ = full
+    assert is_disk_full(full) and is_disk_full(outer)
+    assert not is_disk_full(OSError(errno.EACCES, "Permission denied"))
+    assert not is_disk_full(RuntimeError("no space left on device"))

@@ -9,12 +9,13 @@ from ray import cloudpickle
 from rich.console import Console
 
 from adacomcat.config import TrialConfig
+from study.body import Outcome, prepare_dense, train_trial
 from study.cluster import Request, node_resources, place
-from study.expand import arm_configs, expand
-from study.monitor import PlainMonitor
+from study.expand import expand
+from study.monitor import make_monitor
 from study.schema import Experiment, TrialSpec
 from study.store import Results
-from study.trial import Job, Outcome, prepare_dense, ray_folder, train_trial
+from study.trial import Job, ray_folder
 from study.tuner import resolve_spec, run_study
 
 # What goes wrong with Ray hangs.
@@ -37,13 +38,14 @@ def run(
 ) -> tuple[list[TrialSpec], Results, list[str], str]:
     """Run a study as the command line does; returns what it left and what it printed."""
     specs, results, out = expand(experiment), Results(root), io.StringIO()
-    results.begin(experiment, arm_configs(experiment, {}), command="run", provenance=GIT)
+    results.begin(experiment, command="run", provenance=GIT)
     for spec in specs:
         results.add(spec)
     placement = place(request, node_resources())
     job = Job(str(root), str(cache), placement, GIT, body)
-    with PlainMonitor(Console(file=out), specs, []) as monitor:
-        unfinished = run_study(specs, job, monitor)
+    with make_monitor(Console(file=out), experiment, results, quiet=False) as monitor:
+        run_study(experiment, job, monitor)
+    unfinished = [s.trial_id for s in specs if results.status(s.trial_id) != "finished"]
     return specs, results, unfinished, out.getvalue()
 
 

@@ -1,0 +1,77 @@
+"""How much can be removed, and how hard must the search be pushed to it?
+
+Optuna looks for the target reduction and the exponent beta of the budget's penalty, on the
+workload's own schedule. The references run first and to the end: `recipe` has the workload's budget
+and the published beta, `never` meets the same budget with uniform ranks.
+"""
+
+from adacomcat.checks import require
+from study.exploration import Dimension, Exploration, Stopping, early_rungs
+from study.overrides import build_config
+from study.schema import Arm, Experiment, Workload
+
+BETA = 1.5
+"""The published exponent (Adaptive-ComCAT)."""
+
+
+def experiment(workload: Workload, seeds: int = 2) -> Experiment:
+    """The space of budgets on one workload.
+
+    Args:
+        workload: data, dense model and recipe.
+        seeds: trials of an arm, whose mean is what counts.
+
+    Raises:
+        ValueError: a workload whose budget is an absolute cost.
+    """
+    config = build_config(workload.defaults)
+    reduction, unit = config.budget.reduction, config.budget.unit
+    if reduction is None:
+        require(False, "budget.reduction", None, "a share: this experiment varies it")
+        raise AssertionError
+    budget = {"budget.reduction": reduction}
+    schedule = config.schedule
+    return Experiment(
+        name="budgets",
+        question="How much can be removed, and how hard must the search be pushed to it?",
+        workload=workload,
+        arms=(
+            Arm(
+                name="recipe",
+                label=f"the workload's budget, beta {BETA}",
+                overrides={**budget, "search.beta": BETA, "schedule": dict(schedule)},
+            ),
+            Arm(
+                name="never",
+                label="never (uniform ranks)",
+                overrides={**budget, "schedule": {"kind": "never"}},
+            ),
+        ),
+        seeds=tuple(range(seeds)),
+        exploration=Exploration(
+            space=_space(reduction),
+            objectives=("val_acc", unit),
+            samples=22,
+            overrides={"schedule": dict(schedule)},
+            points={"recipe": {"reduction": reduction, "beta": BETA}},
+            stopping=Stopping(
+                rungs=early_rungs(config.search_phase.epochs + config.finetune.epochs)
+            ),
+        ),
+    )
+
+
+def _space(reduction: float) -> tuple[Dimension, ...]:
+    # The candidates of a workload are centred on its budget: plans keep from half to one and a half
+    # times what it keeps. Below the cheapest there is no plan; above the dearest nothing binds.
+    kept = 1 - reduction
+    low, high = max(1 - 1.4 * kept, 0.01), 1 - 0.5 * kept
+    return (
+        Dimension(
+            name="reduction", setting="budget.reduction", kind="float",
+            low=round(low, 4), high=round(high, 4),
+        ),
+        Dimension(
+            name="beta", setting="search.beta", kind="float", low=0.5, high=4.0, log=True
+        ),
+    )  # fmt: skip

@@ -1,0 +1,131 @@
+"""The flags of `study/run.py`, and which of them go together."""
+
+import argparse
+from pathlib import Path
+
+from adacomcat.checks import require
+from study.cluster import Request
+
+ACTIONS = ("experiment", "config", "resume", "status", "list")
+"""Flags of which a command has one."""
+
+
+def parser() -> argparse.ArgumentParser:
+    """The command line."""
+    made = argparse.ArgumentParser(
+        prog="study/run.py",
+        description="Run the trials of an experiment, go on with them, and draw its figures.",
+    )
+    _add_what(made.add_argument_group("what to run (one of these)"))
+    _add_changes(made.add_argument_group("what to change"))
+    _add_where(made.add_argument_group("where it runs"))
+    _add_display(made.add_argument_group("what is shown"))
+    return made
+
+
+def _add_what(group: argparse._ArgumentGroup) -> None:
+    add = group.add_argument
+    add("--experiment", metavar="NAME", help="start an experiment (see --list), or go on with it")
+    config = "start what a study.yaml describes; every study writes its own"
+    add("--config", metavar="FILE", type=Path, help=config)
+    add("--resume", metavar="RESULTS", type=Path, help="go on with the study in this directory")
+    add("--status", metavar="RESULTS", type=Path, help="print what stands where; run nothing")
+    add("--list", action="store_true", help="list experiments and workloads")
+
+
+def _add_changes(group: argparse._ArgumentGroup) -> None:
+    add = group.add_argument
+    add("--workload", metavar="NAME", help="which workload (default: digits)")
+    setting = "a setting of every arm, for instance search_phase.epochs=5; may be repeated"
+    add("--set", metavar="A.B=C", action="append", default=[], dest="settings", help=setting)
+    add("--seeds", metavar="N", type=int, help="seeds an arm (default: the experiment's)")
+    add("--samples", metavar="N", type=int, help="arms that an exploration suggests")
+    add("--sampler", choices=("tpe", "nsga2"), help="of an exploration (default: tpe)")
+    add("--objectives", metavar="A,B", help="of an exploration, for instance val_acc,searches")
+    add("--no-stopping", action="store_true", help="run every suggested arm to its end")
+    widen = "let a study that is there grow: by --seeds, --samples, or the arms of --config"
+    add("--extend", action="store_true", help=widen)
+    fork = "with --resume: start another study in NEW, with --set, from the trials of this one"
+    add("--fork", metavar="NEW", type=Path, help=fork)
+    where = "results directory (default: results/EXPERIMENT-WORKLOAD here)"
+    add("--results", metavar="DIR", type=Path, help=where)
+
+
+def _add_where(group: argparse._ArgumentGroup) -> None:
+    add = group.add_argument
+    add("--workers", metavar="N", type=int, default=1, help="workers of one trial (default: 1)")
+    kinds = "plain Tune functions, or Ray Train runs; auto: Train with two or more workers"
+    add("--executor", choices=("auto", "tune", "train"), default="auto", help=kinds)
+    add("--cpus-per-worker", metavar="X", type=float, help="CPUs, and threads, of a worker")
+    add("--gpus-per-worker", metavar="X", type=float, help="GPUs of a worker; may be a share")
+    join = "join the Ray cluster there (HOST:PORT, or auto) instead of starting one"
+    add("--address", metavar="ADDRESS", help=join)
+
+
+def _add_display(group: argparse._ArgumentGroup) -> None:
+    add = group.add_argument
+    add("--dry-run", action="store_true", help="print trials and resources, run nothing")
+    price = "with --dry-run: estimate the hours, from two steps of each kind on this machine"
+    add("--estimate", action="store_true", help=price)
+    add("--dashboard", action="store_true", help="start Ray's dashboard and print its address")
+    add("--quiet", action="store_true", help="print failures and the result alone")
+    loggers = ("tensorboard", "mlflow", "wandb")
+    also = "log the epochs there too; may be repeated"
+    add("--log-to", choices=loggers, action="append", default=[], help=also)
+
+
+def check(arguments: argparse.Namespace, experiments: str) -> None:
+    """Refuse flags that do not go together.
+
+    Args:
+        arguments: as parsed.
+        experiments: the names of the experiments, for the message.
+
+    Raises:
+        ValueError: no action or several, or a change that the action does not take.
+    """
+    given = [f"--{name}" for name in ACTIONS if getattr(arguments, name)]
+    if not given:
+        require(False, "--experiment", None, experiments)
+    require(len(given) == 1, ", ".join(given), "all of them", "one of them")
+    resumed = arguments.resume is not None
+    widens = resumed and arguments.extend
+    require(resumed or not arguments.fork, "--fork", arguments.fork, "with --resume RESULTS")
+    both = arguments.extend and arguments.fork is not None
+    require(not both, "--extend, --fork", "both", "one of them")
+    if resumed:
+        for name in ("seeds", "samples"):
+            value = getattr(arguments, name)
+            require(value is None or widens, f"--{name}", value, "with --resume only to --extend")
+        forked = arguments.fork is not None
+        settings = arguments.settings
+        require(not settings or forked, "--set", settings, "with --resume only to --fork NEW")
+        fixed = ("workload", "sampler", "objectives", "no_stopping", "results")
+        for name in fixed:
+            value = getattr(arguments, name)
+            flag = f"--{name.replace('_', '-')}"
+            require(not value, flag, value, "nothing with --resume: the study has it")
+    if arguments.config is not None:
+        require(not arguments.workload, "--workload", arguments.workload, "nothing with --config")
+    for name in ("seeds", "samples"):
+        value = getattr(arguments, name)
+        require(value is None or value >= 1, f"--{name}", value, "1 or more")
+    if widens:
+        wider = (arguments.seeds, arguments.samples)
+        require(any(wider), "--extend", wider, "together with --seeds N or --samples N")
+    dry = arguments.dry_run or not arguments.estimate
+    require(dry, "--estimate", True, "together with --dry-run")
+
+
+def request(arguments: argparse.Namespace) -> Request:
+    """What the flags ask of the cluster.
+
+    Raises:
+        ValueError: a figure out of range.
+    """
+    return Request(
+        arguments.executor,
+        arguments.workers,
+        arguments.cpus_per_worker,
+        arguments.gpus_per_worker,
+    )

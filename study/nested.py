@@ -1,0 +1,89 @@
+"""The trials of an arm as a Ray Train run: several workers, each on its own CPUs or GPU."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from adacomcat.checks import NonFiniteLoss
+from adacomcat.files import atomic_write_bytes
+from study.schema import TrialSpec
+from study.store import Results
+from study.trial import ArmRun, Job, failure_text, ray_folder
+
+RETRIES = 3
+"""How often a run starts again, from its last epoch, after the loss of a worker or a node."""
+
+
+class TrialFailed(RuntimeError):
+    """A trial failed for a reason that a new start would not mend."""
+
+
+def run_nested(specs: Sequence[TrialSpec], job: Job) -> None:
+    """Run the trials of an arm as one Train run; its reports reach Tune through Ray's callback.
+
+    Raises:
+        TrialFailed: the body of a trial refused; the message is the worker's traceback.
+        Exception: of Ray, when workers were lost more often than `RETRIES`.
+    """
+    import ray.train.torch
+    from ray.tune.integration.ray_train import TuneReportCallback
+
+    # Any: what type checkers see of ray.train is its first version, what runs is the second.
+    train: Any = ray.train
+
+    def worker(config: dict[str, Any]) -> None:
+        _train_worker([TrialSpec.model_validate(spec) for spec in config["specs"]], job)
+
+    verdict = _verdict_file(specs, job)
+    verdict.unlink(missing_ok=True)
+    placement = job.placement
+    resources: dict[str, float] = {"CPU": placement.cpus}
+    if placement.gpus:
+        resources["GPU"] = placement.gpus
+    trainer = train.torch.TorchTrainer(
+        worker,
+        train_loop_config={"specs": [spec.model_dump() for spec in specs]},
+        scaling_config=train.ScalingConfig(
+            num_workers=placement.workers,
+            use_gpu=placement.gpus > 0,
+            resources_per_worker=resources,
+        ),
+        run_config=train.RunConfig(
+            name=specs[0].trial_id,
+            storage_path=str(ray_folder(job.root) / "train"),
+            callbacks=[TuneReportCallback()],
+            failure_config=train.FailureConfig(max_failures=RETRIES, controller_failure_limit=1),
+        ),
+    )
+    try:
+        trainer.fit()
+    except Exception as error:
+        if verdict.exists():
+            raise TrialFailed(verdict.read_text()) from error
+        raise
+
+
+def _train_worker(specs: Sequence[TrialSpec], job: Job) -> None:
+    import ray.train.torch
+
+    first = ray.train.get_context().get_world_rank() == 0
+    device = str(ray.train.torch.get_device())
+    verdict = _verdict_file(specs, job)
+    if verdict.exists():
+        # Train starts again whatever the error was; this one would only come back.
+        raise TrialFailed(verdict.read_text())
+    try:
+        ArmRun(specs, job, device, ray.train.report, first=first).run()
+    except Exception as error:
+        if is_final(error) and not verdict.exists():
+            atomic_write_bytes(verdict, failure_text(error).encode())
+        raise
+
+
+def is_final(error: Exception) -> bool:
+    """Whether an error is the trial's own: a lost peer shows as RuntimeError or OSError."""
+    return isinstance(error, NonFiniteLoss) or not isinstance(error, RuntimeError | OSError)
+
+
+def _verdict_file(specs: Sequence[TrialSpec], job: Job) -> Path:
+    return Results(Path(job.root)).folder(specs[0].trial_id) / "failure.txt"

@@ -1,0 +1,91 @@
+from typing import Any
+
+import pytest
+
+from adacomcat.interop.timm import create_model
+from adacomcat.method import build_method
+from experiments.budgets import experiment
+from experiments.workloads import digits, synthetic, workloads
+from study.body import check_buildable
+from study.expand import arm_specs, expand, suggested_arm
+from study.exploration import Exploration
+from study.overrides import build_config
+from study.schema import Experiment, Workload
+
+SHAPES = {"digits": (10, 1, 8), "fashion_mnist": (10, 1, 28), "synthetic": (10, 3, 16)}
+"""Classes, channels and side of the images."""
+
+
+def exploration(made: Experiment) -> Exploration:
+    assert made.exploration is not None
+    return made.exploration
+
+
+def bounds(made: Experiment) -> tuple[float, float]:
+    return next(d for d in exploration(made).space if d.name == "reduction").bounds
+
+
+def test_the_references_meet_the_workloads_own_budget() -> None:
+    made = experiment(digits())
+    specs = expand(made)
+    assert [spec.arm for spec in specs] == ["recipe", "never"] * 2
+    assert {spec.config["budget"]["reduction"] for spec in specs} == {0.87}
+    assert [spec.config["schedule"]["kind"] for spec in specs[:2]] == ["adaptive", "never"]
+    assert specs[0].config["search"]["beta"] == 1.5
+    assert exploration(made).objectives == ("val_acc", "params")
+    assert len(made.arms) + exploration(made).samples == 24
+
+
+def test_the_recipe_is_where_its_point_is() -> None:
+    made = experiment(digits())
+    point = suggested_arm(made, exploration(made).points["recipe"])
+    assert arm_specs(made, point)[0].config == expand(made)[0].config
+
+
+@pytest.mark.parametrize("workload", workloads(), ids=lambda workload: workload.name)
+def test_every_reduction_in_the_range_is_reachable_and_binds(workload: Workload) -> None:
+    """Between the plans of the dearest and of the cheapest candidates of every site."""
+    config = build_config(workload.defaults)
+    classes, channels, side = SHAPES[workload.name]
+    model = create_model(config.model, num_classes=classes, in_chans=channels, image_size=side)
+    method: Any = build_method(model, config.method)
+    searched, fixed = method.dense_cost("params")
+    cheapest = sum(
+        min(site.cost("params", c.rank) for c in site.candidates) for site in method.sites
+    )
+    dearest = sum(
+        max(site.cost("params", c.rank) for c in site.candidates) for site in method.sites
+    )
+    reachable = [1 - (cost + fixed) / (searched + fixed) for cost in (dearest, cheapest)]
+    low, high = bounds(experiment(workload))
+    assert reachable[0] < low < high < reachable[1]
+    assert high - low > 0.5 * (reachable[1] - reachable[0])
+
+
+def test_the_ends_of_the_range_can_be_built_and_what_is_beyond_is_refused() -> None:
+    made = experiment(synthetic())
+    low, high = bounds(made)
+    for reduction in (low, high):
+        arm = suggested_arm(made, {"reduction": reduction, "beta": 1.0})
+        check_buildable([arm_specs(made, arm)[0].trial_config()])
+    beyond = suggested_arm(made, {"reduction": 0.95, "beta": 1.0})
+    with pytest.raises(ValueError, match="budget.reduction: got 0.95"):
+        check_buildable([arm_specs(made, beyond)[0].trial_config()])
+
+
+def test_the_schedule_of_the_workload_holds_for_what_is_suggested() -> None:
+    workload = digits()
+    defaults = {**workload.defaults, "schedule": {"kind": "fixed", "every": 4}}
+    made = experiment(workload.model_copy(update={"defaults": defaults}))
+    arm = suggested_arm(made, {"reduction": 0.85, "beta": 1.0})
+    assert arm_specs(made, arm)[0].config["schedule"] == {"kind": "fixed", "every": 4}
+
+
+def test_a_budget_in_macs_is_judged_by_macs_and_an_absolute_one_is_refused() -> None:
+    workload = digits()
+    macs = {**workload.defaults, "budget": {"reduction": 0.5, "unit": "macs"}}
+    made = experiment(workload.model_copy(update={"defaults": macs}))
+    assert exploration(made).objectives == ("val_acc", "macs")
+    absolute = {**workload.defaults, "budget": {"reduction": None, "absolute": 50_000.0}}
+    with pytest.raises(ValueError, match="budget.reduction: got None"):
+        experiment(workload.model_copy(update={"defaults": absolute}))
