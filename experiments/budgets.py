@@ -31,6 +31,8 @@ def experiment(workload: Workload, seeds: int = 2) -> Experiment:
         raise AssertionError
     budget = {"budget.reduction": reduction}
     schedule = config.schedule
+    # None where a trial has too few epochs to be stopped within them.
+    rungs = early_rungs(config.search_phase.epochs + config.finetune.epochs)
     return Experiment(
         name="budgets",
         question="How much can be removed, and how hard must the search be pushed to it?",
@@ -54,9 +56,7 @@ def experiment(workload: Workload, seeds: int = 2) -> Experiment:
             samples=22,
             overrides={"schedule": dict(schedule)},
             points={"recipe": {"reduction": reduction, "beta": BETA}},
-            stopping=Stopping(
-                rungs=early_rungs(config.search_phase.epochs + config.finetune.epochs)
-            ),
+            stopping=Stopping(rungs=rungs) if rungs else None,
         ),
     )
 

@@ -23,6 +23,8 @@ def experiment(workload: Workload, seeds: int = 2) -> Experiment:
     """
     config = build_config(workload.defaults)
     epochs = config.search_phase.epochs
+    # None where a trial has too few epochs to be stopped within them.
+    rungs = early_rungs(epochs + config.finetune.epochs)
     default = Adaptive()
     published = {
         "growth": default.growth,
@@ -50,7 +52,7 @@ def experiment(workload: Workload, seeds: int = 2) -> Experiment:
             overrides={"schedule": {"kind": "adaptive"}},
             # An interval that never grows is a search every epoch.
             points={"published": published, "fixed_1": published | {"growth": 1.0}},
-            stopping=Stopping(rungs=early_rungs(epochs + config.finetune.epochs)),
+            stopping=Stopping(rungs=rungs) if rungs else None,
         ),
     )
 

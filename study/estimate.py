@@ -1,36 +1,32 @@
 """What a study will cost, before it starts: an estimate, from a few steps on this machine.
 
-The searches of a schedule that learns from its plans are counted twice: as if no search ever changed
-the plan, and as if each one did. So prices are ranges.
+The searches of a schedule that learns from its plans are counted twice: as if no search ever
+changed the plan, and as if each one did. So prices are ranges.
 """
 
-import dataclasses
 import heapq
 import json
-import tempfile
-import time
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
-import numpy as np
-import torch
 from rich.table import Table
 
 from adacomcat.config import TrialConfig
-from adacomcat.data import Split, Splits
+from adacomcat.data import Splits
 from adacomcat.schedule import build_schedule
-from adacomcat.training import Trial, dense_model
 from adacomcat.training.dense import dense_key
 from adacomcat.training.state import CHECKPOINT_FILE
-from study.body import default_cache, untrained
+from study.body import default_cache
 from study.cluster import Placement
 from study.expand import PROBES, RESOLVED, arm_specs, expand, suggested_arm
 from study.provenance import hardware
-from study.schema import Arm, Experiment, TrialSpec, levels
+from study.rates import Rates, measure, measure_dense
+from study.schema import Experiment, TrialSpec, levels
 from study.space import quasi_random
+
+HOUR_S = 3600.0
+
 
 @dataclass(frozen=True)
 class Span:
@@ -53,12 +49,14 @@ class ArmPrice:
     Attributes:
         searches: of a trial.
         trial_s: seconds of a trial.
+        gpus: that a trial holds.
     """
 
     label: str
     trials: int
     searches: Span
     trial_s: Span
+    gpus: float
 
     @property
     def total_s(self) -> Span:
@@ -142,21 +140,24 @@ class Pricer:
         for arm in self.experiment.arms:
             config = self.specs[arm.name].trial_config()
             span = ranges[arm.name]
-            prices.append(ArmPrice(arm.label, seeds, span, self._seconds(config, span)))
+            prices.append(self._price(arm.label, seeds, span, self._seconds(config, span)))
         if self.experiment.exploration is not None:
             prices.append(self._suggested())
         return prices
 
-    def dense_s(self) -> float:
-        """Seconds to train the dense models that the cache lacks."""
+    def dense(self) -> ArmPrice:
+        """The dense models that the cache lacks, of which the driver trains one after the other."""
         missing = {}
         for spec in self.specs.values():
             config = spec.trial_config()
-            _, splits = self._rates(config)
+            splits = self._rates(config)[1]
             key = dense_key(config, splits)
             if not any(default_cache().glob(f"*{key}/{CHECKPOINT_FILE}")):
                 missing[key] = (config, splits)
-        return sum(self._dense_seconds(*needed) for needed in missing.values())
+        seconds = [self._dense_seconds(*needed) for needed in missing.values()]
+        mean = sum(seconds) / max(1, len(seconds))
+        one = Span(mean, mean)
+        return ArmPrice("dense model", len(seconds), Span(0, 0), one, self.placement.gpus)
 
     def wall_s(self, prices: Sequence[ArmPrice]) -> Span:
         """Seconds from the start to the end, with as many trials at once as there is room for."""
@@ -201,10 +202,14 @@ class Pricer:
         points = quasi_random(exploration.space, PROBES, exploration.seed)
         arms = [suggested_arm(self.experiment, point) for point in points]
         found = [self._point(arm_specs(self.experiment, arm)[0]) for arm in arms]
-        searches = sum((span for span, _ in found), Span(0, 0)) * (1 / len(found))
-        seconds = sum((span for _, span in found), Span(0, 0)) * (1 / len(found))
+        searches = _sum(span for span, _ in found) * (1 / len(found))
+        seconds = _sum(span for _, span in found) * (1 / len(found))
         trials = exploration.samples * len(self.experiment.seeds)
-        return ArmPrice(f"{exploration.samples} suggested", trials, searches, seconds)
+        return self._price(f"{exploration.samples} suggested", trials, searches, seconds)
+
+    def _price(self, label: str, trials: int, searches: Span, trial_s: Span) -> ArmPrice:
+        gpus = self.placement.gpus * self.placement.workers
+        return ArmPrice(label, trials, searches, trial_s, gpus)
 
     def _point(self, spec: TrialSpec) -> tuple[Span, Span]:
         """Searches and seconds of a trial that may be stopped."""
@@ -244,8 +249,8 @@ class Pricer:
         return recipe.epochs * (epoch + rates.evaluate.at(len(splits.val)))
 
 
-def _both(of: Any) -> Span:
-    """A function of one end of every span, at both."""
+def _both(of: Callable[[Callable[[Span], float]], float]) -> Span:
+    """What a function makes of the low ends of spans, and of the high ends."""
     return Span(of(lambda span: span.low), of(lambda span: span.high))
 
 
@@ -267,40 +272,60 @@ def estimate_table(experiment: Experiment, placement: Placement) -> Table:
     Args:
         experiment: the study's, whole: what of it is finished already is not taken off.
         placement: of its trials on this machine.
+
+    Raises:
+        ValueError: a setting that the data, the model, the method or the budget does not allow.
     """
     pricer = Pricer(experiment, placement)
-    prices = pricer.arms()
-    dense = Span(pricer.dense_s(), 0.0)
-    dense = Span(dense.low, dense.low)
-    table = Table(box=None, pad_edge=False, header_style="bold", title_justify="left")
-    table.title, table.title_style = _title(placement), "bold"
-    table.caption = (
-        f"from start to end, {placement.concurrent} trials at a time: about "
-        f"{_time(pricer.wall_s(prices) + dense)}"
-    )
-    table.caption_justify = "left"
+    prices, dense = pricer.arms(), pricer.dense()
+    table = Table(box=None, pad_edge=False, header_style="bold", title=_title(placement))
+    table.title_justify, table.title_style = "left", "bold"
     table.add_column("arm")
     for name in ("trials", "searches a trial", "time a trial", "hours", "GPU-hours"):
         table.add_column(name, justify="right", no_wrap=True)
-    gpus = placement.gpus * placement.workers
-    for price in prices:
-        searches, one = _range(price.searches, ".0f"), _time(price.trial_s)
-        table.add_row(price.label, str(price.trials), searches, one, *_hours(price.total_s, gpus))
-    if dense.high:
-        table.add_row("dense model", "1", "", _time(dense), *_hours(dense, placement.gpus))
+    for price in [*prices, dense]:
+        if price.trials:
+            searches = _range(price.searches, "{:.2g}")
+            cells = (str(price.trials), searches, _time(price.trial_s))
+            table.add_row(price.label, *cells, *_hours([price]))
+    count = str(sum(price.trials for price in prices))
     table.add_section()
-    trials = _sum(price.total_s for price in prices)
-    spent = (_range((trials + dense) * (1 / 3600)), _range(_gpu_hours(trials, dense, placement)))
-    table.add_row("all", str(sum(price.trials for price in prices)), "", "", *spent)
+    table.add_row("all", count, "", "", *_hours([*prices, dense]))
+    wall = pricer.wall_s(prices) + dense.total_s
+    table.caption = f"about {_time(wall)} from start to end, {placement.concurrent} at a time"
+    table.caption_justify = "left"
     return table
 
 
 def _title(placement: Placement) -> str:
     machine = hardware()
-    device = f"{placement.threads} of {machine['cores']} cores of {machine['cpu']}"
+    device = f"{placement.threads} of {machine['cores']} cores ({machine['cpu']})"
     if placement.gpus:
-        device = f"{placement.gpus:g} of {machine['gpu'][0]}"
+        device = f"{placement.gpus:g} GPU ({machine['gpu'][0]})"
     return (
-        "ESTIMATE from two steps of each kind, on an untrained model, one worker alone on "
-        f"{device}; without Ray's own time, waiting for data of others, or slower neighbours"
+        "ESTIMATE: from two steps of each kind, timed on an untrained model, by one worker alone "
+        f"on {device}; Ray's own time and neighbours that slow each other are not in it"
     )
+
+
+def _hours(prices: Sequence[ArmPrice]) -> tuple[str, str]:
+    """Hours, and hours of GPUs."""
+    hours = _sum(price.total_s for price in prices) * (1 / HOUR_S)
+    gpu = _sum(price.total_s * (price.gpus / HOUR_S) for price in prices)
+    return _range(hours), _range(gpu)
+
+
+def _range(span: Span, form: str = "{:.3g}") -> str:
+    low, high = form.format(span.low), form.format(span.high)
+    return low if low == high else f"{low} - {high}"
+
+
+def _time(span: Span) -> str:
+    for limit, unit in ((HOUR_S, "h"), (60.0, "min")):
+        if span.high >= 2 * limit:
+            return f"{_range(span * (1 / limit), '{:.1f}')} {unit}"
+    return f"{_range(span, '{:.1f}')} s"
+
+
+def _sum(spans: Iterable[Span]) -> Span:
+    return sum(spans, Span(0.0, 0.0))

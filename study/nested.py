@@ -31,8 +31,10 @@ def run_nested(specs: Sequence[TrialSpec], job: Job) -> None:
     # Any: what type checkers see of ray.train is its first version, what runs is the second.
     train: Any = ray.train
 
+    results = Results(Path(job.root))
+
     def worker(config: dict[str, Any]) -> None:
-        _train_worker([TrialSpec.model_validate(spec) for spec in config["specs"]], job)
+        _train_worker([results.spec(trial_id) for trial_id in config["trials"]], job)
 
     verdict = _verdict_file(specs, job)
     verdict.unlink(missing_ok=True)
@@ -42,7 +44,7 @@ def run_nested(specs: Sequence[TrialSpec], job: Job) -> None:
         resources["GPU"] = placement.gpus
     trainer = train.torch.TorchTrainer(
         worker,
-        train_loop_config={"specs": [spec.model_dump() for spec in specs]},
+        train_loop_config={"trials": [spec.trial_id for spec in specs]},
         scaling_config=train.ScalingConfig(
             num_workers=placement.workers,
             use_gpu=placement.gpus > 0,

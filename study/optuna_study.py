@@ -130,8 +130,10 @@ def fill(experiment: Experiment, storage: JournalStorage, path: Path) -> optuna.
         study.enqueue_trial(point, user_attrs={"first": number})
     # As many as the study began with: an extension goes on where the sampler has come to.
     room = max(0, exploration.samples - len(exploration.first))
-    count = min(study.user_attrs["start"], room)
-    points = quasi_random(exploration.space, count, exploration.seed)
+    start = study.user_attrs["start"]
+    spread = quasi_random(exploration.space, start, exploration.seed)
+    # A fork's first points are mostly those that its origin began with.
+    points = [point for point in spread if point not in exploration.first][: min(start, room)]
     before = sum("point" in trial.user_attrs for trial in trials)
     for number, point in enumerate(points[before:], start=before):
         study.enqueue_trial(point, user_attrs={"point": number})

@@ -5,6 +5,7 @@ What the second run takes longer is the price of two batches; what is left is th
 or of a search, as such.
 """
 
+import copy
 import dataclasses
 import tempfile
 import time
@@ -95,8 +96,7 @@ def measure(config: TrialConfig, placement: Placement) -> tuple[Rates, Splits]:
         untrained(config, placement.device)
         start = time.perf_counter() - started
         share = _share(config, placement.workers)
-        few, many = (_observe(share, whole, cut, placement.device) for cut in CUTS)
-    runs = (few, many)
+        runs = [_observe(share, whole, cut, placement.device) for cut in CUTS]
     evaluated = [run["val_images"] for run in runs]
     rates = Rates(
         start=start,
@@ -105,7 +105,7 @@ def measure(config: TrialConfig, placement: Placement) -> tuple[Rates, Splits]:
         search=_line(list(CUTS), [run["search_s"] for run in runs]),
         rebuild=_line([run["search_batches"] for run in runs], [run["rebuild_s"] for run in runs]),
         evaluate=_line(evaluated, [run["eval_s"] for run in runs]),
-        rest=many["rest_s"],
+        rest=runs[-1]["rest_s"],
     )
     return rates, whole.splits
 
@@ -123,8 +123,9 @@ def _observe(config: TrialConfig, whole: Trial, cut: int, device: str) -> dict[s
     )
     watch = _Stopwatch()
     with tempfile.TemporaryDirectory() as folder:
+        dense = copy.deepcopy(whole.teacher).requires_grad_()
         Trial(
-            short, dense=whole.teacher, splits=splits, directory=Path(folder), reporter=watch,
+            short, dense=dense, splits=splits, directory=Path(folder), reporter=watch,
             device=device,
         ).run()  # fmt: skip
     searched, tuned = watch.rows[2], watch.rows[4]
@@ -154,15 +155,20 @@ def measure_dense(config: TrialConfig, splits: Splits, placement: Placement) -> 
         cut = dataclasses.replace(
             splits, train=_cut(splits.train, count * size), val=_cut(splits.val, 1)
         )
-        ends: list[float] = []
-        with tempfile.TemporaryDirectory() as folder:
-            dense_model(
-                short, cut, Path(folder), device=placement.device,
-                progress=lambda row, ends=ends: ends.append(time.perf_counter()),
-            )  # fmt: skip
-        seconds.append(ends[1] - ends[0])
+        seconds.append(_second_epoch_s(short, cut, placement.device))
         steps.append(len(cut.train) // size)
     return _line(steps, seconds)
+
+
+def _second_epoch_s(config: TrialConfig, splits: Splits, device: str) -> float:
+    ends: list[float] = []
+
+    def note(row: dict[str, Any]) -> None:
+        ends.append(time.perf_counter())
+
+    with tempfile.TemporaryDirectory() as folder:
+        dense_model(config, splits, Path(folder), device=device, progress=note)
+    return ends[1] - ends[0]
 
 
 def _line(parts: Sequence[float], seconds: Sequence[float]) -> Line:

@@ -87,7 +87,7 @@ class StudySearch(OptunaSearch):
         """The trials of an arm to run; their records are made.
 
         Returns:
-            `{"specs": [...]}`, a `TrialSpec` as JSON for each seed; `FINISHED` when nothing is
+            `{"trials": [...]}`, the id of a trial for each seed; `FINISHED` when nothing is
             left.
 
         Raises:
@@ -101,7 +101,7 @@ class StudySearch(OptunaSearch):
         for spec in running.specs:
             self._results.add(spec)
         self._running[trial_id] = running
-        return {"specs": [spec.model_dump() for spec in running.specs]}
+        return {"trials": [spec.trial_id for spec in running.specs]}
 
     def on_trial_result(self, trial_id: str, result: dict[str, Any]) -> None:
         """Nothing: the store has it."""

@@ -18,6 +18,7 @@ from study.export import export
 from study.lock import driver_lock
 from study.monitor import make_monitor
 from study.schema import FINAL, Experiment
+from study.status import describe
 from study.store import Results
 
 
@@ -105,6 +106,8 @@ class Session:
         if any(record["status"] == "finished" for record in records):
             export(self.experiment, self.results)
             good = all([self._draw(figure) for figure in self.experiment.figures])
+        if self.experiment.exploration is not None:
+            self.console.print(describe(self.results, self.experiment))
         self._say(f"results: {self.results.root}")
         failed = [record for record in records if record["status"] not in FINAL]
         for record in failed:

@@ -198,6 +198,13 @@ class Results:
         path = self.folder(trial_id) / "trial.json"
         return _read_trial(path) if path.exists() else None
 
+    def spec(self, trial_id: str) -> TrialSpec:
+        """What a trial of this study is to do, as its record says."""
+        record = self.trial(trial_id)
+        assert record is not None, trial_id
+        names = [name for name in TrialSpec.model_fields if name in record]
+        return TrialSpec(**{name: record[name] for name in names})
+
     def trials(self) -> list[dict[str, Any]]:
         """All trials, by id."""
         folders = sorted((self.root / "trials").glob("*/trial.json"))

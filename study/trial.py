@@ -29,6 +29,10 @@ PREDECESSOR_WAIT_S = 60.0
 """A worker outlives its killed driver by a second or two, and may still be writing."""
 
 
+TOLD = ("phase", "epoch", "step_epoch", "val_acc", "searches", "params")
+"""Columns of an epoch that Ray hears: it keeps averages of every number, for every trial."""
+
+
 @dataclass(frozen=True)
 class Referee:
     """Where the judge of an exploration is, what it judges by, and when."""
@@ -72,7 +76,7 @@ class _TraceReporter:
             self._metrics.epoch(row)
         if time.monotonic() - self._told >= self._every_s:
             self._told = time.monotonic()
-            self._report(self._who | row)
+            self._report(self._who | {name: row[name] for name in TOLD})
 
     def search(self, row: dict[str, Any]) -> None:
         if self._writer is not None:
@@ -195,13 +199,13 @@ class ArmRun:
             self.report({"trial": spec.trial_id, "status": "stopped"})
 
 
-def run_arm(specs: Sequence[TrialSpec], job: Job, report: Report) -> None:
+def run_arm(trial_ids: Sequence[str], job: Job, report: Report) -> None:
     """Run the trials of an arm; a failure is recorded, not raised.
 
     The study goes on when a trial fails, and its worker takes the next arm.
 
     Args:
-        specs: the arm's trials, resolved, one a seed.
+        trial_ids: of the arm's trials, one a seed; their records say what they are.
         job: what all trials share.
         report: takes a row an epoch and, last, the `status` of each trial; before, `kept` for each
             that ended earlier; `disk_full` where nothing can be recorded any more.
@@ -209,6 +213,8 @@ def run_arm(specs: Sequence[TrialSpec], job: Job, report: Report) -> None:
     from study.nested import run_nested
 
     results = Results(Path(job.root))
+    # By their ids: what Tune is given it keeps, several times over.
+    specs = [results.spec(trial_id) for trial_id in trial_ids]
     for spec in specs:
         if results.status(spec.trial_id) in FINAL:
             # Tune wants a word of every trial, also of one that has nothing left to do.

@@ -97,11 +97,11 @@ class _Study:
         for number, wave in enumerate(waves):
             ready = self._ready([by_id[trial_id] for trial_id in wave])
             if ready:
-                points = [[spec.model_dump()] for spec in ready]
+                points = [[spec.trial_id] for spec in ready]
                 self._fit(
                     f"wave-{number}",
                     self.job,
-                    {"specs": tune.grid_search(points)},
+                    {"trials": tune.grid_search(points)},
                     tune.TuneConfig(),
                 )
                 self._mark_lost([spec.trial_id for spec in ready])
@@ -137,7 +137,10 @@ class _Study:
             if self.results.status(spec.trial_id) in FINAL:
                 continue
             try:
-                ready.append(resolve_spec(spec, self.results))
+                resolved = resolve_spec(spec, self.results)
+                if resolved != spec:
+                    self.results.update(spec.trial_id, "pending", config=resolved.config)
+                ready.append(resolved)
             except ValueError as error:
                 self.monitor.started(spec)
                 record_failure([spec], self.results, error, self._ended)
@@ -153,8 +156,7 @@ class _Study:
             resources = {"CPU": placement.cpus} | gpu
 
         def trial(config: dict[str, Any]) -> None:
-            specs = [TrialSpec.model_validate(spec) for spec in config["specs"]]
-            run_arm(specs, job, tune.report)
+            run_arm(config["trials"], job, tune.report)
 
         events = _Events(self.results, self.monitor)
         outcome = tune.Tuner(
@@ -182,10 +184,10 @@ class _Study:
         if events.disk_full:
             raise _disk_full(job.root)
         self._errors = {
-            spec["trial_id"]: failure_text(result.error)
+            trial_id: failure_text(result.error)
             for result in map(outcome.__getitem__, range(len(outcome)))
             if result.error is not None and result.config is not None
-            for spec in result.config["specs"]
+            for trial_id in result.config["trials"]
         }
 
     def _mark_lost(self, trial_ids: Sequence[str]) -> None:
@@ -244,9 +246,10 @@ def _tune_folder(root: str) -> Path:
 
 
 def _trial_name(trial: Any) -> str:
-    specs = trial.config["specs"]
-    first = TrialSpec.model_validate(specs[0])
-    return first.trial_id if len(specs) == 1 else f"{first.workload}-{first.arm}"
+    """The id of the only trial; of several seeds what their ids begin with, workload and arm."""
+    first, *others = trial.config["trials"]
+    name: str = first if not others else first.rpartition("-s")[0]
+    return name
 
 
 def _disk_full(root: str) -> DiskFull:
@@ -265,10 +268,9 @@ class _Events(tune.Callback):
         return {}
 
     def on_trial_start(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
-        for values in trial.config["specs"]:
-            spec = TrialSpec.model_validate(values)
-            if self._results.status(spec.trial_id) not in FINAL:
-                self._monitor.started(spec)
+        for trial_id in trial.config["trials"]:
+            if self._results.status(trial_id) not in FINAL:
+                self._monitor.started(self._results.spec(trial_id))
 
     def on_trial_result(
         self, iteration: int, trials: list[Any], trial: Any, result: Mapping[str, Any], **info: Any

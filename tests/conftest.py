@@ -31,7 +31,7 @@ def ray_cluster() -> Iterator[Any]:
 
     assert not os.environ.get("RAY_ADDRESS"), "tests start a Ray of their own"
     ray.init(
-        num_cpus=2, include_dashboard=False, object_store_memory=100 * 2**20,
+        address="local", num_cpus=2, include_dashboard=False, object_store_memory=100 * 2**20,
         log_to_driver=False, logging_level=logging.ERROR,
     )  # fmt: skip
     yield ray

@@ -1,17 +1,26 @@
-"""Explorations without training: the rows of a trial follow from its configuration."""
+"""Studies to test with: the script itself in processes, and explorations without training.
+
+Without training, the rows of a trial follow from its configuration.
+"""
 
 import json
-from collections.abc import Callable, Sequence
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from study.exploration import Dimension, Exploration, Stopping
+from study.provenance import repository
 from study.schema import Arm, Experiment, Status, TrialSpec, Workload
 from study.store import EPOCHS, Results
 
 ROWS = 4
+CLOCKS = {"images_per_s", "seconds"}
 
 
 def make_exploration(**changes: Any) -> Experiment:
@@ -77,7 +86,7 @@ class Driver:
         suggested = self.search.suggest(f"tune-{len(self.arms)}")
         if suggested == "FINISHED":
             return None
-        specs = [TrialSpec.model_validate(spec) for spec in suggested["specs"]]
+        specs = [self.results.spec(trial_id) for trial_id in suggested["trials"]]
         self.arms.append(specs[0].arm)
         return specs
 
@@ -124,3 +133,88 @@ def drive(results: Results) -> Callable[[Experiment], Driver]:
         return Driver(StudySearch(experiment, results), results)
 
     return start
+
+
+class Script:
+    """`study/run.py` as its users start it, and what it leaves in a results directory."""
+
+    path = repository() / "study" / "run.py"
+
+    def __init__(self) -> None:
+        self._started: list[subprocess.Popen[str]] = []
+
+    @staticmethod
+    def environment() -> dict[str, str]:
+        """Of a user's shell: the packages are found by the script itself, not by PYTHONPATH."""
+        hidden = ("PYTHONPATH", "RAY_ADDRESS", "RAY_API_SERVER_ADDRESS")
+        return {name: value for name, value in os.environ.items() if name not in hidden}
+
+    def start(self, *arguments: object, cwd: Path) -> subprocess.Popen[str]:
+        """Start a driver; what it prints, errors included, comes back from `finish`."""
+        return self.start_python(str(self.path), *arguments, cwd=cwd)
+
+    def start_python(self, *arguments: object, cwd: Path) -> subprocess.Popen[str]:
+        """The same with other arguments of Python than the script."""
+        driver = subprocess.Popen(
+            [sys.executable, *map(str, arguments)],
+            cwd=cwd, env=self.environment(), stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+            text=True,
+        )  # fmt: skip
+        self._started.append(driver)
+        return driver
+
+    def finish(self, driver: subprocess.Popen[str], *, status: int = 0) -> str:
+        """Wait for a driver and return what it printed."""
+        try:
+            out, _ = driver.communicate(timeout=300)
+        finally:
+            driver.kill()
+        assert driver.returncode == status, out
+        return out
+
+    def run(self, *arguments: object, cwd: Path, status: int = 0) -> str:
+        """Start a driver, wait for it and return what it printed."""
+        return self.finish(self.start(*arguments, cwd=cwd), status=status)
+
+    def wait_for(self, condition: Callable[[], bool], driver: subprocess.Popen[str]) -> None:
+        """Wait until something holds while a driver is at work."""
+        deadline = time.monotonic() + 180
+        while not condition():
+            assert driver.poll() is None, driver.communicate()[0]
+            assert time.monotonic() < deadline, "nothing happened"
+            time.sleep(0.05)
+
+    def records(self, root: Path) -> dict[str, dict[str, Any]]:
+        """Arm and seed -> `trial.json`."""
+        found = [json.loads(path.read_text()) for path in root.glob("trials/*/trial.json")]
+        return {f"{record['arm']}-{record['seed']}": record for record in found}
+
+    def statuses(self, root: Path) -> list[str]:
+        return sorted(record["status"] for record in self.records(root).values())
+
+    def traces(self, root: Path) -> dict[str, Any]:
+        """What a trace says, but for how long anything took."""
+        results, found = Results(root), {}
+        for name, record in self.records(root).items():
+            rows = results.epochs(record["trial_id"]) + results.searches(record["trial_id"])
+            summary = record["summary"] or {}
+            found[name] = [
+                {k: v for k, v in row.items() if k not in CLOCKS and not k.endswith("_s")}
+                for row in (*rows, summary)
+            ]
+        return found
+
+    def stop(self) -> None:
+        """Kill what a failed test may have left."""
+        for driver in self._started:
+            if driver.poll() is None:
+                driver.kill()
+                driver.communicate()
+
+
+@pytest.fixture(scope="session")
+def script() -> Iterator[Script]:
+    """Starts drivers in processes of their own."""
+    script = Script()
+    yield script
+    script.stop()

@@ -1,13 +1,9 @@
 """Real kills: of workers, of the driver, of a node, and a disk that is full."""
 
-import json
-import os
 import shutil
 import signal
 import subprocess
-import sys
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -20,69 +16,14 @@ from study.store import Results
 
 pytestmark = [pytest.mark.ray, pytest.mark.timeout(400)]
 
-SCRIPT = repository() / "study" / "run.py"
 ARMS = ("never", "fixed_1", "adaptive")
-CLOCKS = {"images_per_s", "seconds"}
 
 
-def environment() -> dict[str, str]:
-    hidden = ("PYTHONPATH", "RAY_ADDRESS", "RAY_API_SERVER_ADDRESS")
-    return {name: value for name, value in os.environ.items() if name not in hidden}
-
-
-def start(*arguments: object, cwd: Path) -> subprocess.Popen[str]:
-    return subprocess.Popen(
-        [sys.executable, str(SCRIPT), *map(str, arguments)],
-        cwd=cwd, env=environment(), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
-    )  # fmt: skip
-
-
-def finish(driver: subprocess.Popen[str], *, status: int = 0) -> str:
-    """Wait for a driver and return what it printed."""
-    try:
-        out, _ = driver.communicate(timeout=300)
-    finally:
-        driver.kill()
-    assert driver.returncode == status, out
-    return out
-
-
-def wait_for(condition: Callable[[], bool], driver: subprocess.Popen[str]) -> None:
-    deadline = time.monotonic() + 180
-    while not condition():
-        assert driver.poll() is None, driver.communicate()[0]
-        assert time.monotonic() < deadline, "nothing happened"
-        time.sleep(0.05)
-
-
-def records(root: Path) -> dict[str, dict[str, Any]]:
-    """Arm and seed -> `trial.json`."""
-    found = [json.loads(path.read_text()) for path in root.glob("trials/*/trial.json")]
-    return {f"{record['arm']}-{record['seed']}": record for record in found}
-
-
-def epochs_done(root: Path) -> dict[str, int]:
+def epochs_done(script: Any, root: Path) -> dict[str, int]:
     return {
         name: len(Results(root).epochs(record["trial_id"]))
-        for name, record in records(root).items()
+        for name, record in script.records(root).items()
     }
-
-
-def statuses(root: Path) -> list[str]:
-    return sorted(record["status"] for record in records(root).values())
-
-
-def traces(root: Path) -> dict[str, Any]:
-    """What a trace says, but for how long anything took."""
-    results, found = Results(root), {}
-    for name, record in records(root).items():
-        rows = results.epochs(record["trial_id"]) + results.searches(record["trial_id"])
-        summary = record["summary"] or {}
-        found[name] = [
-            {k: v for k, v in row.items() if k not in CLOCKS and not k.endswith("_s")}
-            for row in (*rows, summary)
-        ]
-    return found
 
 
 def workers_of(driver: subprocess.Popen[str], title: str) -> list[psutil.Process]:
@@ -98,13 +39,13 @@ def workers_of(driver: subprocess.Popen[str], title: str) -> list[psutil.Process
 
 
 @pytest.fixture(scope="module")
-def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+def undisturbed(script: Any, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """A folder with a study of three arms and its results, which nothing disturbed."""
     folder = tmp_path_factory.mktemp("undisturbed")
     config = folder / "study.yaml"
     whole = ("--experiment", "adaptive_vs_fixed", "--workload", "synthetic", "--seeds", 1)
     settings = ("--set", "search_phase.epochs=8", "--results", folder / "grid", "--dry-run")
-    finish(start(*whole, *settings, cwd=folder))
+    script.run(*whole, *settings, cwd=folder)
     from study.catalog import load_experiment
     from study.configfile import write_config
     from study.expand import apply_settings
@@ -113,40 +54,42 @@ def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     arms = tuple(arm for arm in experiment.arms if arm.name in ARMS)
     small = experiment.model_copy(update={"arms": arms, "figures": ()})
     write_config(apply_settings(small, {"search_phase.epochs": 8}), config)
-    finish(start("--config", config, "--results", folder / "results", cwd=folder))
-    assert statuses(folder / "results") == ["finished"] * 3
+    script.run("--config", config, "--results", folder / "results", cwd=folder)
+    assert script.statuses(folder / "results") == ["finished"] * 3
     yield folder
 
 
 def test_the_traces_after_a_killed_driver_are_those_of_an_undisturbed_run(
-    undisturbed: Path, tmp_path: Path
+    script: Any, undisturbed: Path, tmp_path: Path
 ) -> None:
     root = tmp_path / "results"
-    driver = start("--config", undisturbed / "study.yaml", "--results", root, cwd=tmp_path)
+    driver = script.start("--config", undisturbed / "study.yaml", "--results", root, cwd=tmp_path)
 
     def under_way() -> bool:
-        done = epochs_done(root)
-        return "finished" in statuses(root) and any(
-            2 <= epochs < 9 and records(root)[name]["status"] == "running"
+        done = epochs_done(script, root)
+        return "finished" in script.statuses(root) and any(
+            2 <= epochs < 9 and script.records(root)[name]["status"] == "running"
             for name, epochs in done.items()
         )
 
-    wait_for(under_way, driver)
+    script.wait_for(under_way, driver)
     driver.send_signal(signal.SIGKILL)
     driver.wait()
-    before = {n: r["finished"] for n, r in records(root).items() if r["status"] == "finished"}
-    files = {p: p.stat().st_mtime_ns for n in before for p in _trace_files(root, n)}
+    before = {
+        n: r["finished"] for n, r in script.records(root).items() if r["status"] == "finished"
+    }
+    files = {p: p.stat().st_mtime_ns for n in before for p in _trace_files(script, root, n)}
 
-    finish(start("--resume", root, cwd=tmp_path))
-    assert statuses(root) == ["finished"] * 3
+    script.run("--resume", root, cwd=tmp_path)
+    assert script.statuses(root) == ["finished"] * 3
     # What was finished was not run again.
-    assert {n: records(root)[n]["finished"] for n in before} == before
+    assert {n: script.records(root)[n]["finished"] for n in before} == before
     assert {p: p.stat().st_mtime_ns for p in files} == files
-    assert traces(root) == traces(undisturbed / "results")
+    assert script.traces(root) == script.traces(undisturbed / "results")
 
 
-def _trace_files(root: Path, name: str) -> list[Path]:
-    folder = Results(root).folder(records(root)[name]["trial_id"])
+def _trace_files(script: Any, root: Path, name: str) -> list[Path]:
+    folder = Results(root).folder(script.records(root)[name]["trial_id"])
     return sorted(folder.glob("*.json*"))
 
 
@@ -154,28 +97,32 @@ def _trace_files(root: Path, name: str) -> list[Path]:
     ("flags", "title"), [((), "ImplicitFunc"), (("--executor", "train"), "RayTrainWorker")]
 )
 def test_the_traces_after_a_killed_worker_are_those_of_an_undisturbed_run(
-    flags: tuple[str, ...], title: str, undisturbed: Path, tmp_path: Path
+    script: Any, flags: tuple[str, ...], title: str, undisturbed: Path, tmp_path: Path
 ) -> None:
     root = tmp_path / "results"
-    driver = start("--config", undisturbed / "study.yaml", "--results", root, *flags, cwd=tmp_path)
-    wait_for(lambda: any(2 <= epochs < 6 for epochs in epochs_done(root).values()), driver)
+    driver = script.start(
+        "--config", undisturbed / "study.yaml", "--results", root, *flags, cwd=tmp_path
+    )
+    script.wait_for(
+        lambda: any(2 <= epochs < 6 for epochs in epochs_done(script, root).values()), driver
+    )
     victims = workers_of(driver, title)
     assert victims
     for victim in victims:
         victim.kill()
-    finish(driver)
-    assert statuses(root) == ["finished"] * 3
-    assert traces(root) == traces(undisturbed / "results")
+    script.finish(driver)
+    assert script.statuses(root) == ["finished"] * 3
+    assert script.traces(root) == script.traces(undisturbed / "results")
 
 
 def test_a_second_driver_is_refused_while_the_first_lives(
-    undisturbed: Path, tmp_path: Path
+    script: Any, undisturbed: Path, tmp_path: Path
 ) -> None:
     root = tmp_path / "results"
-    first = start("--config", undisturbed / "study.yaml", "--results", root, cwd=tmp_path)
+    first = script.start("--config", undisturbed / "study.yaml", "--results", root, cwd=tmp_path)
     try:
-        wait_for(lambda: bool(records(root)), first)
-        out = finish(start("--resume", root, cwd=tmp_path), status=2)
+        script.wait_for(lambda: bool(script.records(root)), first)
+        out = script.run("--resume", root, cwd=tmp_path, status=2)
         assert str(first.pid) in out and "error: " in out
     finally:
         first.send_signal(signal.SIGINT)
@@ -184,7 +131,7 @@ def test_a_second_driver_is_refused_while_the_first_lives(
 
 
 def test_a_trial_that_diverges_is_recorded_and_the_study_goes_on(
-    undisturbed: Path, tmp_path: Path
+    script: Any, undisturbed: Path, tmp_path: Path
 ) -> None:
     config = yaml.safe_load((undisturbed / "study.yaml").read_text())
     for arm in config["arms"]:
@@ -193,11 +140,11 @@ def test_a_trial_that_diverges_is_recorded_and_the_study_goes_on(
     changed = tmp_path / "study.yaml"
     changed.write_text(yaml.safe_dump(config))
     root = tmp_path / "results"
-    out = finish(start("--config", changed, "--results", root, cwd=tmp_path), status=1)
-    assert statuses(root) == ["failed", "finished", "finished"]
-    error = records(root)["never-0"]["error"]
+    out = script.run("--config", changed, "--results", root, cwd=tmp_path, status=1)
+    assert script.statuses(root) == ["failed", "finished", "finished"]
+    error = script.records(root)["never-0"]["error"]
     assert error.startswith("NonFiniteLoss: search phase, epoch ") and "Traceback" in error
-    assert f"failed: {records(root)['never-0']['trial_id']}: NonFiniteLoss" in out
+    assert f"failed: {script.records(root)['never-0']['trial_id']}: NonFiniteLoss" in out
 
 
 NODES = """
@@ -233,22 +180,22 @@ sys.exit(main(["--config", sys.argv[1], "--results", sys.argv[2]]))
 """
 
 
-def test_a_lost_node_takes_no_finished_trial_with_it(undisturbed: Path, tmp_path: Path) -> None:
+def test_a_lost_node_takes_no_finished_trial_with_it(
+    script: Any, undisturbed: Path, tmp_path: Path
+) -> None:
     config = yaml.safe_load((undisturbed / "study.yaml").read_text())
     config["seeds"] = [0, 1]
     changed = tmp_path / "study.yaml"
     changed.write_text(yaml.safe_dump(config))
     root = tmp_path / "results"
-    driver = subprocess.Popen(
-        [sys.executable, "-c", NODES, str(changed), str(root)],
-        cwd=repository(), env=environment(), stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
-        text=True,
-    )  # fmt: skip
-    out = finish(driver)
+    driver = script.start_python("-c", NODES, changed, root, cwd=repository())
+    out = script.finish(driver)
     assert "lost a node" in out
-    assert statuses(root) == ["finished"] * 6
-    expected = traces(undisturbed / "results")
-    assert {name: trace for name, trace in traces(root).items() if name in expected} == expected
+    assert script.statuses(root) == ["finished"] * 6
+    expected = script.traces(undisturbed / "results")
+    assert {
+        name: trace for name, trace in script.traces(root).items() if name in expected
+    } == expected
 
 
 @pytest.fixture
@@ -265,24 +212,25 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
 
 
 def test_a_full_disk_stops_the_study_with_what_is_finished_whole(
-    small_disk: Path, undisturbed: Path, tmp_path: Path
+    script: Any, small_disk: Path, undisturbed: Path, tmp_path: Path
 ) -> None:
     root = small_disk / "results"
-    driver = start("--config", undisturbed / "study.yaml", "--results", root, cwd=tmp_path)
-    wait_for(lambda: "finished" in statuses(root), driver)
+    driver = script.start("--config", undisturbed / "study.yaml", "--results", root, cwd=tmp_path)
+    script.wait_for(lambda: "finished" in script.statuses(root), driver)
     filler = small_disk / "filler"
-    with filler.open("wb") as file, pytest.raises(OSError, match="No space"):
+    with filler.open("wb", buffering=0) as file, pytest.raises(OSError, match="No space"):
         while True:
-            file.write(b"x" * 4096)
-            file.flush()
-    out = finish(driver, status=1)
+            file.write(b"x" * 512)
+    out = script.finish(driver, status=1)
     assert "no space left" in out
-    whole = [n for n, record in records(root).items() if record["status"] == "finished"]
+    whole = [n for n, record in script.records(root).items() if record["status"] == "finished"]
     assert whole
-    expected = traces(undisturbed / "results")
-    assert {name: traces(root)[name] for name in whole} == {name: expected[name] for name in whole}
+    expected = script.traces(undisturbed / "results")
+    assert {name: script.traces(root)[name] for name in whole} == {
+        name: expected[name] for name in whole
+    }
 
     filler.unlink()
-    finish(start("--resume", root, cwd=tmp_path))
-    assert statuses(root) == ["finished"] * 3
-    assert traces(root) == expected
+    script.run("--resume", root, cwd=tmp_path)
+    assert script.statuses(root) == ["finished"] * 3
+    assert script.traces(root) == expected

@@ -283,11 +283,11 @@ def test_ray_tune_runs_what_is_left(
 
     def trial(config: dict[str, Any]) -> None:
         store = Results(Path(root))
-        for spec in config["specs"]:
-            number = spec["config"]["schedule"].get("growth", 2.0)
+        for trial_id in config["trials"]:
+            number = store.spec(trial_id).config["schedule"].get("growth", 2.0)
             row = f'{{"val_acc": {number / 10}, "searches": 2}}\n'
-            (store.folder(spec["trial_id"]) / EPOCHS).write_text(row * 2)
-            store.update(spec["trial_id"], "finished")
+            (store.folder(trial_id) / EPOCHS).write_text(row * 2)
+            store.update(trial_id, "finished")
         tune.report({"whatever": 1})
 
     tune.Tuner(

@@ -203,18 +203,22 @@ def test_arms_are_added_when_asked_to_and_never_changed(
         begin(results, changed, extend=True)
 
 
-def test_an_exploration_gains_samples_alone(tmp_path: Path, tiny_experiment: Experiment) -> None:
+def test_an_exploration_gains_samples_and_seeds_and_loses_none(
+    tmp_path: Path, tiny_experiment: Experiment
+) -> None:
     results, experiment = Results(tmp_path), exploring(tiny_experiment)
     begin(results, experiment)
     more = exploring(tiny_experiment, samples=5)
     with pytest.raises(ValueError, match="^samples: got 5, allowed: 3, .*--extend"):
         begin(results, more)
+    with pytest.raises(ValueError, match=r"^seeds: got \[0, 1\], allowed: \[0\], .*--extend"):
+        begin(results, with_seeds(experiment, 0, 1))
     begin(results, more, extend=True)
     begin(results, experiment)  # Fewer leave what is there.
     assert load(results).exploration == more.exploration
     for extend in (False, True):
-        with pytest.raises(ValueError, match=r"^seeds: got \[0, 1\], allowed: \[0\], by which"):
-            begin(results, with_seeds(experiment, 0, 1), extend=extend)
+        with pytest.raises(ValueError, match=r"^seeds: got \[1\], allowed: \[0\], over which"):
+            begin(results, with_seeds(experiment, 1), extend=extend)
         with pytest.raises(ValueError, match="^arms: got .*'x'.*by which"):
             arms = (*experiment.arms, Arm(name="x", label="", overrides={"schedule.kind": "never"}))
             begin(results, experiment.model_copy(update={"arms": arms}), extend=extend)
@@ -223,6 +227,8 @@ def test_an_exploration_gains_samples_alone(tmp_path: Path, tiny_experiment: Exp
         grid = experiment.model_copy(update={"exploration": None})
         with pytest.raises(ValueError, match=r"exploration: \{.* -> null"):
             begin(results, grid, extend=extend)
+    begin(results, with_seeds(more, 0, 1), extend=True)
+    assert load(results).seeds == (0, 1)
 
 
 def test_another_study_is_refused(tmp_path: Path, tiny_experiment: Experiment) -> None:

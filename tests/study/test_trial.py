@@ -14,7 +14,7 @@ from study.exploration import Stopping
 from study.judge import Judge
 from study.schema import Experiment, TrialSpec
 from study.store import Results
-from study.trial import Job, Referee, failure_text, is_disk_full, run_arm
+from study.trial import TOLD, Job, Referee, failure_text, is_disk_full, run_arm
 
 ONE_CPU = Placement("tune", 1, 1.0, 0.0, 1)
 GIT: dict[str, Any] = {"git_commit": "abc", "git_dirty": True}
@@ -47,7 +47,7 @@ def test_a_trial_leaves_its_trace_and_its_summary(
 ) -> None:
     results = add(tmp_path, spec)
     reports: list[dict[str, Any]] = []
-    run_arm([spec], job(tmp_path, dense_cache), reports.append)
+    run_arm([spec.trial_id], job(tmp_path, dense_cache), reports.append)
 
     record = results.trial(spec.trial_id)
     assert record is not None
@@ -60,7 +60,8 @@ def test_a_trial_leaves_its_trace_and_its_summary(
     assert [row["epoch"] for row in searches] == [1, 2] == record["summary"]["search_epochs"]
     who = {"trial": spec.trial_id, "seed": spec.seed}
     assert reports == [
-        *(who | row for row in rows), {"trial": spec.trial_id, "status": "finished"},
+        *(who | {name: row[name] for name in TOLD} for row in rows),
+        {"trial": spec.trial_id, "status": "finished"},
     ]  # fmt: skip
     provenance = record["provenance"]
     assert (provenance["git_commit"], provenance["git_dirty"]) == ("abc", True)
@@ -73,7 +74,7 @@ def test_a_resumed_trial_ends_with_the_trace_of_an_undisturbed_one(
     tmp_path: Path, dense_cache: Path, spec: TrialSpec
 ) -> None:
     whole = add(tmp_path / "whole", spec)
-    run_arm([spec], job(tmp_path / "whole", dense_cache), lambda row: None)
+    run_arm([spec.trial_id], job(tmp_path / "whole", dense_cache), lambda row: None)
 
     def stop(row: dict[str, Any]) -> None:
         if row.get("step_epoch") == 2:
@@ -81,11 +82,11 @@ def test_a_resumed_trial_ends_with_the_trace_of_an_undisturbed_one(
 
     broken = add(tmp_path / "broken", spec)
     with pytest.raises(KeyboardInterrupt):
-        run_arm([spec], job(tmp_path / "broken", dense_cache), stop)
+        run_arm([spec.trial_id], job(tmp_path / "broken", dense_cache), stop)
     assert broken.status(spec.trial_id) == "running"
     assert len(broken.epochs(spec.trial_id)) == 3
     reports: list[dict[str, Any]] = []
-    run_arm([spec], job(tmp_path / "broken", dense_cache), reports.append)
+    run_arm([spec.trial_id], job(tmp_path / "broken", dense_cache), reports.append)
     assert [row["step_epoch"] for row in reports[:-1]] == [2, 3]
 
     def traces(results: Results) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
@@ -105,7 +106,7 @@ def test_a_failure_is_recorded_and_not_raised(
 
     results = add(tmp_path, spec)
     reports: list[dict[str, Any]] = []
-    run_arm([spec], job(tmp_path, dense_cache, fail), reports.append)
+    run_arm([spec.trial_id], job(tmp_path, dense_cache, fail), reports.append)
     record = results.trial(spec.trial_id)
     assert record is not None
     assert (record["status"], record["summary"]) == ("failed", None)
@@ -126,7 +127,7 @@ def test_a_second_attempt_clears_the_failure_of_the_first(
 
     results = add(tmp_path, spec)
     for expected in ("failed", "finished"):
-        run_arm([spec], job(tmp_path, dense_cache, body), lambda row: None)
+        run_arm([spec.trial_id], job(tmp_path, dense_cache, body), lambda row: None)
         record = results.trial(spec.trial_id)
         assert record is not None
         assert record["status"] == expected
@@ -147,7 +148,7 @@ def test_a_worker_computes_with_the_threads_of_its_cpus(
         for cpus in (2.0, 1.0, 0.5):
             add(tmp_path, spec).update(spec.trial_id, "pending")
             placement = Placement("tune", 1, cpus, 0.0, 1)
-            run_arm([spec], job(tmp_path, dense_cache, body, placement), lambda row: None)
+            run_arm([spec.trial_id], job(tmp_path, dense_cache, body, placement), lambda row: None)
     finally:
         torch.set_num_threads(before)
     assert seen == [2, 1, 1]
@@ -176,7 +177,7 @@ def test_the_seeds_of_an_arm_run_in_step_from_rung_to_rung(
     plain = Results(tmp_path / "plain")
     for spec in seeds:
         plain.add(spec)
-        run_arm([spec], job(plain.root, dense_cache), lambda row: None)
+        run_arm([spec.trial_id], job(plain.root, dense_cache), lambda row: None)
 
     results = Results(tmp_path / "judged")
     for spec in seeds:
@@ -191,7 +192,7 @@ def test_the_seeds_of_an_arm_run_in_step_from_rung_to_rung(
 
     referee = Referee(ask, ("val_acc", "searches"), stopping.rungs)
     judged = replace(job(results.root, dense_cache), referee=referee)
-    run_arm(seeds, judged, lambda row: None)
+    run_arm([s.trial_id for s in seeds], judged, lambda row: None)
 
     assert [entry[:2] for entry in asked] == [(1, [1, 1, 1]), (3, [3, 3, 3])]
     for rung, _, values in asked:
@@ -218,7 +219,7 @@ def test_a_stopped_arm_ends_at_its_rung_and_is_not_run_again(
     referee = Referee(judge.ask, ("val_acc",), (2,))
     judged = replace(job(tmp_path, dense_cache), referee=referee)
     reports: list[dict[str, Any]] = []
-    run_arm(seeds, judged, reports.append)
+    run_arm([s.trial_id for s in seeds], judged, reports.append)
     for spec in seeds:
         record = results.trial(spec.trial_id)
         assert record is not None
@@ -227,7 +228,7 @@ def test_a_stopped_arm_ends_at_its_rung_and_is_not_run_again(
         assert len(results.epochs(spec.trial_id)) == 2
     assert [r["status"] for r in reports if "status" in r] == ["stopped"] * 3
     reports.clear()
-    run_arm(seeds, judged, reports.append)
+    run_arm([s.trial_id for s in seeds], judged, reports.append)
     assert reports == [{"trial": spec.trial_id, "kept": True} for spec in seeds]
 
 
@@ -242,7 +243,7 @@ def test_a_failing_seed_fails_its_arm(
     results = Results(tmp_path)
     for spec in seeds:
         results.add(spec)
-    run_arm(seeds, job(tmp_path, dense_cache, body), lambda row: None)
+    run_arm([s.trial_id for s in seeds], job(tmp_path, dense_cache, body), lambda row: None)
     assert [results.status(s.trial_id) for s in seeds] == ["finished", "failed", "failed"]
     for spec in seeds[1:]:
         record = results.trial(spec.trial_id)
@@ -257,7 +258,7 @@ def test_a_full_disk_is_no_failure_of_the_trial(
 
     results = add(tmp_path, spec)
     reports: list[dict[str, Any]] = []
-    run_arm([spec], job(tmp_path, dense_cache, body), reports.append)
+    run_arm([spec.trial_id], job(tmp_path, dense_cache, body), reports.append)
     assert reports == [{"trial": spec.trial_id, "disk_full": True}]
     assert results.status(spec.trial_id) == "running"
 
