@@ -150,7 +150,8 @@ def set_environment(*, dashboard: bool, joined: bool = False) -> int | None:
         "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.2",
         "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0",
         "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": "60",
-        "TUNE_GLOBAL_CHECKPOINT_S": "2",
+        # The record is ours: nobody reads what Tune would save of its own, again and again.
+        "TUNE_GLOBAL_CHECKPOINT_S": "3600",
         # Tune's handler makes an interrupted run look like a finished one.
         "TUNE_DISABLE_SIGINT_HANDLER": "1",
         # The trace is ours; Tune's own loggers would write a second one.

@@ -33,12 +33,16 @@ def fork(old: Results, experiment: Experiment, new: Results) -> Experiment:
         The experiment with its first points; `new` has begun with it.
 
     Raises:
-        ValueError: a place for the new study that is not empty or that is within the old one, or
-            files that do not read.
+        ValueError: a place for the new study that is not empty or that is within the old one,
+            settings of which no trial can be built, or files that do not read.
         OSError: a copy could not be written.
     """
+    # Not at the top: the command line imports this module, and answers at once.
+    from study.body import check_buildable
+
     _check_place(old.root, new.root)
     specs = expand(experiment)
+    check_buildable(list({spec.arm: spec.trial_config() for spec in specs}.values()))
     if experiment.exploration is not None:
         experiment, suggested = _with_first_points(old, experiment, experiment.exploration)
         specs += suggested

@@ -37,11 +37,14 @@ POLL_S = 0.05
 def driver_lock(root: Path) -> Iterator[None]:
     """Hold a results directory, made if missing, against every other driver.
 
+    One that was made for the lock, and into which nothing was written, is removed again.
+
     Raises:
         ValueError: another driver has it (its process, host and start are named), or it cannot be
             locked: no directory, not writable, or a file system without locks.
     """
     require(root.is_dir() or not root.exists(), "--results", str(root), "a directory; it is a file")
+    made = [folder for folder in (root, *root.parents) if not folder.exists()]
     lock = _Lock(root, "driver")
     try:
         lock.acquire(DRIVER_WAIT_S)
@@ -56,6 +59,10 @@ def driver_lock(root: Path) -> Iterator[None]:
         yield
     finally:
         lock.release()
+        if made and [path.name for path in root.iterdir()] == [lock.path.name]:
+            lock.path.unlink()
+            for folder in made:
+                folder.rmdir()
 
 
 @contextmanager

@@ -48,10 +48,12 @@ class Session:
             DiskFull: nothing more could be recorded.
         """
         self.results.check(self.experiment, extend=self.arguments.extend)
+        # A record that does not read is refused here, before anything is started.
+        self.results.trials()
         with driver_lock(self.results.root):
             if self._is_complete():
                 count = len(self.results.trials())
-                self.console.print(f"all {count} trials are finished already", highlight=False)
+                self.console.print(f"all {count} trials have ended already", highlight=False)
             else:
                 self._execute()
             return self._conclude()

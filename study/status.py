@@ -38,8 +38,10 @@ class _Arm:
 
     def statuses(self) -> list[Status]:
         there: list[Status] = [r["status"] if r else "pending" for r in self.trials.values()]
-        # A kill between the records of two seeds leaves one without.
-        lacking: list[Status] = ["pending"] * (self.seeds - len(there))
+        # A kill between the records of two seeds leaves one without. But an arm that was stopped
+        # does not get the seeds of an extension.
+        count = 0 if "stopped" in there else self.seeds - len(there)
+        lacking: list[Status] = ["pending"] * count
         return there + lacking
 
     def mean(self, name: str) -> float | None:
@@ -97,7 +99,7 @@ def _head(
         "experiment": f"{experiment.name} on {experiment.workload.name}",
         "question": experiment.question,
         "started": f"{study['started']} by {study['command']}",
-        "driver": _driver(driver, counts, results),
+        "driver": _driver(driver, results, _is_left(experiment, results, counts)),
         "trials": tally,
     }
     exploration = experiment.exploration
@@ -114,13 +116,23 @@ def _head(
     return table
 
 
-def _driver(
-    driver: Mapping[str, Any] | None, counts: Mapping[Status, int], results: Results
-) -> str:
+def _driver(driver: Mapping[str, Any] | None, results: Results, is_left: bool) -> str:
     if driver is not None:
         return f"process {driver['pid']} on {driver['host']}, since {driver['since']}"
-    left = sum(number for status, number in counts.items() if status not in FINAL)
-    return f"none; to go on: --resume {results.root}" if left else "none, and nothing is left"
+    return f"none; to go on: --resume {results.root}" if is_left else "none, and nothing is left"
+
+
+def _is_left(experiment: Experiment, results: Results, counts: Mapping[Status, int]) -> bool:
+    """Whether a resume has something to run."""
+    if experiment.exploration is None:
+        return any(counts[status] for status in counts if status not in FINAL)
+    from study.optuna_study import left, read_study
+
+    # What is still to be suggested, and that a failure was told for good, Optuna knows.
+    try:
+        return left(experiment, read_study(experiment, results)) > 0
+    except ValueError:  # Nothing has been suggested.
+        return True
 
 
 def _arm_table(arms: Sequence[_Arm], results: Results, front: set[str]) -> Table:

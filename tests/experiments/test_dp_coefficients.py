@@ -45,7 +45,7 @@ def test_twenty_four_arms_and_three_rungs_on_every_workload(workload: Workload) 
 
 def test_rungs_and_bounds_follow_from_the_epochs() -> None:
     made = exploration(experiment(digits()))
-    assert made.stopping is not None and made.stopping.rungs == (3, 6, 12)
+    assert made.stopping is not None and made.stopping.rungs == (6, 10, 14)
     bounds = {d.name: (d.low, d.high) for d in made.space if d.kind != "choice"}
     assert bounds["max_interval"] == (2, 20) and bounds["warmup"] == (1, 5)
     longer = digits().model_copy(

@@ -5,10 +5,10 @@ from adacomcat.interop.timm import create_model
 from adacomcat.method import build_method
 from experiments.adaptive_vs_fixed import experiment
 from experiments.workloads import workloads
+from study.body import check_buildable
 from study.expand import expand
 from study.overrides import build_config
 from study.schema import Workload
-from study.trial import check_buildable
 
 ALL = {workload.name: workload for workload in workloads()}
 

@@ -109,6 +109,16 @@ def test_a_new_study_needs_a_place_of_its_own(tmp_path: Path, grid: Experiment) 
     assert not (old.root / "trials").exists()
 
 
+def test_settings_of_which_no_trial_can_be_built_begin_nothing(
+    tmp_path: Path, grid: Experiment
+) -> None:
+    old = begun(tmp_path / "old", grid)
+    impossible = apply_settings(load(old), {"budget.reduction": 0.999})
+    with pytest.raises(ValueError, match="budget.reduction: got 0.999"):
+        fork(old, impossible, Results(tmp_path / "new"))
+    assert not (tmp_path / "new").exists()
+
+
 def exploring(experiment: Experiment) -> Experiment:
     growth = Dimension(name="growth", setting="schedule.growth", kind="float", low=1, high=4)
     exploration = Exploration(

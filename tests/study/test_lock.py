@@ -126,6 +126,7 @@ def test_a_lock_leaves_a_fresh_directory_fit_for_a_study(
     tmp_path: Path, tiny_experiment: Any
 ) -> None:
     root = tmp_path / "results"
+    root.mkdir()
     with driver_lock(root):
         # As after a kill before the study had begun: the note is still there.
         assert len(list(root.iterdir())) == 2
@@ -221,3 +222,20 @@ def test_the_lock_ends_with_an_error_inside(tmp_path: Path) -> None:
     with pytest.raises(RuntimeError, match="on purpose"), driver_lock(tmp_path):
         raise RuntimeError("on purpose")
     assert holder(tmp_path) is None
+
+
+def test_a_folder_that_was_made_for_the_lock_alone_is_removed(tmp_path: Path) -> None:
+    root = tmp_path / "results" / "new"
+    with pytest.raises(ValueError, match="refused"), driver_lock(root):
+        assert root.is_dir()
+        raise ValueError("refused")
+    assert list(tmp_path.iterdir()) == []
+    # One that was there stays, and so does one in which something was written.
+    root.mkdir(parents=True)
+    with driver_lock(root):
+        pass
+    assert root.is_dir()
+    other = tmp_path / "other"
+    with driver_lock(other):
+        (other / "study.json").touch()
+    assert {path.name for path in other.iterdir()} == {"study.json", "driver.lock"}

@@ -1,65 +1,49 @@
-import json
-import os
+import shutil
 import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from study.provenance import repository
+from study.catalog import load_experiment
+from study.configfile import to_yaml
+from study.expand import expand
+from study.overrides import read_yaml, write_yaml
 from study.run import main
 from study.store import Results
 
-SCRIPT = repository() / "study" / "run.py"
 EXPERIMENT = ("--experiment", "adaptive_vs_fixed", "--workload", "synthetic")
 EXPLORE = ("--experiment", "dp_coefficients", "--workload", "synthetic")
 SHORT = ("--set", "search_phase.epochs=2", "--set", "finetune.epochs=1")
 
 
-def environment() -> dict[str, str]:
-    """Of a user's shell: the packages are found by the script itself, not by PYTHONPATH."""
-    hidden = ("PYTHONPATH", "RAY_ADDRESS", "RAY_API_SERVER_ADDRESS")
-    return {name: value for name, value in os.environ.items() if name not in hidden}
+def test_the_script_lists_from_any_folder(script: Any, tmp_path: Path) -> None:
+    out = script.run("--list", cwd=tmp_path)
+    assert "rror" not in out and "arning" not in out
+    for word in ("adaptive_vs_fixed", "How often must", "dp_coefficients", "budgets", "digits",
+                 "fashion_mnist", "synthetic"):  # fmt: skip
+        assert word in out
 
 
-def script(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, str(SCRIPT), *arguments],
-        cwd=cwd, env=environment(), capture_output=True, text=True, timeout=120,
-    )  # fmt: skip
-
-
-def test_the_script_lists_from_any_folder(tmp_path: Path) -> None:
-    done = script("--list", cwd=tmp_path)
-    assert (done.returncode, done.stderr) == (0, "")
-    for word in ("adaptive_vs_fixed", "How often must", "digits", "fashion_mnist", "synthetic"):
-        assert word in done.stdout
-
-
-def test_the_script_does_not_let_its_folder_hide_other_modules(tmp_path: Path) -> None:
+def test_the_script_does_not_let_its_folder_hide_other_modules(script: Any, tmp_path: Path) -> None:
     # As Python starts a script: with the script's folder at the head of the path.
     probe = f"""
 import runpy, sys
-sys.path[0], sys.argv = {str(SCRIPT.parent)!r}, ["run.py", "--list"]
+sys.path[0], sys.argv = {str(script.path.parent)!r}, ["run.py", "--list"]
 try:
-    runpy.run_path({str(SCRIPT)!r}, run_name="__main__")
+    runpy.run_path({str(script.path)!r}, run_name="__main__")
 finally:
-    print(sys.path[0], {str(SCRIPT.parent)!r} in sys.path)
+    print(sys.path[0], {str(script.path.parent)!r} in sys.path)
 """
-    command = [sys.executable, "-c", probe]
-    done = subprocess.run(command, cwd=tmp_path, env=environment(), capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-    assert done.stdout.splitlines()[-1] == f"{SCRIPT.parent.parent} False"
+    out = script.finish(script.start_python("-c", probe, cwd=tmp_path))
+    assert out.splitlines()[-1] == f"{script.path.parent.parent} False"
 
 
-def test_the_script_prints_its_trials_and_runs_nothing(tmp_path: Path) -> None:
-    done = script(*EXPERIMENT, "--seeds", "2", "--dry-run", "--set", "schedule.growth=3",
-                  cwd=tmp_path)  # fmt: skip
-    assert (done.returncode, done.stderr) == (0, "")
-    lines = done.stdout.splitlines()
+def test_the_script_prints_its_trials_and_runs_nothing(script: Any, tmp_path: Path) -> None:
+    out = script.run(*EXPERIMENT, "--seeds", "2", "--dry-run", "--set", "schedule.growth=3",
+                     cwd=tmp_path)  # fmt: skip
+    lines = out.splitlines()
     adaptive = next(line for line in lines if line.startswith("synthetic-adaptive-s1-"))
     assert "adaptive(growth=3)" in adaptive and "pending" in adaptive
     oracle = next(line for line in lines if line.startswith("synthetic-oracle-s0-"))
@@ -95,7 +79,12 @@ def test_the_script_prints_its_trials_and_runs_nothing(tmp_path: Path) -> None:
         ([*EXPLORE, "--samples", "0"], "--samples: got 0, allowed: 1 or more"),
         ([*EXPLORE, "--objectives", "val_acc,val_acc"], "each objective once"),
         ([*EXPLORE, "--objectives", "val_acc,serches"], "did you mean 'searches'?"),
-        ([*EXPLORE, "--set", "schedule.growth=2"], "schedule.growth: got 2"),
+        ([*EXPLORE, "--set", "schedule.growth=2"], "'dp_coefficients' searches schedule.growth"),
+        ([*EXPLORE, "--set", "search.clock=per_epoch"], "'dp_coefficients' searches search.clock"),
+        (
+            [*EXPLORE, "--set", "schedule.kind=once"],
+            "fixes it in its arms published, fixed_1, once",
+        ),
         ([*EXPERIMENT, "--workers", "0"], "--workers: got 0"),
         ([*EXPERIMENT, "--workers", "2", "--executor", "tune"], "--executor: got 'tune'"),
     ],
@@ -114,6 +103,109 @@ def test_a_request_that_makes_no_sense_is_an_error_in_one_line(
     assert message in printed.err
     assert printed.out == ""
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("name", ["dp_coefficients", "budgets"])
+def test_trials_of_one_epoch_are_explored_without_a_judge(
+    name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    one = ("--set", "search_phase.epochs=1", "--set", "finetune.epochs=0")
+    asked = ("--experiment", name, "--workload", "synthetic", *one, "--results", str(tmp_path))
+    assert main([*asked, "--dry-run"]) == 0
+    assert "judged after epochs: none" in capsys.readouterr().out
+
+
+def exploration_file(folder: Path, **changes: Any) -> Path:
+    """The `study.yaml` of an exploration, with other entries."""
+    content = read_yaml(to_yaml(load_experiment("dp_coefficients", "synthetic", 1)))
+    content["exploration"] |= changes
+    path = folder / "study.yaml"
+    path.write_text(write_yaml(content))
+    return path
+
+
+UPSIDE_DOWN = {"name": "growth", "setting": "schedule.growth", "kind": "float", "low": 3, "high": 2}
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"objectives": ["searches", "searches"]}, "objectives: got ('searches', 'searches')"),
+        ({"objectives": ["val_acc", "latency"]}, "objectives: got 'latency', allowed: macs"),
+        ({"objectives": []}, "objectives: got (), allowed: one or more"),
+        ({"space": [], "points": {}}, "space: got (), allowed: one parameter or more"),
+        ({"space": [UPSIDE_DOWN], "points": {}}, "space.growth.low: got 3.0, allowed: below high"),
+        ({"smaples": 3}, "smaples: got 'smaples' (did you mean 'samples'?)"),
+        ({"samples": 0}, "samples: got 0, allowed: 1 or more"),
+        ({"samples": "many"}, "samples: got 'many'"),
+    ],
+)
+def test_a_file_that_makes_no_sense_is_an_error_in_one_line(
+    changes: dict[str, Any],
+    message: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    path = exploration_file(tmp_path, **changes)
+    assert main(["--config", str(path)]) == 2
+    printed = capsys.readouterr()
+    assert printed.err.startswith(f"error: {path}: exploration.{message}")
+    assert printed.err.count("\n") == 1 and printed.out == ""
+    assert list(tmp_path.iterdir()) == [path]
+
+
+@pytest.mark.parametrize(
+    ("file", "message"),
+    [
+        ("study.json", "study.json: schema_version: got 99, allowed: up to 2; a newer one needs"),
+        ("study.yaml", "study.yaml: schema_version: got 99, allowed: up to 2; a newer one needs"),
+        ("trial.json", "trial.json: schema_version: got 99, allowed: up to 2; a newer one needs"),
+    ],
+)
+def test_what_a_newer_version_wrote_is_not_resumed(
+    file: str,
+    message: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    experiment = load_experiment("dp_coefficients", "synthetic", 1)
+    results = Results(tmp_path)
+    results.begin(experiment, command="", provenance={})
+    results.add(expand(experiment)[0])
+    path = next(tmp_path.rglob(file))
+    text = path.read_text()
+    newer = text.replace('"schema_version": 2', '"schema_version": 99')
+    path.write_text(newer.replace("schema_version: 2", "schema_version: 99"))
+    assert path.read_text() != text
+    before = {path: path.read_bytes() for path in tmp_path.rglob("*.*")}
+    monkeypatch.setattr("study.cluster.start", lambda **_: pytest.fail("it has started Ray"))
+    for action in ("--resume", "--status"):
+        assert main([action, str(tmp_path)]) == 2
+        printed = capsys.readouterr()
+        assert message in printed.err and printed.err.count("\n") == 1
+        assert printed.out == ""
+        assert {path: path.read_bytes() for path in tmp_path.rglob("*.*")} == before
+
+
+def test_the_directory_of_another_experiment_is_not_gone_on_with(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    root = tmp_path / "results"
+    Results(root).begin(
+        load_experiment("adaptive_vs_fixed", "synthetic", 1), command="", provenance={}
+    )
+    before = {path: path.read_bytes() for path in root.iterdir()}
+    assert main([*EXPLORE, "--results", str(root)]) == 2
+    message = f"--experiment: got 'dp_coefficients', allowed: 'adaptive_vs_fixed', which {root}"
+    assert message in capsys.readouterr().err
+    assert {path: path.read_bytes() for path in root.iterdir()} == before
+    # Neither are its files, when those of another one were put into their place.
+    shutil.copy(exploration_file(tmp_path), root / "study.yaml")
+    assert main(["--resume", str(root)]) == 2
+    assert 'experiment: "adaptive_vs_fixed" -> "dp_coefficients"' in capsys.readouterr().err
 
 
 @pytest.mark.ray
@@ -143,9 +235,6 @@ def test_a_request_that_cannot_be_placed_is_an_error_and_no_hang(
 def test_a_finished_study_is_summed_up_again_without_running(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    from study.catalog import load_experiment
-    from study.expand import expand
-
     experiment = load_experiment("adaptive_vs_fixed", "synthetic", 1)
     results = Results(tmp_path)
     results.begin(experiment, command="", provenance={})
@@ -155,7 +244,7 @@ def test_a_finished_study_is_summed_up_again_without_running(
         results.update(spec.trial_id, "finished", summary=summary)
     assert main([*EXPERIMENT, "--results", str(tmp_path), "--seeds", "1"]) == 0
     printed = capsys.readouterr().out
-    assert "all 8 trials are finished already" in printed
+    assert "all 8 trials have ended already" in printed
     assert "dense model 75.00%" in printed
     rows = [line.split() for line in printed.splitlines()]
     assert ["adaptive", "1", "50.00", "3.0", "1,000"] in rows
@@ -163,31 +252,23 @@ def test_a_finished_study_is_summed_up_again_without_running(
 
 
 @pytest.mark.ray
-@pytest.mark.timeout(240)
-def test_an_interrupt_marks_what_was_running(tmp_path: Path) -> None:
+@pytest.mark.timeout(400)
+def test_an_interrupt_marks_what_was_running(script: Any, tmp_path: Path) -> None:
     root = tmp_path / "r"
-    command = [sys.executable, str(SCRIPT), *EXPERIMENT, "--results", str(root), "--seeds", "1",
-               "--set", "search_phase.epochs=5000", "--cpus-per-worker", "1"]  # fmt: skip
-    driver = subprocess.Popen(
-        command, cwd=tmp_path, env=environment(), stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-        text=True,
+    driver = script.start(
+        *EXPERIMENT, "--results", root, "--seeds", 1, "--set", "search_phase.epochs=5000",
+        "--cpus-per-worker", 1, cwd=tmp_path,
     )  # fmt: skip
-    try:
-        deadline = time.monotonic() + 180
-        while not any(p.stat().st_size for p in root.glob("trials/*/epochs.jsonl")):
-            assert driver.poll() is None and time.monotonic() < deadline, driver.communicate()
-            time.sleep(0.2)
-        driver.send_signal(signal.SIGINT)
-        out, err = driver.communicate(timeout=60)
-    finally:
-        driver.kill()
-    assert driver.returncode == 130, err
-    assert "interrupted; --resume, or the same command, runs what is left" in out
-    assert err == ""
-    status = {
-        p.parent.name: json.loads(p.read_text())["status"] for p in root.glob("*/*/trial.json")
-    }
-    assert set(status.values()) == {"interrupted", "pending"}
+
+    def under_way() -> bool:
+        return any(path.stat().st_size for path in root.glob("trials/*/epochs.jsonl"))
+
+    script.wait_for(under_way, driver)
+    driver.send_signal(signal.SIGINT)
+    out = script.finish(driver, status=130)
+    assert out.splitlines()[-1] == ("interrupted; --resume, or the same command, runs what is left")
+    assert "Traceback" not in out
+    assert set(script.statuses(root)) == {"interrupted", "pending"}
     # No worker outlives the driver and goes on writing.
     sizes = [p.stat().st_size for p in sorted(root.glob("trials/*/epochs.jsonl"))]
     time.sleep(2)
