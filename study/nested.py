@@ -8,14 +8,10 @@ from adacomcat.checks import NonFiniteLoss
 from adacomcat.files import atomic_write_bytes
 from study.schema import TrialSpec
 from study.store import Results
-from study.trial import ArmRun, Job, failure_text, ray_folder
+from study.trial import ArmRun, Job, TrialFailed, failure_text, ray_folder
 
 RETRIES = 3
 """How often a run starts again, from its last epoch, after the loss of a worker or a node."""
-
-
-class TrialFailed(RuntimeError):
-    """A trial failed for a reason that a new start would not mend."""
 
 
 def run_nested(specs: Sequence[TrialSpec], job: Job) -> None:
@@ -36,8 +32,8 @@ def run_nested(specs: Sequence[TrialSpec], job: Job) -> None:
     def worker(config: dict[str, Any]) -> None:
         _train_worker([results.spec(trial_id) for trial_id in config["trials"]], job)
 
-    verdict = _verdict_file(specs, job)
-    verdict.unlink(missing_ok=True)
+    failure = _failure_file(specs, job)
+    failure.unlink(missing_ok=True)
     placement = job.placement
     resources: dict[str, float] = {"CPU": placement.cpus}
     if placement.gpus:
@@ -60,8 +56,8 @@ def run_nested(specs: Sequence[TrialSpec], job: Job) -> None:
     try:
         trainer.fit()
     except Exception as error:
-        if verdict.exists():
-            raise TrialFailed(verdict.read_text()) from error
+        if failure.exists():
+            raise TrialFailed(failure.read_text()) from error
         raise
 
 
@@ -70,15 +66,15 @@ def _train_worker(specs: Sequence[TrialSpec], job: Job) -> None:
 
     first = ray.train.get_context().get_world_rank() == 0
     device = str(ray.train.torch.get_device())
-    verdict = _verdict_file(specs, job)
-    if verdict.exists():
+    failure = _failure_file(specs, job)
+    if failure.exists():
         # Train starts again whatever the error was; this one would only come back.
-        raise TrialFailed(verdict.read_text())
+        raise TrialFailed(failure.read_text())
     try:
         ArmRun(specs, job, device, ray.train.report, first=first).run()
     except Exception as error:
-        if is_final(error) and not verdict.exists():
-            atomic_write_bytes(verdict, failure_text(error).encode())
+        if is_final(error) and not failure.exists():
+            atomic_write_bytes(failure, failure_text(error).encode())
         raise
 
 
@@ -87,5 +83,5 @@ def is_final(error: Exception) -> bool:
     return isinstance(error, NonFiniteLoss) or not isinstance(error, RuntimeError | OSError)
 
 
-def _verdict_file(specs: Sequence[TrialSpec], job: Job) -> Path:
+def _failure_file(specs: Sequence[TrialSpec], job: Job) -> Path:
     return Results(Path(job.root)).folder(specs[0].trial_id) / "failure.txt"

@@ -57,6 +57,13 @@ class Job:
     """At most how often a trial tells Ray of an epoch; the trace has all of them."""
 
 
+class TrialFailed(RuntimeError):
+    """A trial failed in a worker, for a reason that a new start would not mend.
+
+    The message is the worker's own record of it: what failed, then the traceback.
+    """
+
+
 class _TraceReporter:
     """Writes the rows of a trial on its first worker, and passes epochs on to Ray."""
 
@@ -256,6 +263,8 @@ def is_disk_full(error: BaseException | None) -> bool:
 
 def failure_text(error: BaseException) -> str:
     """A line that says what failed, then the traceback; of a Train run, those of its workers."""
+    if isinstance(error, TrialFailed):
+        return str(error)
     workers: Mapping[int, BaseException] = getattr(error, "worker_failures", {})
     if not workers:
         return f"{_headline(error)}\n\n{''.join(traceback.format_exception(error))}"
