@@ -50,21 +50,15 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         cli.check(arguments, ", ".join(experiment_names()))
         return _run(arguments, console)
-    except ValueError as error:
-        _complain(f"error: {error}")
-        return USAGE
-    except OSError as error:
-        _complain(f"error: {error}")
-        return FAILED
+    except (ValueError, OSError) as error:
+        message = f"error: {error}"
+        Console(stderr=True).print(message, markup=False, highlight=False, soft_wrap=True)
+        return USAGE if isinstance(error, ValueError) else FAILED
     except KeyboardInterrupt:
         console.print(
             "interrupted; --resume, or the same command, runs what is left", highlight=False
         )
         return INTERRUPTED
-
-
-def _complain(text: str) -> None:
-    Console(stderr=True).print(text, markup=False, highlight=False, soft_wrap=True)
 
 
 def _run(arguments: argparse.Namespace, console: Console) -> int:
@@ -91,11 +85,9 @@ def _study(arguments: argparse.Namespace) -> tuple[Experiment, Results]:
         results = Results(arguments.resume.absolute())
         experiment = load(results)
         if arguments.fork is not None:
-            forked, changed = (
-                Results(arguments.fork.absolute()),
-                apply_settings(experiment, settings),
-            )
-            return changed if arguments.dry_run else fork(results, changed, forked), forked
+            forked = Results(arguments.fork.absolute())
+            experiment = apply_settings(experiment, settings)
+            return experiment if arguments.dry_run else fork(results, experiment, forked), forked
         return widen(experiment, arguments.seeds, arguments.samples), results
     if arguments.config is not None:
         experiment = apply_settings(read_config(arguments.config), settings)
