@@ -102,7 +102,7 @@ class Stopping(Record):
 
     rungs: tuple[int, ...] = Field(min_length=1)
     """Epochs, counted over both phases, after which an arm is judged."""
-    keep: float = 0.25
+    keep: float = 0.5
     """Share of the arms of a rung, the best by rank, that always goes on."""
     peers: int = 4
     """Nobody is stopped at a rung that fewer arms have reached, the asking one included."""
