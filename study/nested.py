@@ -50,7 +50,10 @@ def run_nested(specs: Sequence[TrialSpec], job: Job) -> None:
             name=specs[0].trial_id,
             storage_path=str(ray_folder(job.root) / "train"),
             callbacks=[TuneReportCallback()],
-            failure_config=train.FailureConfig(max_failures=RETRIES, controller_failure_limit=1),
+            # The controller's are failed starts of the workers, as on a machine that is busy.
+            failure_config=train.FailureConfig(
+                max_failures=RETRIES, controller_failure_limit=RETRIES
+            ),
         ),
     )
     try:

@@ -79,7 +79,7 @@ def read_yaml(text: str | bytes) -> Any:
 
 def write_yaml(values: Any) -> str:
     """Plain data as YAML that `read_yaml` reads back: a line an entry, lists of scalars in one."""
-    text: str = yaml.dump(values, Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=96)
+    text: str = yaml.dump(values, Dumper=_Dumper, sort_keys=False, width=96)
     return text
 
 

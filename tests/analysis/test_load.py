@@ -58,8 +58,8 @@ def test_a_missing_and_an_empty_folder_are_named(tmp_path):
 
 def test_a_newer_schema_is_refused_by_file(results):
     study = results / "study.json"
-    study.write_text(json.dumps(json.loads(study.read_text()) | {"schema_version": 2}))
-    with pytest.raises(ValueError, match="study.json: schema_version: got 2"):
+    study.write_text(json.dumps(json.loads(study.read_text()) | {"schema_version": 3}))
+    with pytest.raises(ValueError, match="study.json: schema_version: got 3"):
         load.trials(results)
 
 

@@ -5,6 +5,7 @@ Without training, the rows of a trial follow from its configuration.
 
 import json
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -159,6 +160,8 @@ class Script:
             [sys.executable, *map(str, arguments)],
             cwd=cwd, env=self.environment(), stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
             text=True,
+            # A suite in the background ignores the interrupt, and its children inherit that.
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
         )  # fmt: skip
         self._started.append(driver)
         return driver
