@@ -56,12 +56,18 @@ def run_nested(specs: Sequence[TrialSpec], job: Job) -> None:
             ),
         ),
     )
-    try:
-        trainer.fit()
-    except Exception as error:
-        if failure.exists():
-            raise TrialFailed(failure.read_text()) from error
-        raise
+    for attempt in range(RETRIES + 1):
+        try:
+            trainer.fit()
+            return
+        except train.ControllerError:
+            # A worker that dies before it has begun is none of those that Train starts again.
+            if attempt == RETRIES:
+                raise
+        except Exception as error:
+            if failure.exists():
+                raise TrialFailed(failure.read_text()) from error
+            raise
 
 
 def _train_worker(specs: Sequence[TrialSpec], job: Job) -> None:
