@@ -28,7 +28,6 @@ Report = Callable[[dict[str, Any]], None]
 PREDECESSOR_WAIT_S = 60.0
 """A worker outlives its killed driver by a second or two, and may still be writing."""
 
-
 TOLD = ("phase", "epoch", "step_epoch", "val_acc", "searches", "params")
 """Columns of an epoch that Ray hears: it keeps averages of every number, for every trial."""
 
@@ -201,8 +200,10 @@ class ArmRun:
         return referee.ask(self.specs[0].arm, rung, values)
 
     def _stop(self, verdict: Verdict) -> None:
-        for spec in self.specs if self.first else ():
-            self.results.update(spec.trial_id, "stopped", finished=now(), stopped=asdict(verdict))
+        for spec in self.specs:
+            if self.first:
+                stopped = asdict(verdict)
+                self.results.update(spec.trial_id, "stopped", finished=now(), stopped=stopped)
             self.report({"trial": spec.trial_id, "status": "stopped"})
 
 
@@ -241,13 +242,12 @@ def run_arm(trial_ids: Sequence[str], job: Job, report: Report) -> None:
 
 
 def record_failure(
-    specs: Sequence[TrialSpec], results: Results, error: BaseException | str, report: Report
+    specs: Sequence[TrialSpec], results: Results, error: BaseException, report: Report
 ) -> None:
     """Mark what is left of an arm as failed: a mean over fewer seeds compares with no other."""
-    text = error if isinstance(error, str) else failure_text(error)
     for spec in specs:
         if results.status(spec.trial_id) not in FINAL:
-            results.update(spec.trial_id, "failed", finished=now(), error=text)
+            results.update(spec.trial_id, "failed", finished=now(), error=failure_text(error))
             report({"trial": spec.trial_id, "status": "failed"})
 
 

@@ -14,7 +14,7 @@ from study.exploration import Stopping
 from study.judge import Judge
 from study.schema import Experiment, TrialSpec
 from study.store import Results
-from study.trial import TOLD, Job, Referee, failure_text, is_disk_full, run_arm
+from study.trial import TOLD, ArmRun, Job, Referee, failure_text, is_disk_full, run_arm
 
 ONE_CPU = Placement("tune", 1, 1.0, 0.0, 1)
 GIT: dict[str, Any] = {"git_commit": "abc", "git_dirty": True}
@@ -230,6 +230,37 @@ def test_a_stopped_arm_ends_at_its_rung_and_is_not_run_again(
     reports.clear()
     run_arm([s.trial_id for s in seeds], judged, reports.append)
     assert reports == [{"trial": spec.trial_id, "kept": True} for spec in seeds]
+
+
+def test_every_worker_of_a_stopped_arm_reports_as_often_as_the_first(
+    tmp_path: Path, dense_cache: Path, seeds: list[TrialSpec], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Ray Train's report returns when all workers have called it: one call less is a deadlock."""
+    judge = Judge(Stopping(rungs=(2,), peers=2), ("val_acc",), [], tmp_path / "rungs.jsonl")
+    for name in ("best", "good"):
+        judge.ask(name, 2, (2.0,))
+    said: list[Any] = []
+    reports: dict[bool, list[dict[str, Any]]] = {True: [], False: []}
+    for first in (True, False):
+        results = Results(tmp_path / str(first))
+        for spec in seeds:
+            results.add(spec)
+        judged = replace(
+            job(results.root, dense_cache), referee=Referee(judge.ask, ("val_acc",), (2,))
+        )
+
+        # The two run one after the other here, so the second is told what the first one said.
+        def tell(value: Any, first: bool = first) -> Any:
+            if first:
+                said.append(value)
+            return value if first else said.pop(0)
+
+        monkeypatch.setattr("study.trial.from_first_worker", tell)
+        ArmRun(seeds, judged, "cpu", reports[first].append, first=first).run()
+    assert not said
+    names = [[(row["trial"], row.get("status")) for row in reports[first]] for first in reports]
+    assert names[0] == names[1]
+    assert [status for _, status in names[0] if status] == ["stopped"] * 3
 
 
 def test_a_failing_seed_fails_its_arm(
