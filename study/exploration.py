@@ -126,8 +126,7 @@ class Stopping(Record):
 def early_rungs(epochs: int) -> tuple[int, ...]:
     """Three twelfths of so many epochs, five and seven; fewer rungs where these are too few.
 
-    Before the first of them little can be told: on digits, ranks and counts of searches after an
-    eighth of the epochs said nothing of those at the end.
+    `benchmarks/early_stopping.py --rungs` compares others over stored runs.
     """
     return tuple(sorted({part * epochs // 12 for part in (3, 5, 7)} - {0}))
 
