@@ -8,6 +8,7 @@ class.
 """
 
 import dataclasses
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal, TypeVar, get_type_hints
@@ -50,8 +51,15 @@ class DataConfig:
     """`digits`, `fashion_mnist`, `synthetic`, `imagefolder`, `torchvision/NAME` or `timm/NAME`."""
     root: str | None = None
     """Folder of the data; None: where the data set looks by itself."""
+    search_from: Literal["train", "test"] = "train"
+    """`train`: a slice that only the rank search sees; `test`: the images that are reported on, as
+    in the reference, which leaks them into the search."""
     search_fraction: float = 0.15
     """Share of the training images that only the rank search sees."""
+    search_images: int | None = None
+    """So many images instead of that share."""
+    val_from: Literal["train", "test"] = "train"
+    """`test`: the images that are reported on select too, as in the reference; this leaks."""
     val_fraction: float = 0.10
     """Share of the training images that only model selection sees."""
     test_fraction: float = 0.25
@@ -60,12 +68,28 @@ class DataConfig:
     """Seeds the split; the same for every trial, so that all seeds report on the same images."""
     max_images: int | None = None
     """Keep at most this many images (stratified) of each source split; None: all."""
-    augment: Literal["none", "affine", "crop_flip"] = "none"
-    """`affine`: small rotations, shifts, scales; `crop_flip`: padded crop and horizontal flip."""
+    augment: Literal["none", "affine", "crop_flip", "resized_crop"] = "none"
+    """`affine`: small rotations, shifts, scales; `crop_flip`: padded crop and horizontal flip;
+    `resized_crop`: a random part of the image, scaled bicubically, and horizontal flip."""
+    auto_augment: str | None = None
+    """A policy of timm, for instance `rand-m9-mstd0.5-inc1`; for images decoded from files."""
+    random_erasing: float = 0.0
+    """Probability that noise covers a rectangle of a training image."""
+    repeats: int = 1
+    """How often an epoch shows each training image it draws, each time augmented anew; the epoch
+    stays as long (repeated augmentation, arXiv 1902.05509)."""
     image_size: int | None = None
     """Side in pixels; None: the data set's own."""
+    mean: tuple[float, ...] | None = None
+    """Subtracted from pixels in 0..1, one a channel; None: of the training images that are held in
+    memory, ImageNet's for those decoded from files."""
+    std: tuple[float, ...] | None = None
+    """What the rest is divided by, likewise."""
     num_workers: int = 0
     """Loader processes of data read from disk; data held in memory needs none."""
+    skip_unreadable: bool = False
+    """Leave out images that cannot be decoded, and count them; otherwise the first one is an
+    error."""
     options: Mapping[str, Any] = field(default_factory=dict)
     """What only this data set knows, for instance `num_classes` of `synthetic`."""
 
@@ -76,8 +100,31 @@ class DataConfig:
         total = self.search_fraction + self.val_fraction
         require(total < 1, "data.search_fraction + data.val_fraction", total, "below 1")
         require(self.num_workers >= 0, "data.num_workers", self.num_workers, "0 or more")
-        if self.max_images is not None:
-            require(self.max_images > 0, "data.max_images", self.max_images, "1 or more, or None")
+        for name in ("max_images", "search_images"):
+            value = getattr(self, name)
+            require(value is None or value > 0, f"data.{name}", value, "1 or more, or None")
+        for name in ("search_from", "val_from"):
+            value = getattr(self, name)
+            require(value in ("train", "test"), f"data.{name}", value, "train, test")
+        require(
+            0 <= self.random_erasing <= 1,
+            "data.random_erasing", self.random_erasing, "a probability",
+        )  # fmt: skip
+        require(self.repeats >= 1, "data.repeats", self.repeats, "1 or more")
+        for name in ("mean", "std"):
+            value = getattr(self, name)
+            if value is not None:
+                listed = isinstance(value, list | tuple)
+                require(listed, f"data.{name}", value, "a list with one number a channel")
+                # JSON has no tuples: a configuration read back must equal the one written.
+                object.__setattr__(self, name, tuple(float(part) for part in value))
+        require(self.std is None or min(self.std) > 0, "data.std", self.std, "numbers above 0")
+
+    @property
+    def leakage(self) -> tuple[str, ...]:
+        """What sees the images that are reported on: none of `search` and `selection`, or some."""
+        uses = {"search": self.search_from, "selection": self.val_from}
+        return tuple(use for use, origin in uses.items() if origin == "test")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -134,6 +181,8 @@ class SearchConfig:
     """Gumbel noise on the logits; without it the mixture is a plain softmax."""
     decision: Literal["projected", "argmax"] = "projected"
     """`projected`: the most probable plan within the budget; `argmax`: site by site (reference)."""
+    bf16: bool = False
+    """Autocast to bfloat16 where the device has it."""
 
     def __post_init__(self) -> None:
         if self.steps is not None:
@@ -207,6 +256,13 @@ class PhaseConfig:
     label_smoothing: float = 0.1
     mixup: float = 0.0
     cutmix: float = 0.0
+    accumulate: int = 1
+    """Parts that a batch is passed through the model in; the gradients add up."""
+    ema_decay: float | None = None
+    """Of a moving average of the weights, which is what is evaluated and what the phase leaves;
+    None: no average."""
+    compile: bool = False
+    """Train through `torch.compile`."""
     distill: DistillConfig = field(default_factory=DistillConfig)
     bf16: bool = False
     """Autocast to bfloat16 where the device has it."""
@@ -224,6 +280,15 @@ class PhaseConfig:
         require(0 <= smoothing < 1, "phase.label_smoothing", smoothing, "from 0 to below 1")
         for name in ("mixup", "cutmix"):
             require(getattr(self, name) >= 0, f"phase.{name}", getattr(self, name), "0 or more")
+        require(self.accumulate >= 1, "phase.accumulate", self.accumulate, "1 or more")
+        require(
+            self.batch_size % self.accumulate == 0, "phase.accumulate", self.accumulate,
+            f"a divisor of phase.batch_size ({self.batch_size})",
+        )  # fmt: skip
+        decay = self.ema_decay
+        require(
+            decay is None or 0 < decay < 1, "phase.ema_decay", decay, "between 0 and 1, or None"
+        )
         if self.clip_grad is not None:
             require(self.clip_grad > 0, "phase.clip_grad", self.clip_grad, "above 0, or None")
         states = ("migrate", "rebuild")
@@ -235,12 +300,30 @@ class PhaseConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class DenseConfig:
-    """Where the dense model's weights come from: it is trained once by this recipe and cached."""
+    """Where the dense model's weights come from: a recipe trains them, once for all trials, from
+    random ones or from those that are given."""
 
+    weights: str | None = None
+    """A file (safetensors, or a `.pth` as DeiT's), a URL of one, or `timm` for the tag in
+    `model.name`; None: random weights, which the recipe has to train."""
+    sha256: str | None = None
+    """Of the file of weights; a URL needs one."""
+    new_head: bool = False
+    """Give the classifier random weights where the file's is for other classes."""
     recipe: PhaseConfig = field(
         default_factory=lambda: PhaseConfig(distill=DistillConfig(kind="none", align_blocks=()))
     )
     seed: int = 0
+
+    def __post_init__(self) -> None:
+        digest = self.sha256
+        sound = digest is None or re.fullmatch(r"[0-9a-f]{64}", digest) is not None
+        require(sound, "dense.sha256", digest, "64 hexadecimal digits in lower case, or None")
+        given = digest is None or self.weights is not None
+        require(given, "dense.sha256", digest, "None without dense.weights")
+        is_url = self.weights is not None and "://" in self.weights
+        allowed = f"the SHA-256 of the file at {self.weights}"
+        require(not is_url or digest is not None, "dense.sha256", None, allowed)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -6,8 +6,8 @@ and the published beta, `never` meets the same budget with uniform ranks.
 """
 
 from adacomcat.checks import require
+from adacomcat.settings import build_config
 from study.exploration import Dimension, Exploration, Stopping, early_rungs
-from study.overrides import build_config
 from study.schema import Arm, Experiment, Workload
 
 BETA = 1.5

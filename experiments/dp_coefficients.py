@@ -9,8 +9,8 @@ ends between which every schedule lies.
 import math
 
 from adacomcat.schedule import Adaptive
+from adacomcat.settings import build_config
 from study.exploration import Dimension, Exploration, Stopping, early_rungs
-from study.overrides import build_config
 from study.schema import Arm, Experiment, Workload
 
 

@@ -8,8 +8,8 @@ from types import MappingProxyType
 from typing import Any
 
 from adacomcat.checks import require_known
+from adacomcat.settings import build_config
 from study.expand import apply_settings, as_json
-from study.overrides import build_config
 from study.schema import Experiment, Workload
 
 WORKLOADS = "workloads"

@@ -10,9 +10,9 @@ from pydantic import ValidationError
 from adacomcat.checks import require, require_known
 from adacomcat.files import atomic_write_bytes
 from adacomcat.schedule import build_schedule
+from adacomcat.settings import build_config, read_yaml, write_yaml
 from study.expand import RESOLVED, apply_settings
 from study.exploration import Record
-from study.overrides import build_config, read_yaml, write_yaml
 from study.schema import SCHEMA_VERSION, Experiment
 
 HEAD = """\

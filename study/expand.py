@@ -9,9 +9,9 @@ from adacomcat.checks import require, require_known
 from adacomcat.config import TrialConfig
 from adacomcat.schedule import Schedule, build_schedule
 from adacomcat.schedule.base import coefficients
+from adacomcat.settings import build_config, dotted_keys
 from study import space
 from study.exploration import Dimension, Exploration
-from study.overrides import build_config, dotted_keys
 from study.resolve import RESOLVERS
 from study.schema import Arm, Experiment, TrialSpec, levels, make_trial_id
 
@@ -109,7 +109,7 @@ def apply_settings(experiment: Experiment, settings: Mapping[str, Any]) -> Exper
 
     Args:
         experiment: what is asked.
-        settings: dotted key -> value, as `study.overrides.parse_settings` reads them.
+        settings: dotted key -> value, as `adacomcat.settings.parse_settings` reads them.
 
     Raises:
         ValueError: an unknown key, a refused value, a setting that an arm fixes or the space

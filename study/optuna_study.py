@@ -13,10 +13,10 @@ from optuna.storages.journal import JournalFileBackend
 from optuna.trial import FrozenTrial, TrialState
 
 from adacomcat.checks import require
+from adacomcat.settings import differences
 from study.expand import suggested_arm
 from study.exploration import Exploration
 from study.objectives import METRICS
-from study.overrides import differences
 from study.samplers import OUTSIDE
 from study.schema import Arm, Experiment
 from study.space import quasi_random

@@ -5,8 +5,8 @@ from pathlib import Path
 from typing import Any
 
 from adacomcat.checks import require
+from adacomcat.settings import differences
 from study.expand import arm_configs
-from study.overrides import differences
 from study.schema import SCHEMA_VERSION, Experiment
 
 

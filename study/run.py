@@ -16,6 +16,7 @@ if __name__ == "__main__":
 from rich.console import Console
 from rich.table import Table
 
+from adacomcat.settings import parse_settings
 from study import cli
 from study.catalog import (
     describe_experiment,
@@ -28,7 +29,6 @@ from study.configfile import read_config
 from study.dryrun import dry_run
 from study.expand import apply_settings
 from study.fork import fork
-from study.overrides import parse_settings
 from study.schema import Experiment
 from study.session import Session
 from study.status import describe

@@ -27,7 +27,7 @@ class Workload(Record):
     description: str
     """One line."""
     defaults: dict[str, Any] = {}
-    """Settings of `TrialConfig`, as `study.overrides.build_config` takes them."""
+    """Settings of `TrialConfig`, as `adacomcat.settings.build_config` takes them."""
 
 
 class Need(Record):
@@ -50,7 +50,7 @@ class Arm(Record):
     label: str
     """What tables and figures call it."""
     overrides: dict[str, Any]
-    """What makes this arm, as `study.overrides.build_config` takes it; `--set` cannot touch it."""
+    """What makes this arm, as `adacomcat.settings.build_config` takes it; fixed against `--set`."""
     needs: tuple[Need, ...] = ()
     resolver: Name | None = None
     """The function of `study.resolve` that makes the remaining settings from the needed traces."""

@@ -11,13 +11,13 @@ from typing import Any
 import ray
 from ray import tune
 
+from adacomcat.settings import build_config
 from study.expand import as_json, expand
 from study.exploration import Exploration
 from study.judge import Judge, Verdict
 from study.monitor import Monitor
 from study.nested import RETRIES
 from study.optuna_study import left, open_study
-from study.overrides import build_config
 from study.resolve import Trace, resolve
 from study.schema import FINAL, Experiment, TrialSpec, levels
 from study.search import StudySearch

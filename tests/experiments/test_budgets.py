@@ -4,12 +4,12 @@ import pytest
 
 from adacomcat.interop.timm import create_model
 from adacomcat.method import build_method
+from adacomcat.settings import build_config
 from experiments.budgets import experiment
 from experiments.workloads import digits, synthetic, workloads
 from study.body import check_buildable
 from study.expand import arm_specs, expand, suggested_arm
 from study.exploration import Exploration
-from study.overrides import build_config
 from study.schema import Experiment, Workload
 
 SHAPES = {"digits": (10, 1, 8), "fashion_mnist": (10, 1, 28), "synthetic": (10, 3, 16)}

@@ -3,11 +3,11 @@ import pytest
 from adacomcat.data import build_splits
 from adacomcat.interop.timm import create_model
 from adacomcat.method import build_method
+from adacomcat.settings import build_config
 from experiments.adaptive_vs_fixed import experiment
 from experiments.workloads import workloads
 from study.body import check_buildable
 from study.expand import expand
-from study.overrides import build_config
 from study.schema import Workload
 
 ALL = {workload.name: workload for workload in workloads()}

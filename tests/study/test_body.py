@@ -4,9 +4,9 @@ from typing import Any
 
 import pytest
 
+from adacomcat.settings import build_config
 from study.body import check_buildable, default_cache, prepare_dense
 from study.expand import expand
-from study.overrides import build_config
 from study.schema import Experiment, Workload
 
 

@@ -5,11 +5,11 @@ from typing import Any
 import pytest
 import yaml
 
+from adacomcat.settings import read_yaml, write_yaml
 from study.catalog import experiment_names, load_experiment, workloads
 from study.configfile import read_config, to_yaml, write_config
 from study.expand import apply_settings, expand, suggested_arm
 from study.exploration import Dimension, Exploration, Stopping
-from study.overrides import read_yaml, write_yaml
 from study.schema import Arm, Experiment
 
 POINT = {"growth": 1.0, "due": "modulo"}

@@ -6,10 +6,10 @@ from typing import Any
 
 import pytest
 
+from adacomcat.settings import read_yaml, write_yaml
 from study.catalog import load_experiment
 from study.configfile import to_yaml
 from study.expand import expand
-from study.overrides import read_yaml, write_yaml
 from study.run import main
 from study.store import Results
 

@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from adacomcat.config import TrialConfig
-from study.overrides import (
+from adacomcat.settings import (
     build_config,
     differences,
     dotted_keys,
