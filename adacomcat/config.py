@@ -9,7 +9,7 @@ class.
 
 import dataclasses
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, TypeVar, get_type_hints
 
@@ -125,6 +125,13 @@ class DataConfig:
         """What sees the images that are reported on: none of `search` and `selection`, or some."""
         uses = {"search": self.search_from, "selection": self.val_from}
         return tuple(use for use, origin in uses.items() if origin == "test")
+
+
+def leakage_note(uses: Sequence[str]) -> str:
+    """What a reader of an accuracy must know of `DataConfig.leakage`; empty where nothing leaks."""
+    words = {"search": "the rank search", "selection": "the selection of models"}
+    seen = " and ".join(words[use] for use in uses)
+    return f"LEAKAGE: {seen} saw the images that are reported on" if uses else ""
 
 
 @dataclass(frozen=True, kw_only=True)

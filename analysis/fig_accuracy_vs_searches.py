@@ -28,7 +28,7 @@ COLUMNS = (
     "arm", "label", "workload", "seeds",
     "searches", "searches_min", "searches_max",
     "test_acc", "test_acc_low", "test_acc_high",
-    "params", "dense_test_acc", "left_out", "left_out_why",
+    "params", "dense_test_acc", "left_out", "left_out_why", "leakage",
 )  # fmt: skip
 
 TICKS = (0, 1, 2, 4, 6, 8, 11, 15, 20, 25, 30, 40, 60, 80, 100, 150, 200, 300, 500, 1000)
@@ -43,7 +43,8 @@ def data(results: Path) -> pd.DataFrame:
     Accuracies are shares (0..1). `searches`, `test_acc`, `params` and `dense_test_acc` are means
     over the finished seeds (`seeds` of them), nan for none. `test_acc_low` and `test_acc_high` are
     the ends of the 95 % t interval of the mean, nan with fewer than three seeds. `left_out` counts
-    the trials that have not finished, and `left_out_why` says how they stand.
+    the trials that have not finished, and `left_out_why` says how they stand; `leakage` is a
+    sentence where the search or the selection saw the test images.
 
     Args:
         results: a results directory.
@@ -72,6 +73,7 @@ def _row(trials: pd.DataFrame) -> dict[str, Any]:
         "dense_test_acc": done["dense_test_acc"].astype(float).mean(),
         "left_out": sum(missing.values()),
         "left_out_why": ", ".join(f"{count} {status}" for status, count in missing.items()),
+        "leakage": "; ".join(sorted({*trials["leakage"].dropna()} - {""})),
     }  # fmt: skip
 
 
@@ -127,9 +129,10 @@ def as_text(table: pd.DataFrame) -> str:
             "left out": table["left_out_why"],
         }
     )
+    leaks = "".join(f"\n{note}" for note in sorted({*table["leakage"]} - {""}))
     dense = f"dense model {table['dense_test_acc'].mean():.2%} test accuracy"
     legend = f"± half of the {stats.LEVEL:.0%} t interval, from {stats.MIN_SEEDS} seeds on"
-    return f"{shown.to_string(index=False)}\n{dense}; {legend}"
+    return f"{shown.to_string(index=False)}\n{dense}; {legend}{leaks}"
 
 
 def _percent(table: pd.DataFrame) -> pd.DataFrame:
@@ -267,6 +270,9 @@ def _note(table: pd.DataFrame, *, moved: bool) -> str:
     missing = table[table["left_out"] > 0]
     why = [f"{row['label']} ({row['left_out_why']})" for _, row in missing.iterrows()]
     parts.append(f"Trials left out: {', '.join(why) or 'none'}.")
+    for leak, arms in shown[shown["leakage"] != ""].groupby("leakage"):
+        which = "" if len(arms) == len(shown) else f" ({', '.join(arms['label'])})"
+        parts.insert(0, f"{leak}{which}.")
     return textwrap.fill(" ".join(parts), width=102)
 
 

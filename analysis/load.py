@@ -11,12 +11,13 @@ from typing import Any
 import pandas as pd
 
 from adacomcat.checks import require
+from adacomcat.config import leakage_note
 from study.store import Results
 
 TRIAL_KEYS = ("trial_id", "workload", "arm", "label", "seed", "status")
 """What names a trial: the first columns of every table."""
 
-RECORD_COLUMNS = ("started", "finished", "error")
+RECORD_COLUMNS = ("started", "finished", "error", "leakage")
 
 SUMMARY_COLUMNS = (
     "test_acc", "test_loss", "val_acc", "searches", "search_epochs", "params", "macs", "plan",
@@ -39,7 +40,8 @@ def trials(results: Path) -> pd.DataFrame:
 
     `SUMMARY_COLUMNS` are there even when no trial has finished; they are empty in the row of a
     trial that has not. A trial that the study asks for and that has no record yet is a row with the
-    status `pending`. Rows are in the order of the study's arms, then of seeds.
+    status `pending`. `leakage` is a sentence where the search or the selection saw the test images,
+    else empty. Rows are in the order of the study's arms, then of seeds.
 
     Raises:
         ValueError: as `study`, for any of the files; several workloads, an arm that the study does
@@ -49,8 +51,7 @@ def trials(results: Path) -> pd.DataFrame:
     records = Results(results.resolve()).trials()
     _check(asked, records, results)
     recorded = {(record["arm"], record["seed"]) for record in records}
-    head = (*TRIAL_KEYS, *RECORD_COLUMNS)
-    rows = [{key: r[key] for key in head} | (r["summary"] or {}) for r in records]
+    rows = [_row(record) for record in records]
     rows += [
         {"workload": asked["workload"], "arm": arm["name"], "label": arm["label"]}
         | {"seed": seed, "status": "pending"}
@@ -60,7 +61,9 @@ def trials(results: Path) -> pd.DataFrame:
     ]
     order = [arm["name"] for arm in asked["arms"]]
     rows.sort(key=lambda row: (order.index(row["arm"]), row["seed"]))
-    columns = dict.fromkeys([*head, *SUMMARY_COLUMNS, *(key for row in rows for key in row)])
+    columns = dict.fromkeys(
+        [*TRIAL_KEYS, *RECORD_COLUMNS, *SUMMARY_COLUMNS, *(key for row in rows for key in row)]
+    )
     return pd.DataFrame(rows, columns=list(columns))
 
 
@@ -95,6 +98,11 @@ def left_out(table: pd.DataFrame) -> dict[str, int]:
     """
     others = table.loc[table["status"] != "finished", "status"]
     return {str(status): int(count) for status, count in others.value_counts().sort_index().items()}
+
+
+def _row(record: dict[str, Any]) -> dict[str, Any]:
+    head = {key: record[key] for key in (*TRIAL_KEYS, *RECORD_COLUMNS)}
+    return {**head, "leakage": leakage_note(record["leakage"]), **(record["summary"] or {})}
 
 
 def _traces(results: Path, read: Callable[[str], list[dict[str, Any]]]) -> pd.DataFrame:

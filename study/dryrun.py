@@ -3,6 +3,7 @@
 from rich.console import Console
 from rich.table import Table
 
+from adacomcat.config import leakage_note
 from study.cluster import Placement, Request, place
 from study.expand import expand
 from study.provenance import hardware
@@ -46,6 +47,7 @@ def dry_run(
     for line in (
         _trials(experiment, len(specs)),
         _resources(placement),
+        *sorted({leakage_note(spec.leakage) for spec in specs} - {""}),
         f"results: {results.root}",
     ):
         console.print(line, highlight=False, soft_wrap=True)

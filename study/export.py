@@ -40,6 +40,7 @@ class ArmRow:
     Attributes:
         arm, trial, outcome: as said.
         seeds: how many trials it has.
+        leakage: what sees the images that it is reported on.
         reference: whether it is one of the experiment's own arms.
         on_front: whether it is finished and no finished arm dominates it.
     """
@@ -48,6 +49,7 @@ class ArmRow:
     trial: "FrozenTrial"
     outcome: Outcome
     seeds: int
+    leakage: tuple[str, ...]
     reference: bool
     on_front: bool
 
@@ -83,14 +85,16 @@ def arm_rows(experiment: Experiment, results: Results) -> list[ArmRow]:
     references = {arm.name for arm in experiment.arms}
     found = []
     for arm, trial in explored_arms(experiment, read_study(experiment, results)):
-        ids = [spec.trial_id for spec in arm_specs(experiment, arm)]
+        specs = arm_specs(experiment, arm)
+        ids = [spec.trial_id for spec in specs]
         # An arm that was stopped does not get the seeds of an extension.
         begun = [trial_id for trial_id in ids if results.trial(trial_id) is not None]
-        found.append((arm, trial, read_outcome(begun, exploration, results), len(begun)))
-    front = on_front([outcome.values for _, _, outcome, _ in found], exploration.objectives)
+        outcome = read_outcome(begun, exploration, results)
+        found.append((arm, trial, outcome, len(begun), specs[0].leakage))
+    front = on_front([outcome.values for _, _, outcome, _, _ in found], exploration.objectives)
     return [
-        ArmRow(arm, trial, outcome, seeds, arm.name in references, flag)
-        for (arm, trial, outcome, seeds), flag in zip(found, front, strict=True)
+        ArmRow(*entries, reference=entries[0].name in references, on_front=flag)
+        for entries, flag in zip(found, front, strict=True)
     ]
 
 
@@ -157,7 +161,7 @@ def _write_csv(path: Path, rows: Sequence[ArmRow], exploration: Exploration) -> 
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(
         ["arm", "label", "reference", "status", "on_front", *per_objective, "seeds", "epochs"]
-        + ["number", *(f"params_{name}" for name in params)]
+        + ["leakage", "number", *(f"params_{name}" for name in params)]
     )
     for row in rows:
         outcome = row.outcome
@@ -167,7 +171,7 @@ def _write_csv(path: Path, rows: Sequence[ArmRow], exploration: Exploration) -> 
         pairs = [cell for pair in zip(values, deviations, strict=True) for cell in pair]
         writer.writerow(
             [row.arm.name, row.arm.label, row.reference, outcome.status, row.on_front, *pairs]
-            + [row.seeds, outcome.epochs, row.trial.number]
+            + [row.seeds, outcome.epochs, " ".join(row.leakage), row.trial.number]
             + [row.trial.params.get(name) for name in params]
         )
     atomic_write_bytes(path, text.getvalue().encode())

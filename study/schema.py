@@ -119,6 +119,11 @@ class TrialSpec(Record):
         """The configuration as an object."""
         return from_mapping(TrialConfig, self.config)
 
+    @property
+    def leakage(self) -> tuple[str, ...]:
+        """What sees the images that the trial is reported on; see `DataConfig.leakage`."""
+        return self.trial_config().data.leakage
+
 
 def make_trial_id(
     workload: str, arm: str, seed: int, config: Mapping[str, Any], needs: Mapping[str, str]

@@ -10,6 +10,7 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from adacomcat.config import leakage_note
 from study.expand import expand
 from study.exploration import Exploration
 from study.lock import holder
@@ -102,6 +103,9 @@ def _head(
         "driver": _driver(driver, results, _is_left(experiment, results, counts)),
         "trials": tally,
     }
+    notes = {leakage_note(spec.leakage) for spec in expand(experiment)} - {""}
+    if notes:
+        rows["note"] = "; ".join(sorted(notes))
     exploration = experiment.exploration
     if exploration is not None:
         over = {*FINAL, "failed"}

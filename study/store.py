@@ -306,6 +306,7 @@ class Results:
                 "experiment": spec.experiment, "workload": spec.workload, "arm": spec.arm,
                 "label": spec.label, "seed": spec.seed, "status": "pending",
                 "config": spec.config, "needs": spec.needs, "provenance": None,
+                "leakage": list(spec.leakage),
                 "started": None, "finished": None, "error": None, "summary": None,
                 "stopped": None,
             })  # fmt: skip

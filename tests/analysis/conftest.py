@@ -20,6 +20,7 @@ def trial_record(arm, seed, status="finished", **summary):
         "status": status,
         "config": {"seed": seed},
         "provenance": None,
+        "leakage": [],
         "started": "2030-01-01T00:00:00+00:00",
         "finished": "2030-01-01T00:01:00+00:00" if finished else None,
         "error": "RuntimeError: loss is nan" if status == "failed" else None,

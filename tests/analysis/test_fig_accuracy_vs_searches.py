@@ -22,6 +22,9 @@ LABELS = (
 COUNTS = (0, 1, 4, 8, 15, 29, 6, 6)
 
 
+LEAK = "LEAKAGE: the rank search saw the images that are reported on"
+
+
 def table(accuracies, counts=COUNTS, half=0.005, dense=0.97, **columns):
     accuracies = np.array(accuracies, dtype=float)
     counts = counts[: len(accuracies)]
@@ -30,7 +33,7 @@ def table(accuracies, counts=COUNTS, half=0.005, dense=0.97, **columns):
         "seeds": 3, "searches": counts, "searches_min": counts, "searches_max": counts,
         "test_acc": accuracies, "test_acc_low": accuracies - half,
         "test_acc_high": accuracies + half, "params": 50_000.0, "dense_test_acc": dense,
-        "left_out": 0, "left_out_why": "", **columns,
+        "left_out": 0, "left_out_why": "", "leakage": "", **columns,
     })  # fmt: skip
 
 
@@ -58,6 +61,7 @@ HARD = {
     "missing arms": missing(),
     "one arm": table([0.96], counts=(0,)),
     "wide intervals": table([0.99] * 8, half=0.2, dense=0.995),
+    "all leak": table([0.96] * 8, leakage=LEAK),
 }  # fmt: skip
 
 
@@ -234,7 +238,8 @@ def test_main_writes_picture_print_and_the_plotted_table(results, capsys):
         results / "figures" / f"accuracy_vs_searches.{kind}" for kind in ("png", "pdf", "csv")
     ]
     written, plotted = pd.read_csv(paths[2]), fig.data(results)
-    plotted["left_out_why"] = plotted["left_out_why"].replace("", np.nan)
+    texts = ["left_out_why", "leakage"]
+    plotted[texts] = plotted[texts].replace("", np.nan)
     pd.testing.assert_frame_equal(written, plotted, check_dtype=False)
     grey = np.asarray(Image.open(paths[0]).convert("L"))
     # Ink on white paper, also without colour.
@@ -258,3 +263,21 @@ def test_main_names_what_is_wrong(tmp_path, capsys):
     said = capsys.readouterr()
     assert "absent" in said.err and "study.json" in said.err and "Traceback" not in said.err
     assert said.out == ""
+
+
+def test_leakage_is_said_in_table_figure_and_text(record, write_results, tmp_path):
+    records = [record(arm, s) for arm in ("never", "fixed_1") for s in range(3)]
+    for entry in records[3:]:
+        entry["leakage"] = ["search"]
+    root = write_results(tmp_path / "results", records)
+    found = fig.data(root).set_index("arm")["leakage"]
+    assert found.to_dict() == {"never": "", "fixed_1": LEAK, "adaptive": ""}
+    assert fig.main([str(root)]) == 0
+    plotted = pd.read_csv(root / "figures" / "accuracy_vs_searches.csv").set_index("arm")
+    assert plotted.loc["fixed_1", "leakage"] == LEAK
+    assert LEAK in fig.as_text(fig.data(root)).splitlines()
+    with style.shared_style():
+        ax = style.new_axes()
+        fig.draw(ax, fig.data(root))
+    note = " ".join(text.get_text().replace("\n", " ") for text in ax.texts)
+    assert f"{LEAK} (every epoch)." in note

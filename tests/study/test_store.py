@@ -156,7 +156,7 @@ def test_the_files_of_a_study(tmp_path: Path, tiny_experiment: Experiment) -> No
     assert shown == {
         "schema_version": 2, "experiment": "tiny_experiment", "workload": "tiny", "arm": "each",
         "label": "each", "seed": 0, "status": "pending", "provenance": None, "started": None,
-        "finished": None, "error": None, "summary": None, "stopped": None,
+        "finished": None, "error": None, "summary": None, "stopped": None, "leakage": [],
     }  # fmt: skip
 
     results.update(spec.trial_id, "finished", summary={"test_acc": 1.0})
