@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from study.objectives import losses
+from study.outcome import on_front
 from study.schema import FINAL, Status, TrialSpec
 
 PHASES = (("search", "search_phase"), ("finetune", "finetune"))
@@ -101,8 +101,8 @@ class Board:
         self.objectives, self.seeds = objectives, seeds
         self.lines: dict[str, Line] = {}
         self.best: Best | None = None
-        self.front: dict[str, tuple[float, ...]] = {}
-        """Arm -> its objectives as losses, of the arms that no other dominates."""
+        self._means: dict[str, tuple[float, ...]] = {}
+        """Arm -> its objectives, of the arms whose seeds have all finished."""
         self._summaries: dict[str, list[Mapping[str, Any]]] = {}
         self.started = time.monotonic()
         self._first: float | None = None
@@ -203,15 +203,7 @@ class Board:
         of_arm.append(summary)
         if len(of_arm) == self.seeds:
             means = [float(np.mean([s[name] for s in of_arm])) for name in self.objectives]
-            self._enter(line.arm, losses(means, self.objectives))
-
-    def _enter(self, arm: str, values: tuple[float, ...]) -> None:
-        if any(_dominates(other, values) for other in self.front.values()):
-            return
-        beaten = [name for name, other in self.front.items() if _dominates(values, other)]
-        for name in beaten:
-            del self.front[name]
-        self.front[arm] = values
+            self._means[line.arm] = tuple(means)
 
     # Figures.
 
@@ -230,6 +222,11 @@ class Board:
     def over(self) -> int:
         """Trials that need no more: finished or stopped."""
         return sum(line.status in FINAL for line in self.lines.values())
+
+    def front(self) -> list[str]:
+        """The arms that no other dominates, of those whose seeds have all finished."""
+        flags = on_front(list(self._means.values()), self.objectives)
+        return [arm for arm, flag in zip(self._means, flags, strict=True) if flag]
 
     def epochs(self) -> tuple[int, int]:
         """Epochs done, where a stopped trial counts with all of its own, and in all.
@@ -253,10 +250,6 @@ class Board:
         left = total - done - sum(line.total - line.done for line in given_up)
         each_s = (self._last - self._first) / self._session_epochs
         return max(0.0, left * each_s - (time.monotonic() - self._last))
-
-
-def _dominates(one: Sequence[float], other: Sequence[float]) -> bool:
-    return one != other and all(a <= b for a, b in zip(one, other, strict=True))
 
 
 def _note(record: Mapping[str, Any]) -> str:

@@ -280,8 +280,9 @@ def best(board: Board) -> str:
         parts.append(
             f"best val {made.val_acc:.2%} ({made.name}, {searches}, {count(made.params)} params)"
         )
-    if board.front:
-        parts.append(f"front of {len(board.front)} arm{'' if len(board.front) == 1 else 's'}")
+    front = board.front()
+    if front:
+        parts.append(f"front of {len(front)} arm{'' if len(front) == 1 else 's'}")
     return ", ".join(parts)
 
 
