@@ -283,6 +283,7 @@ def _coefficients(defaults: Mapping[str, Any], overrides: Mapping[str, Any]) -> 
 def _refuse_duplicates(specs: list[TrialSpec]) -> None:
     seen: dict[str, str] = {}
     for spec in specs:
-        content = make_trial_id("", "", spec.seed, spec.config, spec.needs)
+        # Arms that wait may differ in nothing but what makes their settings.
+        content = make_trial_id("", spec.resolver or "", spec.seed, spec.config, spec.needs)
         other = seen.setdefault(content, spec.arm)
         require(other == spec.arm, "arms", f"{other}, {spec.arm}", "arms that differ in settings")

@@ -1,13 +1,16 @@
 """Arms whose settings follow from what other trials recorded: one named function each."""
 
-from collections.abc import Callable, Mapping
+import random
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any
 
-from adacomcat.checks import require_known
+from adacomcat.checks import require, require_known
 from adacomcat.plan import Plan
+from adacomcat.schedule.explicit import Explicit
 from adacomcat.schedule.oracle import oracle
+from adacomcat.seeds import derive_seed
 
 
 @dataclass(frozen=True)
@@ -43,7 +46,55 @@ def oracle_schedule(config: Mapping[str, Any], traces: Mapping[str, Trace]) -> d
     return {"schedule": oracle(plans, searches, config["search_phase"]["epochs"]).config()}
 
 
-RESOLVERS: Mapping[str, Resolver] = MappingProxyType({"oracle_schedule": oracle_schedule})
+def even_schedule(config: Mapping[str, Any], traces: Mapping[str, Trace]) -> dict[str, Any]:
+    """As many searches as another trial used, evenly spaced from epoch 1 on.
+
+    Args:
+        config: of the trial to resolve.
+        traces: `count`: the one whose number of searches is matched.
+    """
+    epochs, searches = _epochs(config), _count(traces)
+    return _at(epochs[i * len(epochs) // searches] for i in range(searches))
+
+
+def front_schedule(config: Mapping[str, Any], traces: Mapping[str, Trace]) -> dict[str, Any]:
+    """As many searches as another trial used, at the first epochs; see `even_schedule`."""
+    return _at(_epochs(config)[: _count(traces)])
+
+
+def random_schedule(config: Mapping[str, Any], traces: Mapping[str, Trace]) -> dict[str, Any]:
+    """As many searches as another trial used, at random epochs; see `even_schedule`.
+
+    Epoch 1 is always one of them, as of all other schedules: a later first search would leave the
+    model dense for longer. `schedule.draw` of the arm numbers its draws; each seed has its own.
+    """
+    first, *others = _epochs(config)
+    draw, seed = config["schedule"]["draw"], config["seed"]
+    rng = random.Random(derive_seed(seed, "random_schedule", draw))
+    return _at([first, *rng.sample(others, _count(traces) - 1)])
+
+
+def _epochs(config: Mapping[str, Any]) -> range:
+    """Where a search can be: epoch 0 trains before anything is searched."""
+    return range(1, config["search_phase"]["epochs"])
+
+
+def _count(traces: Mapping[str, Trace]) -> int:
+    searches: int = traces["count"].summary["searches"]
+    require(searches >= 1, "searches", searches, "a matched trial that searched")
+    return searches
+
+
+def _at(epochs: Iterable[int]) -> dict[str, Any]:
+    return {"schedule": Explicit(sorted(epochs)).config()}
+
+
+RESOLVERS: Mapping[str, Resolver] = MappingProxyType(
+    {
+        resolver.__name__: resolver
+        for resolver in (oracle_schedule, even_schedule, front_schedule, random_schedule)
+    }
+)
 
 
 def resolve(name: str, config: Mapping[str, Any], traces: Mapping[str, Trace]) -> dict[str, Any]:

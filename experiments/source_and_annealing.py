@@ -1,0 +1,54 @@
+"""What does each choice of the reference cost or give? One changed at a time, from both ends.
+
+`ours` and `reference` differ in six choices (DESIGN of the reference's confounds): what a later
+search truncates, what the temperature follows, which images a search sees, what becomes of the
+optimiser's state, of attention biases, and whether truncation looks at activations. Each of the
+other arms is one end with a single choice taken from the other.
+"""
+
+from typing import Any
+
+from study.schema import Arm, Experiment, Workload
+
+CHOICES: dict[str, tuple[str, Any, Any]] = {
+    "source": ("method.source", "dense", "current"),
+    "clock": ("search.clock", "per_epoch", "per_search"),
+    "search_split": ("data.search_from", "train", "test"),
+    "optimiser": ("search_phase.optimizer_state", "migrate", "rebuild"),
+    "biases": ("method.biases", "exact", "drop"),
+    "truncation": ("method.calibrated", True, False),
+}
+"""Choice -> setting, our value, the reference's."""
+ENDS = ("ours", "reference")
+
+
+def experiment(workload: Workload, seeds: int = 5) -> Experiment:
+    """Fourteen arms, all with the adaptive schedule.
+
+    Args:
+        workload: data, dense model and recipe.
+        seeds: trials of an arm.
+    """
+    arms = [_arm(end, end, dict.fromkeys(CHOICES, end)) for end in ENDS]
+    for end, other in (ENDS, ENDS[::-1]):
+        for choice in CHOICES:
+            taken = dict.fromkeys(CHOICES, end) | {choice: other}
+            arms.append(
+                _arm(f"{end}_but_{choice}", f"{end}, but {choice.replace('_', ' ')}", taken)
+            )
+    return Experiment(
+        name="source_and_annealing",
+        question="What does each choice of the reference cost or give?",
+        workload=workload,
+        arms=tuple(arms),
+        seeds=tuple(range(seeds)),
+        figures=("fig_accuracy_vs_searches",),
+    )
+
+
+def _arm(name: str, label: str, taken: dict[str, str]) -> Arm:
+    """An arm that takes each choice from one of the ends."""
+    values = {
+        CHOICES[choice][0]: CHOICES[choice][1 + ENDS.index(end)] for choice, end in taken.items()
+    }
+    return Arm(name=name, label=label, overrides={"schedule": {"kind": "adaptive"}, **values})
