@@ -9,9 +9,10 @@ states.
 
 import hashlib
 import random
+from typing import TYPE_CHECKING
 
-import numpy as np
-import torch
+if TYPE_CHECKING:
+    import torch
 
 
 def derive_seed(*names: int | str) -> int:
@@ -20,13 +21,18 @@ def derive_seed(*names: int | str) -> int:
     return int.from_bytes(digest[:8], "big") >> 1
 
 
-def generator(*names: int | str) -> torch.Generator:
+def generator(*names: int | str) -> "torch.Generator":
     """A CPU generator of its own for a named stream."""
+    import torch  # Not at the top: descriptions derive seeds where there is no torch.
+
     return torch.Generator().manual_seed(derive_seed(*names))
 
 
 def seed_everything(*names: int | str) -> None:
     """Seed Python's, NumPy's and PyTorch's global generators for a named stretch of work."""
+    import numpy as np
+    import torch
+
     seed = derive_seed(*names)
     random.seed(seed)
     np.random.seed(seed % 2**32)

@@ -118,6 +118,9 @@ def _check(asked: dict[str, Any], records: list[dict[str, Any]], results: Path) 
     require(len(workloads) == 1, f"{results}: workload", workloads, "one workload in a study")
     arms = [arm["name"] for arm in asked["arms"]]
     strangers = sorted({record["arm"] for record in records} - set(arms))
+    explored = asked.get("exploration") is not None and len(strangers) > 0
+    allowed = "none for this; the figure coefficients is what explorations have"
+    require(not explored, f"{results}: explored arms", len(strangers), allowed)
     require(not strangers, f"{results}: arm", strangers, f"the arms of study.json: {arms}")
     seen: dict[tuple[str, int], str] = {}
     for record in records:

@@ -1,19 +1,28 @@
-"""Mean and interval over seeds."""
+"""Mean and interval over seeds, and what paired seeds say of two arms.
+
+Tests and corrections are those of scipy and statsmodels.
+"""
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
+import moocore
 import numpy as np
+from numpy.typing import ArrayLike
 from scipy import stats
+from statsmodels.stats.multitest import multipletests
 
 from adacomcat.checks import require
 
 LEVEL = 0.95
-"""Confidence of every interval that figures and tables show."""
+"""Confidence of every interval and bound that figures and tables show."""
 
 MIN_SEEDS = 3
 """With fewer, the interval would rest on one degree of freedom or none: nothing is claimed."""
+
+_SAME = 1e-9
+"""Differences that are nearer than this share of the values differ by rounding only."""
 
 
 @dataclass(frozen=True)
@@ -35,6 +44,49 @@ class Estimate:
     @property
     def has_interval(self) -> bool:
         return not math.isnan(self.low)
+
+
+@dataclass(frozen=True)
+class Difference(Estimate):
+    """A mean of paired differences, in the unit of the values; `seeds` counts the pairs.
+
+    Attributes:
+        p: of the two-sided paired t test, not corrected; nan where there is none.
+        bound: lower end of the one-sided interval; nan where there is none.
+        equal: whether all differences are the same, so that they have no spread to judge by.
+    """
+
+    p: float = math.nan
+    bound: float = math.nan
+    equal: bool = False
+
+    @property
+    def loss_bound(self) -> float:
+        """The largest loss that the data leave possible: they rule out any that is larger.
+
+        0 where they rule out every loss; nan where there is no interval.
+        """
+        return math.nan if math.isnan(self.bound) else max(0.0, -self.bound)
+
+    def ruled_out(self) -> str:
+        """The equivalence statement in words, for values that are shares: in percentage points.
+
+        Numbers are rounded to the side that claims less.
+        """
+        if self.seeds < MIN_SEEDS:
+            return f"no interval: {_counted(self.seeds)}"
+        if self.equal:
+            return f"no interval: all {self.seeds} differences are equal"
+        hundredths = 1e4 * self.bound
+        if 0 <= hundredths < 1:
+            return "any loss"
+        if hundredths >= 1:
+            return f"any loss; the gain is at least {math.floor(hundredths) / 100:.2f} points"
+        return f"a loss of more than {math.ceil(-hundredths) / 100:.2f} points"
+
+
+def _counted(pairs: int) -> str:
+    return {0: "no pair of seeds", 1: "1 pair of seeds"}.get(pairs, f"{pairs} pairs of seeds")
 
 
 def estimate(values: Iterable[float], *, level: float = LEVEL) -> Estimate:
@@ -61,3 +113,68 @@ def estimate(values: Iterable[float], *, level: float = LEVEL) -> Estimate:
         return Estimate(mean, math.nan, math.nan, seeds)
     half = float(stats.t.ppf((1 + level) / 2, seeds - 1) * sample.std(ddof=1) / math.sqrt(seeds))
     return Estimate(mean, mean - half, mean + half, seeds)
+
+
+def difference(
+    values: Mapping[int, float], reference: Mapping[int, float], *, level: float = LEVEL
+) -> Difference:
+    """How much an arm is above its reference, by the seeds that both have.
+
+    The interval, the p-value and the one-sided lower bound are those of the paired t test (Student,
+    Biometrika 6, 1908; `scipy.stats.ttest_rel`). With fewer than `MIN_SEEDS` pairs there is a mean
+    and nothing else. The same holds where all differences are equal: without a spread, the interval
+    would be a point and p 0 or undefined, which is more than a few seeds can say.
+
+    Args:
+        values: seed -> value of the arm.
+        reference: seed -> value of what it is compared with.
+        level: confidence of the interval and of the bound, between 0 and 1.
+
+    Raises:
+        ValueError: a value that is not finite, or a level outside of 0 to 1.
+    """
+    require(0 < level < 1, "level", level, "between 0 and 1")
+    seeds = sorted(values.keys() & reference.keys())
+    sample = np.array([[values[s], reference[s]] for s in seeds], dtype=float).reshape(-1, 2)
+    require(bool(np.isfinite(sample).all()), "values", sample.tolist(), "finite numbers")
+    apart = sample[:, 0] - sample[:, 1]
+    mean = float(apart.mean()) if seeds else math.nan
+    equal = bool(seeds) and bool(np.ptp(apart) <= _SAME * np.abs(sample).max())
+    if len(seeds) < MIN_SEEDS or equal:
+        return Difference(mean, math.nan, math.nan, len(seeds), equal=equal)
+    test = stats.ttest_rel(sample[:, 0], sample[:, 1])
+    greater = stats.ttest_rel(sample[:, 0], sample[:, 1], alternative="greater")
+    ends = test.confidence_interval(level)
+    return Difference(
+        mean, float(ends.low), float(ends.high), len(seeds),
+        p=float(test.pvalue), bound=float(greater.confidence_interval(level).low),
+    )  # fmt: skip
+
+
+def holm(p_values: ArrayLike) -> list[float]:
+    """p-values corrected for how many there are (Holm, Scand. J. Statist. 6, 1979).
+
+    Args:
+        p_values: of one family of tests; nan where there was no test, which stays and counts not.
+    """
+    corrected = np.array(p_values, dtype=float)
+    tested = ~np.isnan(corrected)
+    if tested.any():
+        corrected[tested] = multipletests(corrected[tested], method="holm")[1]
+    return [float(p) for p in corrected]
+
+
+def on_front(costs: ArrayLike, gains: ArrayLike) -> list[bool]:
+    """Which points no other dominates by less cost and more gain; equal ones all are.
+
+    Args:
+        costs: less is better; nan for a point that is not there, and is not on the front.
+        gains: more is better; as `costs`.
+    """
+    points = np.column_stack([np.asarray(costs, float), np.asarray(gains, float)])
+    flags = np.isfinite(points).all(axis=1)
+    if flags.any():
+        flags[flags] = moocore.is_nondominated(
+            points[flags], maximise=[False, True], keep_weakly=True
+        )
+    return [bool(flag) for flag in flags]

@@ -58,6 +58,34 @@ def write(root, records, arms=ARMS, seeds=(0, 1, 2), **study):
     return root
 
 
+def write_trace(root, record, plans, epochs, intervals=None, **search):
+    """Replace a trial's trace: `plans` by the epoch of their search, `intervals` by epoch.
+
+    `search` is added to the row of every search; a function gets the epoch.
+    """
+    folder = root / "trials" / record["trial_id"]
+    rows, searches, before = [], [], None
+    for epoch in range(epochs):
+        plan = plans.get(epoch)
+        changed = [site for site in plan or {} if before is None or plan[site] != before[site]]
+        if plan is not None:
+            more = {
+                key: value(epoch) if callable(value) else value for key, value in search.items()
+            }
+            row = {"index": len(searches), "epoch": epoch, "plan": plan, "changed": changed}
+            searches.append(row | {"temperature": 1.0, "logits": {}} | more)
+            before = plan
+        rows.append({
+            "phase": "search", "epoch": epoch, "step_epoch": epoch, "loss": 1.0,
+            "interval": (intervals or {}).get(epoch), "searched": plan is not None,
+            "searches": len(searches), "sites_changed": None if plan is None else len(changed),
+        })  # fmt: skip
+    rows.append({"phase": "finetune", "epoch": 0, "step_epoch": epochs, "searched": False})
+    for name, content in (("epochs", rows), ("searches", searches)):
+        lines = "".join(json.dumps(row) + "\n" for row in content)
+        (folder / f"{name}.jsonl").write_text(lines)
+
+
 @pytest.fixture
 def record():
     return trial_record
@@ -66,6 +94,39 @@ def record():
 @pytest.fixture
 def write_results():
     return write
+
+
+@pytest.fixture
+def trace():
+    return write_trace
+
+
+@pytest.fixture
+def schedules(tmp_path):
+    """Three arms with traces, two seeds each; ten epochs of searching, two sites in one block.
+
+    `fixed_1` searches at all of epochs 1 to 9 and finds qk 8 up to epoch 3, then 4; `adaptive` of
+    seed 0 at 1, 2, 4 and 8, of seed 1 at 1 and 2 alone; `never` has qk 6.
+    """
+    late, early = ({"blocks.0.qk": qk, "blocks.0.fc1": 16} for qk in (4, 8))
+    always = {epoch: early if epoch < 4 else late for epoch in range(1, 10)}
+    records = [
+        trial_record(arm, seed, searches=count, plan=plan)
+        for arm, counts, plan in (
+            ("never", (0, 0), {"blocks.0.qk": 6, "blocks.0.fc1": 16}),
+            ("fixed_1", (9, 9), late), ("adaptive", (4, 2), None),
+        )
+        for seed, count in enumerate(counts)
+    ]  # fmt: skip
+    records[4]["summary"]["plan"], records[5]["summary"]["plan"] = late, early
+    root = write(tmp_path / "schedules", records, seeds=(0, 1))
+    for number, made in enumerate(records):
+        at = {4: (1, 2, 4, 8), 5: (1, 2)}.get(number, range(1, 10) if 2 <= number <= 3 else ())
+        plans = {epoch: always[epoch] for epoch in at}
+        grown = [1.0, 1.0, 2.0, 2.0, 1.0, 1.0, 1.0, 1.0, 2.0, 2.0]
+        moving = {"fixed_1": [1.0] * 10, "adaptive": grown}.get(made["arm"], [])
+        write_trace(root, made, plans, 10, dict(enumerate(moving)))
+    return root
 
 
 @pytest.fixture

@@ -11,7 +11,7 @@ from matplotlib.text import Text
 from PIL import Image
 
 from analysis import fig_accuracy_vs_searches as fig
-from analysis import style
+from analysis import scatter, stats, style
 
 ROOT = Path(__file__).parents[2]
 ARMS = ("never", "once", "fixed_8", "fixed_4", "fixed_2", "fixed_1", "adaptive", "oracle")
@@ -33,6 +33,7 @@ def table(accuracies, counts=COUNTS, half=0.005, dense=0.97, **columns):
         "seeds": 3, "searches": counts, "searches_min": counts, "searches_max": counts,
         "test_acc": accuracies, "test_acc_low": accuracies - half,
         "test_acc_high": accuracies + half, "params": 50_000.0, "dense_test_acc": dense,
+        "reduction": np.nan, "on_front": stats.on_front(counts, accuracies),
         "left_out": 0, "left_out_why": "", "leakage": "", **columns,
     })  # fmt: skip
 
@@ -62,13 +63,17 @@ HARD = {
     "one arm": table([0.96], counts=(0,)),
     "wide intervals": table([0.99] * 8, half=0.2, dense=0.995),
     "all leak": table([0.96] * 8, leakage=LEAK),
+    "a rising front": table(0.95 + 0.0015 * np.sqrt(COUNTS)),
+    "no dense model": table([0.96] * 8, dense=np.nan),
+    "far from zero": table(0.96 + 0.0005 * np.arange(8), counts=(40, 41, 41, 41, 42, 43, 43, 60)),
+    "budgets": table(0.9 + 0.01 * np.arange(8), reduction=(30, 30, 50, 50, 70, 70, 80, 80)),
 }  # fmt: skip
 
 
 @pytest.fixture
 def drawn(request):
     with style.shared_style():
-        ax = style.new_axes()
+        ax = fig.axes(HARD[request.param])
         fig.draw(ax, HARD[request.param])
         yield ax, HARD[request.param]
 
@@ -127,7 +132,7 @@ def test_marks_stand_at_their_accuracy_and_near_their_count(drawn):
         box = marks[arm["arm"]]
         # The box of a star or a pentagon is not centred on it; a point is 1/72 inch.
         assert abs((box.y0 + box.y1) / 2 - at[1]) < 2 * ax.figure.dpi / 72
-        assert abs((box.x0 + box.x1) / 2 - at[0]) < fig.MARK_PT * ax.figure.dpi / 72
+        assert abs((box.x0 + box.x1) / 2 - at[0]) < scatter.MARK_PT * ax.figure.dpi / 72
 
 
 @pytest.mark.parametrize("drawn", ["spread"], indirect=True)
@@ -138,14 +143,81 @@ def test_counts_are_spread_by_their_square_roots(drawn):
     assert {0, 1, 2, 4, 6, 8, 15} <= set(ax.get_xticks())
 
 
+@pytest.mark.parametrize("drawn", ["far from zero"], indirect=True)
+def test_counts_far_from_zero_and_near_one_another_fill_the_axes(drawn):
+    ax, shown = drawn
+    assert 35 < ax.get_xlim()[0] < 40 and 60 < ax.get_xlim()[1] < 65
+    assert len(ax.get_xticks()) >= 3
+
+
+@pytest.mark.parametrize("drawn", HARD, indirect=True)
+def test_marks_keep_the_order_of_their_counts(drawn):
+    ax, shown = drawn[0], drawn[1][drawn[1]["seeds"] > 0]
+    _, marks = boxes(ax)
+    middles = np.array([(box.x0 + box.x1) / 2 for box in marks.values()])
+    counts = shown["searches"].to_numpy()
+    before = counts[:, None] < counts
+    # A star's or a triangle's box is not centred on it.
+    assert ((middles[None] - middles[:, None])[before] > -2 * ax.figure.dpi / 72).all()
+
+
+def test_marks_far_apart_in_height_stay_at_their_count():
+    made = table([0.90, 0.99], counts=(6, 6), half=0.001)
+    with style.shared_style():
+        ax = fig.axes(made)
+        fig.draw(ax, made)
+    low, high = boxes(ax)[1].values()
+    assert (low.x0 + low.x1) / 2 == pytest.approx((high.x0 + high.x1) / 2, abs=1)
+
+
+def test_a_bracket_says_where_moved_marks_truly_are():
+    made = table([0.95, 0.951, 0.952, 0.97], counts=(7, 7, 7, 19), half=0.01)
+    with style.shared_style():
+        ax = fig.axes(made)
+        fig.draw(ax, made)
+    assert [text.get_text() for text in ax.texts if "truly" in text.get_text()] == ["truly at 7"]
+    (bracket,) = (line for line in ax.lines if "moved:" in (line.get_gid() or ""))
+    left, right = bracket.get_window_extent().x0, bracket.get_window_extent().x1
+    assert left < ax.transData.transform((7, 95))[0] < right
+
+
+def fronts(ax):
+    """The corners of each stepped line, as (searches, accuracy in %)."""
+    lines = [line for line in ax.lines if line.get_gid() == "front"]
+    return [np.round(line.get_xydata(), 3).tolist() for line in lines]
+
+
+def test_the_front_is_a_staircase_through_the_arms_that_no_other_beats():
+    made = table([0.95, 0.96, 0.955, 0.97], counts=(0, 1, 10, 20), half=0.0)
+    assert made["on_front"].tolist() == [True, True, False, True]
+    with style.shared_style():
+        ax = fig.axes(made)
+        fig.draw(ax, made)
+    assert fronts(ax) == [[[0, 95], [1, 95], [1, 96], [20, 96], [20, 97]]]
+    assert "(stepped line): never (uniform ranks); once; every 4 epochs." in note(ax)
+
+
+@pytest.mark.parametrize("drawn", ["budgets"], indirect=True)
+def test_each_budget_has_a_front_of_its_own(drawn):
+    # By the table, two arms a budget; of the first budget alone both are on the common front.
+    assert len(fronts(drawn[0])) == 4
+    assert "budget by budget" in note(drawn[0])
+
+
+@pytest.mark.parametrize("drawn", ["no dense model"], indirect=True)
+def test_without_a_dense_model_there_is_no_line_for_it(drawn):
+    assert not any("dense" in text.get_text() for text in drawn[0].texts)
+
+
 @pytest.mark.parametrize("drawn", ["spread"], indirect=True)
 def test_arms_differ_without_colour(drawn):
-    markers = [line.get_marker() for line in drawn[0].lines if line.get_gid()]
+    markers = [line.get_marker() for line in drawn[0].lines if "mark:" in (line.get_gid() or "")]
     assert len(set(markers)) == len(markers) == 8
 
 
 def note(ax):
-    return " ".join(ax.texts[-1].get_text().split())
+    (text,) = (text for text in ax.figure.texts if text.get_gid() == "note")
+    return " ".join(text.get_text().split())
 
 
 @pytest.mark.parametrize(
@@ -167,7 +239,7 @@ def test_an_arm_with_two_seeds_is_named_as_without_interval():
     made = table([0.95, 0.96])
     made.loc[1, ["seeds", "test_acc_low", "test_acc_high"]] = 2, np.nan, np.nan
     with style.shared_style():
-        ax = style.new_axes()
+        ax = fig.axes(made)
         fig.draw(ax, made)
     assert "mean over seeds (2 to 3), bars" in note(ax)
     assert "No interval for once: fewer than 3 seeds." in note(ax)
@@ -177,7 +249,7 @@ def test_arms_without_interval_keep_their_own_mean_when_others_are_missing():
     made = missing()
     made.loc[4:, ["test_acc_low", "test_acc_high"]] = np.nan
     with style.shared_style():
-        ax = style.new_axes()
+        ax = fig.axes(made)
         fig.draw(ax, made)
     spans = [line.get_ydata() for line in ax.lines if len(line.get_ydata()) == 2]
     upright = [tuple(span) for span in spans if span[0] != span[1]]
@@ -189,9 +261,8 @@ def test_arms_without_interval_keep_their_own_mean_when_others_are_missing():
 
 def test_the_note_says_that_arms_differ_in_size():
     with style.shared_style():
-        one, other = style.new_axes(), style.new_axes()
-        fig.draw(one, table([0.95, 0.96], params=(14378.0, 8706.67)))
-        fig.draw(other, table([0.95, 0.96]))
+        one = fig.axes(table([0.95, 0.96], params=(14378.0, 8706.67)))
+        other = fig.axes(table([0.95, 0.96]))
     assert "Mean parameters of an arm: 8,707 to 14,378." in note(one)
     assert "Mean parameters of an arm: 50,000." in note(other)
 
@@ -211,6 +282,8 @@ def test_data_sums_up_each_arm(results):
     assert (adaptive["test_acc"], adaptive["params"]) == (0.94, 2000)
     assert (adaptive["left_out"], adaptive["left_out_why"]) == (2, "1 pending, 1 running")
     assert list(made["dense_test_acc"]) == pytest.approx([0.97] * 3)
+    # 0.94 with 6 searches, 0.95 with 29.
+    assert list(made["on_front"]) == [True, True, True]
 
 
 def test_counts_that_differ_between_seeds_keep_their_range(tmp_path, record, write_results):
@@ -228,7 +301,7 @@ def test_a_study_without_a_finished_trial_is_refused(tmp_path, record, write_res
 def test_main_writes_picture_print_and_the_plotted_table(results, capsys):
     assert fig.main([str(results)]) == 0
     said = capsys.readouterr().out.splitlines()
-    assert said[0].split() == "arm seeds test accuracy % searches params left out".split()
+    assert said[0].split() == "arm seeds test accuracy % searches params front left out".split()
     # Half of the interval of 0.91, 0.92, 0.93 is t(0.975, 2) * 0.01 / sqrt(3).
     assert "92.00 ± 2.48" in said[1]
     assert "±" not in said[2] and "1 failed" in said[2]
@@ -277,7 +350,5 @@ def test_leakage_is_said_in_table_figure_and_text(record, write_results, tmp_pat
     assert plotted.loc["fixed_1", "leakage"] == LEAK
     assert LEAK in fig.as_text(fig.data(root)).splitlines()
     with style.shared_style():
-        ax = style.new_axes()
-        fig.draw(ax, fig.data(root))
-    note = " ".join(text.get_text().replace("\n", " ") for text in ax.texts)
-    assert f"{LEAK} (every epoch)." in note
+        ax = fig.axes(fig.data(root))
+    assert f"{LEAK} (every epoch)." in note(ax)

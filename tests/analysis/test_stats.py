@@ -5,8 +5,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats as scipy_stats
+from statsmodels.stats.weightstats import DescrStatsW
 
-from analysis.stats import estimate
+from analysis.stats import difference, estimate, holm, on_front
 
 
 @given(
@@ -58,3 +59,116 @@ def test_what_is_not_finite_is_refused():
 def test_level_is_a_share(level):
     with pytest.raises(ValueError, match="level"):
         estimate([0.1, 0.2, 0.3], level=level)
+
+
+accuracies = st.lists(st.integers(400, 450).map(lambda n: n / 450), min_size=8, max_size=8)
+
+
+def by_seed(values, first=0):
+    return dict(enumerate(values, start=first))
+
+
+@given(accuracies, accuracies, st.integers(3, 8), st.sampled_from([0.8, 0.95, 0.99]))
+def test_paired_difference_is_that_of_statsmodels(one, other, pairs, level):
+    one, other = one[:pairs], other[:pairs]
+    found = difference(by_seed(one), by_seed(other), level=level)
+    apart = np.array(one) - np.array(other)
+    assert found.seeds == pairs
+    assert found.mean == pytest.approx(apart.mean(), abs=1e-12)
+    if np.ptp(apart) < 1e-9:
+        assert found.equal and math.isnan(found.p) and not found.has_interval
+        return
+    reference = DescrStatsW(apart)
+    assert (found.low, found.high) == pytest.approx(reference.tconfint_mean(1 - level), abs=1e-9)
+    assert found.p == pytest.approx(reference.ttest_mean(0)[1], abs=1e-9)
+    bound = reference.tconfint_mean(1 - level, alternative="larger")[0]
+    assert found.bound == pytest.approx(bound, abs=1e-9)
+    assert found.loss_bound == pytest.approx(max(0, -bound), abs=1e-9)
+
+
+def test_paired_difference_by_the_printed_table():
+    # Differences 1, 2, 3: mean 2, s = 1, t(0.975, 2) = 4.303, t(0.95, 2) = 2.920.
+    found = difference(by_seed([2, 4, 6]), by_seed([1, 2, 3]))
+    assert (found.low, found.high) == pytest.approx((2 - 2.4843, 2 + 2.4843), abs=1e-3)
+    assert found.bound == pytest.approx(2 - 2.920 / 3**0.5, abs=1e-3)
+    assert found.loss_bound == 0
+
+
+def test_only_seeds_of_both_arms_are_pairs():
+    found = difference({0: 1.0, 1: 5.0, 2: 4.0, 3: 8.0}, {1: 1.0, 2: 1.0, 3: 1.0, 9: 99.0})
+    alone = difference(by_seed([5.0, 4.0, 8.0]), by_seed([1.0, 1.0, 1.0]))
+    assert found == alone and found.seeds == 3
+
+
+def test_pairing_takes_the_seeds_own_spread_out():
+    hard = np.array([0.80, 0.85, 0.90, 0.95])
+    found = difference(by_seed(hard + [0.010, 0.011, 0.009, 0.010]), by_seed(hard))
+    assert found.high - found.low < 0.003 < estimate(hard).high - estimate(hard).low
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "words"),
+    [
+        ([], [], "no interval: no pair of seeds"),
+        ([0.9], [0.8], "no interval: 1 pair of seeds"),
+        ([0.9, 0.8], [0.8, 0.9], "no interval: 2 pairs of seeds"),
+        # 0.3 - 0.2 and 0.9 - 0.8 differ by rounding alone.
+        ([0.3, 0.9, 0.5], [0.2, 0.8, 0.4], "no interval: all 3 differences are equal"),
+        ([0.0] * 5, [0.0] * 5, "no interval: all 5 differences are equal"),
+        # Bound 0.02 - 2.920 * 0.01 / sqrt(3) = 0.314 points, rounded down.
+        ([0.01, 0.02, 0.03], [0.0] * 3, "any loss; the gain is at least 0.31 points"),
+        # The bound, 0.004 points, is next to nothing.
+        ([0.0069, 0.0169, 0.0269], [0.0] * 3, "any loss"),
+        # -0.01 / 3 - 2.920 * 0.00577 / sqrt(3) = -1.307 points, rounded up.
+        ([0.0, 0.0, -0.01], [0.0] * 3, "a loss of more than 1.31 points"),
+    ],
+)
+def test_what_is_ruled_out_is_said_in_words(one, other, words):
+    found = difference(by_seed(one), by_seed(other))
+    assert found.ruled_out() == words
+    nothing = words.startswith("no interval")
+    assert math.isnan(found.p) == math.isnan(found.loss_bound) == nothing
+    assert math.isnan(found.mean) == (not one)
+
+
+def test_the_bound_is_below_the_true_difference_as_often_as_it_says():
+    draws = np.random.default_rng(0).normal(-0.01, 0.01, size=(2000, 5))
+    found = [difference(by_seed(row), by_seed([0.0] * 5)) for row in draws]
+    assert np.mean([f.bound < -0.01 for f in found]) == pytest.approx(0.95, abs=0.015)
+
+
+@pytest.mark.parametrize("bad", [{"level": 95}, {"values": {0: math.nan}}])
+def test_a_difference_refuses_what_estimate_refuses(bad):
+    with pytest.raises(ValueError, match=next(iter(bad))):
+        difference(**{"values": {0: 1.0}, "reference": {0: 1.0}, **bad})
+
+
+def test_holm_by_hand():
+    # In ascending order times 3, 2, 1, and never below the one before.
+    assert holm([0.04, 0.01, 0.03]) == pytest.approx([0.06, 0.03, 0.06])
+    assert holm([0.5, 0.6]) == pytest.approx([1.0, 1.0])
+
+
+def test_what_was_not_tested_does_not_count_in_holm():
+    found = holm([0.01, math.nan, 0.04])
+    assert found[0] == pytest.approx(0.02) and found[2] == pytest.approx(0.04)
+    assert math.isnan(found[1])
+    assert all(map(math.isnan, holm([math.nan, math.nan]))) and holm([]) == []
+
+
+points = st.lists(st.tuples(st.integers(0, 5), st.integers(0, 5)), min_size=1, max_size=12)
+
+
+@given(points)
+def test_the_front_is_what_no_other_point_beats(found):
+    costs, gains = zip(*found, strict=True)
+    expected = [
+        not any(c <= cost and g >= gain and (c, g) != (cost, gain) for c, g in found)
+        for cost, gain in found
+    ]
+    assert on_front(costs, gains) == expected
+
+
+def test_a_point_without_numbers_is_on_no_front_and_beats_none():
+    assert on_front([math.nan, 1, 2], [1.0, 0.5, math.nan]) == [False, True, False]
+    assert on_front([], []) == []

@@ -3,7 +3,9 @@ import subprocess
 import sys
 
 import matplotlib
+import numpy as np
 import pandas as pd
+import pytest
 
 from analysis import style
 from experiments.adaptive_vs_fixed import experiment
@@ -62,3 +64,75 @@ def test_same_drawing_gives_the_same_bytes(tmp_path):
     assert written[0][1].read_bytes().startswith(b"%PDF")
     # With all digits, so that floats come back as they were.
     assert written[0][2].read_text() == "arm,test_acc\na,0.30000000000000004\n"
+
+
+def test_a_last_number_is_no_part_of_a_known_name():
+    assert style.look("adaptive_30") == style.look("adaptive")
+    assert style.look("fixed_1_80") == style.look("fixed_1")
+    assert style.look("random_1") == style.look("random_3") == style.LOOKS["random"]
+    assert style.look("fixed_4") != style.look("fixed_1")
+    assert style.look("fixed_16") not in style.LOOKS.values()
+
+
+def test_new_figure_places_its_axes_in_inches():
+    with style.shared_style():
+        axes = style.new_figure(
+            2, 2, width=8, height=4, left=1, right=0.5, top=0.5, below=0.6, across=0.5, down=1,
+            widths=(1, 2), heights=(2, 1),
+        )  # fmt: skip
+    assert axes.shape == (2, 2)
+    figure = axes[0, 0].figure
+    assert figure.get_figwidth() == 8 and figure.get_figheight() == pytest.approx(5.1)
+    boxes = [
+        ax.get_window_extent().transformed(figure.dpi_scale_trans.inverted()) for ax in axes.flat
+    ]
+    assert boxes[0].bounds == pytest.approx((1, 2.6, 2, 2))
+    assert boxes[1].bounds == pytest.approx((3.5, 2.6, 4, 2))
+    assert boxes[3].bounds == pytest.approx((3.5, 0.6, 4, 1))
+
+
+@pytest.mark.parametrize("width", [4.0, 6.6, 9.0])
+@pytest.mark.parametrize(
+    "note", ["short.", "Trials left out: every epoch (12 failed), ADAPTIVE (5 running). " * 9]
+)
+def test_a_note_has_the_room_that_it_needs(width, note):
+    with style.shared_style():
+        (ax,) = style.new_figure(1, 1, width=width, note=note).flat
+        ax.set_xlabel("below")
+        (text,) = ax.figure.texts
+        renderer = ax.figure.canvas.get_renderer()
+        box, above = text.get_window_extent(renderer), ax.get_tightbbox(renderer)
+    page = ax.figure.bbox
+    assert 0 < box.x0 and box.x1 < page.x1
+    assert 0 < box.y0 and box.y1 < above.y0
+    assert text.get_text().split() == note.split()
+
+
+def test_room_is_enough_for_the_longest_text():
+    texts = ["iiii", "every epoch (WWW)", "never (uniform ranks)"]
+    with style.shared_style():
+        (ax,) = style.new_figure(1, 1).flat
+        shown = [ax.text(0, 0, text, fontsize="small") for text in texts]
+        widths = [t.get_window_extent().width / ax.figure.dpi for t in shown]
+    assert max(widths) < style.room(texts) < max(widths) + 0.5
+    assert style.room([]) == pytest.approx(0.2)
+
+
+def test_short_keeps_one_line_and_cuts_what_is_too_long():
+    assert style.short("every\nepoch ") == "every epoch"
+    cut = style.short("x" * 100)
+    assert len(cut) == style.LONGEST and cut.endswith("\u2026")
+
+
+def test_spread_moves_no_more_than_it_must():
+    assert style.spread([], 1.0).tolist() == []
+    assert style.spread([3.0, 0.0, 1.5], 1.0).tolist() == [3.0, 0.0, 1.5]
+    assert style.spread([1.0, 1.0, 1.0], 1.0).tolist() == [0.0, 1.0, 2.0]
+    np.testing.assert_allclose(style.spread([0.0, 0.4, 5.0], 1.0), [-0.3, 0.7, 5.0])
+
+
+def test_labels_are_no_formulas():
+    with style.shared_style():
+        (ax,) = style.new_figure(1, 1, note="costs $\\frac and $5").flat
+        ax.set_title("$\\sqrt{")
+        ax.figure.canvas.draw()

@@ -1,0 +1,70 @@
+"""What every figure and its CSV say beside the numbers: what was left out, and what leaked."""
+
+from collections.abc import Iterable
+from pathlib import Path
+
+import pandas as pd
+
+from adacomcat.checks import require
+from analysis import load
+
+COLUMNS = ("left_out", "left_out_why", "leakage")
+"""The last columns of a figure's table, the same in all rows of an arm."""
+
+
+def sound(results: Path) -> pd.DataFrame:
+    """The trials of a study that has at least one finished one.
+
+    Raises:
+        ValueError: as `load.trials`, or no trial has finished yet.
+    """
+    trials = load.trials(results)
+    some = len(load.finished(trials)) > 0
+    require(some, str(results), load.left_out(trials), "a study with a finished trial")
+    return trials
+
+
+def standing(trials: pd.DataFrame) -> pd.DataFrame:
+    """One row an arm: `arm`, `label`, `workload` and `COLUMNS`.
+
+    `left_out` counts the trials that have not finished, `left_out_why` says how they stand;
+    `leakage` is a sentence where the search or the selection saw the test images.
+
+    Args:
+        trials: of `load.trials`.
+    """
+    rows = []
+    for arm, of_arm in trials.groupby("arm", sort=False):
+        missing = load.left_out(of_arm)
+        rows.append({
+            "arm": arm, "label": of_arm["label"].iloc[0], "workload": of_arm["workload"].iloc[0],
+            "left_out": sum(missing.values()),
+            "left_out_why": ", ".join(f"{count} {status}" for status, count in missing.items()),
+            "leakage": "; ".join(sorted({*of_arm["leakage"].dropna()} - {""})),
+        })  # fmt: skip
+    return pd.DataFrame(rows, columns=["arm", "label", "workload", *COLUMNS])
+
+
+def count(numbers: Iterable[int], noun: str) -> str:
+    """How many, where that may differ: `1 seed`, `3 seeds`, `3 to 5 seeds`."""
+    counts = list(numbers)
+    low, high = min(counts), max(counts)
+    return f"{low if low == high else f'{low} to {high}'} {noun}{'' if high == 1 else 's'}"
+
+
+def write(parts: Iterable[str], table: pd.DataFrame) -> str:
+    """A note: leakage first, then what the figure has to say, then what was left out.
+
+    Args:
+        parts: sentences about what is drawn; empty ones are dropped.
+        table: of the figure, with `arm`, `label` and `COLUMNS`.
+    """
+    arms = table.drop_duplicates("arm")
+    leaks = []
+    for leak, leaking in arms[arms["leakage"] != ""].groupby("leakage"):
+        which = "" if len(leaking) == len(arms) else f" ({', '.join(leaking['label'])})"
+        leaks.append(f"{leak}{which}.")
+    missing = arms[arms["left_out"] > 0]
+    why = [f"{row['label']} ({row['left_out_why']})" for _, row in missing.iterrows()]
+    left_out = f"Trials left out: {', '.join(why) or 'none'}."
+    return " ".join([*leaks, *filter(None, parts), left_out])

@@ -1,0 +1,89 @@
+"""The arms of a study summed up over their seeds: what the figures of accuracy have in common."""
+
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from analysis import load, notes, stats
+from analysis.arms import series
+
+MEASURES = ("searches", "searching_s", "params", "macs")
+"""What an arm is summed up by, beside its accuracy."""
+
+DENSE = ("dense_test_acc", "dense_params", "dense_macs")
+
+
+def arms(trials: pd.DataFrame) -> pd.DataFrame:
+    """One row an arm, in the order of the study.
+
+    Columns: `arm`, `label`, `workload`; `series`, its name without its budget, and `reduction`, the
+    budget in % (nan in a study of one budget); `seeds`, the number of finished trials, over which
+    all that follows is a mean, nan for none; `test_acc` (a share) with the ends `test_acc_low` and
+    `test_acc_high` of its 95 % t interval, nan with fewer than three seeds; each of `MEASURES` with
+    its `_min` and `_max` over the seeds; `DENSE`; then `notes.COLUMNS`.
+
+    `searching_s` is the time that searches took and, where it was recorded, that of putting their
+    plans in force (`search_s + rebuild_s`): what a schedule can save.
+
+    Args:
+        trials: of `notes.sound`.
+    """
+    spent = trials["search_s"].astype(float) + trials["rebuild_s"].astype(float).fillna(0.0)
+    done = load.finished(trials.assign(searching_s=spent))
+    rows = [_row(arm, done[done["arm"] == arm]) for arm in trials["arm"].unique()]
+    table = notes.standing(trials).merge(pd.DataFrame(rows), on="arm")
+    names = list(table["arm"])
+    found = [series(name, names) for name in names]
+    table["series"] = [name for name, _ in found]
+    table["reduction"] = [np.nan if share is None else float(share) for _, share in found]
+    return table[[*(name for name in table if name not in notes.COLUMNS), *notes.COLUMNS]]
+
+
+def front(table: pd.DataFrame, cost: str) -> list[bool]:
+    """Which arms no other arm of their budget dominates: less cost, and more accuracy, in the mean.
+
+    Args:
+        table: of `arms`.
+        cost: a column of it.
+    """
+    flags = np.zeros(len(table), dtype=bool)
+    budgets = table["reduction"].fillna(-1.0).to_numpy(float)
+    for budget in np.unique(budgets):
+        same = budgets == budget
+        flags[same] = stats.on_front(table.loc[same, cost], table.loc[same, "test_acc"])
+    return flags.tolist()
+
+
+def _row(arm: str, done: pd.DataFrame) -> dict[str, Any]:
+    """Sum up the finished trials of one arm."""
+    accuracy = stats.estimate(done["test_acc"])
+    row: dict[str, Any] = {
+        "arm": arm, "seeds": accuracy.seeds,
+        "test_acc": accuracy.mean, "test_acc_low": accuracy.low, "test_acc_high": accuracy.high,
+    }  # fmt: skip
+    for name in MEASURES:
+        values = done[name].astype(float)
+        row |= {name: values.mean(), f"{name}_min": values.min(), f"{name}_max": values.max()}
+    return row | {name: done[name].astype(float).mean() for name in DENSE}
+
+
+def means(table: pd.DataFrame) -> list[str]:
+    """The sentences on means and intervals of a table with `label`, `seeds`, `test_acc_low`."""
+    shown = table[table["seeds"] > 0]
+    seeds = f"{shown['seeds'].min()} to {shown['seeds'].max()}"
+    if shown["seeds"].nunique() == 1:
+        seeds = str(shown["seeds"].iloc[0])
+    bare = shown[shown["test_acc_low"].isna()]
+    bars = f", bars: {100 * stats.LEVEL:g} % t interval" if len(bare) < len(shown) else ""
+    said = [f"Test accuracy: mean over seeds ({seeds}){bars}."]
+    if len(bare):
+        which = "" if len(bare) == len(shown) else f" for {', '.join(bare['label'])}"
+        said.append(f"No interval{which}: fewer than {stats.MIN_SEEDS} seeds.")
+    return said
+
+
+def span(values: pd.Series, what: str) -> str:
+    """The sentence on the least and the greatest of some values: `WHAT: 5 to 8.`"""
+    least, most = f"{values.min():,.0f}", f"{values.max():,.0f}"
+    return f"{what}: {least}{'' if most == least else f' to {most}'}."

@@ -1,0 +1,137 @@
+import numpy as np
+import pandas as pd
+import pytest
+
+from analysis import fig_probabilities as fig
+from analysis import style
+
+LOGITS = {"blocks.0.qk": {"4": 0.0, "8": 1.0, "16": 3.0}, "head": {"2": 0.0, "10": 0.5}}
+PLANS = {1: {"blocks.0.qk": 8, "head": 10}, 3: {"blocks.0.qk": 8, "head": 2}}
+
+
+@pytest.fixture
+def searched(tmp_path, record, write_results, trace):
+    """One trial of `adaptive`: searches at epochs 1 and 3, temperatures 5 and 0.5, equal logits."""
+
+    def make(source, **search):
+        made = record("adaptive", 0, searches=2, plan=PLANS[3])
+        made["config"]["method"] = {"name": "lowrank"} | ({"source": source} if source else {})
+        root = write_results(tmp_path / "r", [made, record("never", 0)], seeds=(0,))
+        options = {"temperature": lambda e: 5.0 if e == 1 else 0.5, "logits": LOGITS} | search
+        trace(root, made, PLANS, 4, **options)
+        trace(root, record("never", 0), {}, 4)
+        return root
+
+    return make
+
+
+def drawn(table):
+    with style.shared_style():
+        panels = fig.axes(table)
+        fig.draw(panels, table)
+        panels[0, 0].figure.canvas.draw()
+    return panels
+
+
+def test_probabilities_are_the_softmax_at_the_temperature_of_the_search(searched):
+    made = fig.data(searched("dense"))
+    assert tuple(made) == fig.COLUMNS
+    rows = made.set_index(["site", "epoch"])
+    first, second = (rows.loc[("blocks.0.qk", epoch)] for epoch in (1, 3))
+    # By hand: e^(3/5) / (e^0 + e^(1/5) + e^(3/5)), and so on.
+    assert first["top_probability"] == pytest.approx(1.8221188 / (1 + 1.2214028 + 1.8221188))
+    assert second["top_probability"] == pytest.approx(403.428793 / (1 + 7.3890561 + 403.428793))
+    plain = 20.0855369 / (1 + 2.7182818 + 20.0855369)
+    assert first["top_probability_plain"] == pytest.approx(plain)
+    assert second["top_probability_plain"] == pytest.approx(plain)
+    assert first[["candidates", "top_rank", "rank"]].tolist() == [3, 16, 8]
+    assert not first["last"] and second["last"]
+
+
+@pytest.mark.parametrize("source", ["current", None])
+def test_ranks_above_the_current_one_are_no_candidates(source, searched):
+    made = fig.data(searched(source)).set_index(["site", "epoch"])
+    assert made.loc[("blocks.0.qk", 1), "candidates"] == 3
+    # 8 is in force since epoch 1, so that 16 has no singular values left.
+    later = made.loc[("blocks.0.qk", 3)]
+    assert later[["candidates", "top_rank"]].tolist() == [2, 8]
+    assert later["top_probability"] == pytest.approx(1 / (1 + np.exp(-2)))
+
+
+def test_the_smallest_candidate_always_stays():
+    found = fig._likeliest({"4": 0.0, "8": 9.0}, 1.0, 2)
+    assert found["candidates"] == 1 and found["top_rank"] == 4
+    assert found["top_probability"] == found["top_probability_plain"] == 1
+
+
+def test_an_arm_that_never_searches_keeps_a_row(searched):
+    made = fig.data(searched("dense")).set_index("arm")
+    assert (
+        np.isnan(made.loc["never", "seed"]) and made.loc["fixed_1", "left_out_why"] == "1 pending"
+    )
+
+
+def test_without_logits_there_are_ranks_alone(searched):
+    made = fig.data(searched("dense", logits={}, temperature=None))
+    assert made["top_probability"].isna().all()
+    panels = drawn(made)
+    assert panels.shape == (1, 1)
+    assert "No logits were recorded" in note(panels)
+
+
+def test_a_study_without_a_search_is_refused(tmp_path, record, write_results, trace):
+    made = record("never", 0)
+    root = write_results(tmp_path / "r", [made], arms={"never": "never"}, seeds=(0,))
+    trace(root, made, {}, 3)
+    with pytest.raises(ValueError, match="a finished trial that searched"):
+        fig.data(root)
+
+
+def note(panels):
+    (text,) = (t for t in panels[0, 0].figure.texts if t.get_gid() == "note")
+    return " ".join(text.get_text().split())
+
+
+def test_the_curves_are_medians_and_the_marks_last_ranks(searched):
+    made = fig.data(searched("dense"))
+    above, below = drawn(made)[:, 0]
+    curves = {line.get_gid(): line for line in above.lines}
+    medians = made.groupby("epoch")["top_probability"].median()
+    np.testing.assert_allclose(curves["top_probability"].get_ydata(), medians)
+    assert list(curves["top_probability"].get_xdata()) == [1, 3]
+    marks = {line.get_gid(): line for line in below.lines}
+    assert list(marks["rank:qk"].get_ydata()) == [8] and list(marks["rank:head"].get_ydata()) == [2]
+    assert [text.get_text() for text in below.get_xticklabels()] == ["0", "head"]
+
+
+def large(arms, blocks, epochs):
+    kinds = ("qk", "vo", "fc1", "fc2")
+    rows = [
+        {"arm": f"a{arm}", "label": f"{arm}: a label that is much too long for any figure",
+         "workload": "deit_small_imagenet", "seed": float(seed), "epoch": float(epoch),
+         "search": float(epoch), "last": epoch == epochs, "temperature": 1.0,
+         "site": f"blocks.{block}.{kind}", "block": float(block), "kind": kind,
+         "rank": 60.0 * (1 + (block + number) % 5), "candidates": 5.0, "top_rank": 60.0,
+         "top_probability": 0.5, "top_probability_plain": 0.9}
+        for arm in range(arms) for seed in range(3) for epoch in range(1, epochs + 1)
+        for block in range(blocks) for number, kind in enumerate(kinds)
+    ]  # fmt: skip
+    return pd.DataFrame(rows).assign(left_out=0, left_out_why="", leakage="")
+
+
+@pytest.mark.parametrize("size", [(1, 1, 1), (1, 12, 6), (3, 24, 30)])
+def test_everything_is_inside_the_page(size):
+    panels = drawn(large(*size))
+    figure = panels[0, 0].figure
+    whole = figure.get_tightbbox()
+    assert whole.x0 >= 0 and whole.x1 <= figure.get_figwidth()
+    assert whole.y0 >= 0 and whole.y1 <= figure.get_figheight()
+    if size[0] > fig.PANELS:
+        assert "1 further arm" in note(panels)
+
+
+def test_main_writes_the_table(searched, capsys):
+    root = searched("dense")
+    assert fig.main([str(root)]) == 0
+    assert "likeliest rank" in capsys.readouterr().out
+    assert tuple(pd.read_csv(root / "figures" / "probabilities.csv")) == fig.COLUMNS

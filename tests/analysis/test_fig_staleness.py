@@ -1,0 +1,129 @@
+import numpy as np
+import pandas as pd
+import pytest
+
+from adacomcat.plan import Plan
+from adacomcat.schedule import regret, stale_distance
+from analysis import fig_staleness as fig
+from analysis import style
+
+
+def drawn(table):
+    with style.shared_style():
+        panels = fig.axes(table)
+        fig.draw(panels, table)
+        panels[0, 0].figure.canvas.draw()
+    return panels
+
+
+def test_distances_are_those_to_the_plan_of_the_trial_that_always_searched(schedules):
+    made = fig.data(schedules)
+    assert tuple(made) == fig.COLUMNS
+    assert made["reference"].unique() == ["fixed_1"]
+    assert sorted(made["epoch"].unique()) == list(range(1, 10))
+    rows = made.set_index(["arm", "seed", "epoch"])["distance"].sort_index()
+    # qk 8 held where 4 was found is |8 - 4| / 8 of one site of two.
+    assert rows["adaptive", 1].tolist() == [0] * 3 + [0.25] * 6
+    assert (rows["adaptive", 0] == 0).all() and (rows["fixed_1"] == 0).all()
+    # qk 6 beside 8, then 4.
+    np.testing.assert_allclose(rows["never", 0], [0.125] * 3 + [1 / 6] * 6)
+
+
+def test_regret_is_that_of_the_oracle(schedules):
+    made = fig.data(schedules).drop_duplicates(["arm", "seed"]).set_index(["arm", "seed"])
+    early, late = (Plan("lowrank", {"blocks.0.qk": qk, "blocks.0.fc1": 16}) for qk in (8, 4))
+    plans = {epoch: early if epoch < 4 else late for epoch in range(1, 10)}
+    for seed, epochs in ((0, [1, 2, 4, 8]), (1, [1, 2])):
+        trial = made.loc[("adaptive", seed)]
+        assert trial["searches"] == len(epochs)
+        assert trial["stale_distance"] == pytest.approx(stale_distance(plans, epochs, 10))
+        assert trial["regret"] == pytest.approx(regret(plans, epochs, 10))
+    assert made.loc[("adaptive", 0), "regret"] == 0
+    # With two searches, 1 and 4 would have been as fresh as can be.
+    assert made.loc[("adaptive", 1), "regret"] == pytest.approx(6 * 0.25)
+    assert np.isnan(made.loc[("never", 0), "regret"])
+    assert made.loc[("never", 0), "stale_distance"] == 9
+
+
+def test_other_settings_have_no_reference(tmp_path, record, write_results, trace):
+    records = [record("fixed_1", 0, searches=3), record("adaptive", 0, searches=1)]
+    records[1]["config"] = {"seed": 0, "budget": {"reduction": 0.3}}
+    root = write_results(tmp_path / "r", records, seeds=(0,))
+    trace(root, records[0], {epoch: {"head": 4} for epoch in (1, 2, 3)}, 4)
+    trace(root, records[1], {1: {"head": 4}}, 4)
+    made = fig.data(root).set_index("arm")
+    assert np.isnan(made.loc["adaptive", "epoch"]) and made.loc["adaptive", "seed"] == 0
+    assert made.loc["never", "left_out_why"] == "1 pending" and np.isnan(made.loc["never", "seed"])
+    panels = drawn(made.reset_index())
+    assert "to compare with: 1 of adaptive." in note(panels)
+
+
+def test_the_schedule_is_the_one_setting_that_may_differ(tmp_path, record, write_results, trace):
+    records = [record("fixed_1", 0, searches=3), record("adaptive", 0, searches=3)]
+    records[0]["config"] = {"seed": 0, "schedule": {"kind": "fixed"}}
+    records[1]["config"] = {"seed": 0, "schedule": {"kind": "adaptive"}}
+    root = write_results(tmp_path / "r", records[::-1], seeds=(0,))
+    for made in records:
+        trace(root, made, {epoch: {"head": 4} for epoch in (1, 2, 3)}, 4)
+    # Both searched at every epoch: the fixed one is the reference.
+    assert fig.data(root)["reference"].dropna().unique() == ["fixed_1"]
+
+
+def test_a_study_without_a_trial_that_always_searched_is_refused(
+    tmp_path, record, write_results, trace
+):
+    made = record("adaptive", 0, searches=1)
+    root = write_results(tmp_path / "r", [made], seeds=(0,))
+    trace(root, made, {1: {"head": 4}}, 4)
+    with pytest.raises(ValueError, match="no finished trial that searched at every epoch"):
+        fig.data(root)
+
+
+def note(panels):
+    (text,) = (t for t in panels[0, 0].figure.texts if t.get_gid() == "note")
+    return " ".join(text.get_text().split())
+
+
+def test_areas_are_the_means_and_the_marks_the_regrets(schedules):
+    left, right = drawn(fig.data(schedules))[0]
+    lines = dict(zip(("never", "fixed_1", "adaptive"), left.lines, strict=True))
+    # The scale is the largest mean of an arm that searched: 0.25 of one seed of two.
+    height = lines["adaptive"].get_ydata() + 2
+    np.testing.assert_allclose(height[:9], [0] * 3 + [0.72] * 6, atol=1e-12)
+    np.testing.assert_allclose(lines["never"].get_ydata(), 0.72)
+    marks = {line.get_gid(): line.get_xdata() for line in right.lines if line.get_gid()}
+    assert list(marks["regret:adaptive"]) == pytest.approx([0, 1.5])
+    said = [text.get_text() for text in right.texts]
+    assert "no search" in said and "0.75" in said
+    assert "mean over 2 seeds" in note(np.array([[left]]))
+
+
+def test_every_row_has_its_own_height_where_nothing_is_stale(schedules):
+    made = fig.data(schedules).assign(distance=0.0, regret=0.0)
+    left, right = drawn(made)[0]
+    assert right.get_xlim()[1] > 0 and left.get_ylim()[0] < -2
+
+
+@pytest.mark.parametrize("arms", [1, 18, 60])
+def test_everything_is_inside_the_page(arms):
+    rows = [
+        {"arm": f"arm{n}", "label": f"{n} of labels that are far too long", "workload": "digits",
+         "seed": float(seed), "reference": "arm0", "epoch": float(epoch),
+         "searched": epoch % 2 == 0, "distance": 0.01 * n, "searches": 5.0,
+         "stale_distance": 100.0 + n, "regret": 0.1 * n}
+        for n in range(arms) for seed in range(5) for epoch in range(1, 20)
+    ]  # fmt: skip
+    panels = drawn(pd.DataFrame(rows).assign(left_out=0, left_out_why="", leakage=""))
+    figure = panels[0, 0].figure
+    whole = figure.get_tightbbox()
+    assert whole.x0 >= 0 and whole.x1 <= figure.get_figwidth()
+    assert whole.y0 >= 0 and whole.y1 <= figure.get_figheight()
+    if arms > fig.MOST:
+        assert f"{arms - fig.MOST} further arms: see the CSV." in note(panels)
+
+
+def test_main_writes_the_table(schedules, capsys):
+    assert fig.main([str(schedules)]) == 0
+    assert "largest_regret" in capsys.readouterr().out
+    written = pd.read_csv(schedules / "figures" / "staleness.csv")
+    assert tuple(written) == fig.COLUMNS and len(written) == 6 * 9

@@ -1,0 +1,137 @@
+import json
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from analysis import fig_time as fig
+from analysis import style
+
+EPOCHS = 5
+
+
+def epoch_rows(searched, data_s, train_s=10.0, search_s=4.0, rebuild_s=1.0, eval_s=0.5):
+    """Five epochs of search and one of finetuning, a search at those in `searched`."""
+    rows = []
+    for step in range(EPOCHS + 1):
+        due = step in searched
+        clocks = {
+            "train_s": train_s, "search_s": search_s if due else 0.0,
+            "rebuild_s": rebuild_s if due else 0.0, "eval_s": eval_s,
+            "data_s": data_s[step] if data_s else None,
+        }  # fmt: skip
+        rows.append({
+            "phase": "search" if step < EPOCHS else "finetune", "epoch": step % EPOCHS,
+            "step_epoch": step, "searched": due, **clocks,
+            "wall_s": sum(value or 0.0 for name, value in clocks.items() if name != "data_s"),
+        })  # fmt: skip
+    return rows
+
+
+@pytest.fixture
+def timed(tmp_path, record, write_results):
+    """Writes a results directory: arm -> epochs searched, all with three seeds."""
+
+    def make(arms, data_s=None, other_s=2.0):
+        records, traces = [], {}
+        for arm, searched in arms.items():
+            rows = epoch_rows(searched, data_s)
+            names = ("train_s", "search_s", "rebuild_s", "eval_s", "data_s", "wall_s")
+            sums = {
+                name: None if data_s is None and name == "data_s" else sum(r[name] for r in rows)
+                for name in names
+            }
+            sums["wall_s"] += other_s
+            for seed in range(3):
+                one = record(arm, seed, searches=len(searched), **sums)
+                records.append(one)
+                traces[one["trial_id"]] = rows
+        root = write_results(tmp_path / "r", records, arms=dict.fromkeys(arms, ""))
+        for name, rows in traces.items():
+            text = "".join(json.dumps(row) + "\n" for row in rows)
+            (root / "trials" / name / "epochs.jsonl").write_text(text)
+        return root
+
+    return make
+
+
+def test_clocks_add_up_and_waiting_is_taken_out(timed):
+    # Epoch 0 starts the loaders; later epochs wait 0.25 s for training, searched ones 1 s more.
+    waits = [3.0, 1.25, 0.25, 1.25, 0.25, 0.25]
+    made = fig.data(timed({"adaptive": {1, 3}}, waits))
+    assert list(made.columns) == list(fig.COLUMNS) and len(made) == 3
+    row = made.iloc[0]
+    assert row["search_s"] == pytest.approx(8.0 - 2.0)
+    assert row["train_s"] == pytest.approx(60.0 - (sum(waits) - 2.0))
+    assert row["data_s"] == pytest.approx(sum(waits))
+    assert row["rebuild_s"] == pytest.approx(2.0) and row["eval_s"] == pytest.approx(3.0)
+    assert row["other_s"] == pytest.approx(2.0)
+    assert made[list(fig.CLOCKS)].sum(axis=1).to_numpy() == pytest.approx(made["wall_s"])
+
+
+def test_shares_by_hand(timed):
+    made = fig.data(timed({"fixed_1": {1, 2, 3, 4}, "adaptive": {1, 2}, "never": set()}))
+    shares = made.groupby("arm")[["searching_share", "every_epoch_share"]].first()
+    # Six epochs of 10.5 s and 2 s around them; a search takes 4 + 1 s; four are possible.
+    assert shares.loc["fixed_1"].tolist() == pytest.approx([20 / 85] * 2)
+    assert shares.loc["adaptive"].tolist() == pytest.approx([10 / 75, 20 / 85])
+    assert shares.loc["never", "searching_share"] == 0
+    assert np.isnan(shares.loc["never", "every_epoch_share"])
+    assert fig.most(made).startswith("At most 23.5 % of a run")
+    assert "measured on every epoch's own trials: 3 trials" in fig.most(made)
+    alone = made[made["arm"] == "adaptive"]
+    assert "23.5 %" in fig.most(alone) and "reckoned" in fig.most(alone)
+    assert "no interval" in fig.most(alone.head(2))
+    assert fig.most(made[made["arm"] == "never"]) == ""
+
+
+def test_the_published_run_could_have_saved_a_fifth():
+    # Sums of the published DeiT-S log: six searches, 29 possible; 33.7 h had it used them all.
+    trial = pd.Series({
+        "arm": "adaptive", "seed": 0, "searches": 6, "train_s": 92293.0, "search_s": 5370.0,
+        "rebuild_s": None, "eval_s": 3113.0, "data_s": None, "wall_s": 100776.0,
+    })  # fmt: skip
+    epochs = pd.DataFrame({"phase": ["search"] * 30, "searched": False, "data_s": None})
+    found = fig.clocks(trial, epochs)
+    assert found["every_epoch_share"] == pytest.approx(0.2139, abs=1e-4)
+    assert np.isnan(found["rebuild_s"]) and found["other_s"] == 0
+
+
+def test_arms_without_a_finished_trial_stay_and_are_counted(timed, record):
+    root = timed({"adaptive": {1}})
+    study = json.loads((root / "study.json").read_text())
+    study["arms"].append({"name": "once", "label": "ONCE"})
+    (root / "study.json").write_text(json.dumps(study))
+    made = fig.data(root).set_index("arm")
+    assert np.isnan(made.loc["once", "wall_s"])
+    assert made.loc["once", "left_out_why"] == "3 pending"
+    with style.shared_style():
+        panels = fig.axes(fig.data(root))
+        fig.draw(panels, fig.data(root))
+    assert any("no finished trial" in text.get_text() for text in panels[0, 0].texts)
+
+
+def test_bars_are_the_means_and_the_note_says_what_is_missing(timed):
+    made = fig.data(timed({"fixed_1": {1, 2, 3, 4}, "adaptive": {1, 2}}))
+    with style.shared_style():
+        panels = fig.axes(made)
+        fig.draw(panels, made)
+    total = sum(p.get_width() for b in panels[0, 0].containers for p in b)
+    assert total == pytest.approx(85 + 75)
+    (note,) = [text.get_text() for text in panels[0, 0].figure.texts if text.get_gid() == "note"]
+    assert "Not recorded: waiting for data." in " ".join(note.split())
+    marks = [line.get_xdata()[0] for line in panels[0, 1].lines if "mark:" in line.get_gid()]
+    assert marks == pytest.approx([100 * 20 / 85, 100 * 10 / 75])
+
+
+def test_results_without_clocks_are_refused(results):
+    with pytest.raises(ValueError, match="wall_s.*with their clocks"):
+        fig.data(results)
+
+
+def test_main_prints_arms_and_what_could_be_saved(timed, capsys):
+    root = timed({"fixed_1": {1, 2, 3, 4}, "never": set()})
+    assert fig.main([str(root)]) == 0
+    said = capsys.readouterr().out
+    assert "every epoch" in said and "23.5" in said and "At most 23.5 %" in said
+    assert len(pd.read_csv(root / "figures" / "time.csv")) == 6
