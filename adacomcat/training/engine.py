@@ -84,10 +84,12 @@ class Trial:
         self.splits = splits
         self.loaders = Loaders(splits, config.data, seed=config.seed, device=self.device)
         # What does not fit the data or the model is refused before anything runs.
-        self.loaders.search(config.search.batch_size)
+        if config.search_phase.epochs:
+            self.loaders.search(config.search.batch_size)
         for recipe in (config.search_phase, config.finetune):
-            self.loaders.train(recipe.batch_size)
-            Tapped(self.model, recipe.distill.align_blocks)
+            if recipe.epochs:
+                self.loaders.train(recipe.batch_size)
+                Tapped(self.model, recipe.distill.align_blocks)
         self.trainee = self._new_trainee()
         self._count()
 

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from timm.data import Mixup
 from torch import Tensor, nn
 
-from adacomcat.checks import NonFiniteLoss
+from adacomcat.checks import NonFiniteLoss, require
 from adacomcat.config import PhaseConfig
 from adacomcat.parallel import sum_over_workers_
 from adacomcat.precision import autocast
@@ -89,6 +89,9 @@ def evaluate(
     """(accuracy from 0 to 1, cross-entropy) over every image of all workers, counted once.
 
     Nothing waits for the device before the last batch.
+
+    Raises:
+        ValueError: there is no image, for instance because none could be read.
     """
     device = next(model.parameters()).device
     model.eval()
@@ -100,8 +103,9 @@ def evaluate(
         loss = F.cross_entropy(logits, labels, reduction="sum")
         correct = (logits.argmax(-1) == labels).sum()
         sums += torch.stack([correct, loss, loss.new_tensor(len(labels))]).double()
-    correct_share, loss_mean, count = sum_over_workers_(sums).tolist()
-    return correct_share / count, loss_mean / count
+    correct, loss, count = sum_over_workers_(sums).tolist()
+    require(count > 0, "images", "none that can be read", "one or more to evaluate on")
+    return correct / count, loss / count
 
 
 def _check_finite(losses: list[Tensor]) -> None:

@@ -117,6 +117,13 @@ def test_without_a_search_phase_the_default_plan_is_finetuned(run):
     assert summary["params"] < summary["dense_params"]
 
 
+def test_what_a_phase_without_epochs_asks_for_is_not_checked(config, run):
+    search = dataclasses.replace(config.search, batch_size=4000)
+    skipped = PhaseConfig(epochs=0, batch_size=4000)
+    _, rows = run(search=search, search_phase=skipped, schedule={"kind": "never"})
+    assert [r["phase"] for r in rows.epochs] == ["finetune"] * 2
+
+
 def test_rebuilding_the_optimiser_is_another_training(run):
     recipe = PhaseConfig(epochs=4, batch_size=32, lr=1e-2, optimizer_state="rebuild")
     _, migrated = run("migrated")

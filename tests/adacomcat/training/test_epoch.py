@@ -23,6 +23,11 @@ def test_evaluation_counts_every_image_once_in_short_batches_too():
     assert loss == pytest.approx(nn.functional.cross_entropy(logits, y).item(), rel=1e-6)
 
 
+def test_an_evaluation_on_nothing_is_refused():
+    with pytest.raises(ValueError, match="images: got 'none that can be read'"):
+        evaluate(nn.Linear(6, 3), [], PhaseConfig())
+
+
 def test_an_epoch_is_plain_training_step_by_step():
     phase = PhaseConfig(lr=1e-2, batch_size=8, label_smoothing=0.2, clip_grad=0.5)
     torch.manual_seed(1)
