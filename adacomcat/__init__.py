@@ -20,7 +20,9 @@ _HOMES = {
     "count_macs": "adacomcat.cost",
     "count_params": "adacomcat.cost",
     "dense_model": "adacomcat.training",
+    "load": "adacomcat.interop.checkpoint",
     "run_trial": "adacomcat.training",
+    "save": "adacomcat.interop.checkpoint",
 }
 
 __all__ = list(_HOMES)

@@ -53,15 +53,16 @@ class DataConfig:
     """Folder of the data; None: where the data set looks by itself."""
     search_from: Literal["train", "test"] = "train"
     """`train`: a slice that only the rank search sees; `test`: the images that are reported on, as
-    in the reference, which leaks them into the search."""
+    in the reference, which leaks them into the search. The slice is cut off train all the same, so
+    that this changes one thing; `search_fraction` 0 leaves it in."""
     search_fraction: float = 0.15
-    """Share of the training images that only the rank search sees."""
+    """Share of the training images that is kept for the rank search."""
     search_images: int | None = None
     """So many images instead of that share."""
     val_from: Literal["train", "test"] = "train"
-    """`test`: the images that are reported on select too, as in the reference; this leaks."""
+    """Likewise for the selection of models and `val_fraction`."""
     val_fraction: float = 0.10
-    """Share of the training images that only model selection sees."""
+    """Share of the training images that is kept for the selection of models."""
     test_fraction: float = 0.25
     """Share of all images that only the report sees; unused where the set has a test split."""
     split_seed: int = 0
@@ -94,8 +95,14 @@ class DataConfig:
     """What only this data set knows, for instance `num_classes` of `synthetic`."""
 
     def __post_init__(self) -> None:
-        for name in ("search_fraction", "val_fraction", "test_fraction"):
+        for name, origin in (
+            ("search_fraction", self.search_from),
+            ("val_fraction", self.val_from),
+            ("test_fraction", "train"),
+        ):
             value = getattr(self, name)
+            if origin == "test" and value == 0:
+                continue
             require(0 < value < 1, f"data.{name}", value, "a share between 0 and 1")
         total = self.search_fraction + self.val_fraction
         require(total < 1, "data.search_fraction + data.val_fraction", total, "below 1")

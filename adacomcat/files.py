@@ -43,6 +43,12 @@ def atomic_write_json(path: Path, obj: Any) -> None:
     atomic_write_bytes(path, f"{text}\n".encode())
 
 
+def default_cache() -> Path:
+    """The folder of dense models: ADACOMCAT_CACHE, or `.cache/adacomcat` in the home folder."""
+    folder = os.environ.get("ADACOMCAT_CACHE")
+    return Path(folder).absolute() if folder else Path.home() / ".cache" / "adacomcat"
+
+
 def sha256_file(path: Path) -> str:
     """The SHA-256 of a file's content, in hexadecimal."""
     with path.open("rb") as file:

@@ -104,6 +104,21 @@ class CompressionMethod(ABC):
         """
 
     @abstractmethod
+    def adopt_(self, model: nn.Module, plan: Plan) -> None:
+        """Make a dense model a copy of a committed one: its modules' shapes, and its weights.
+
+        Searching can go on from there. `model` stays as it is and shares no memory with this one.
+
+        Args:
+            model: committed, of the same dense model.
+            plan: what it was committed to.
+
+        Raises:
+            ValueError: a model that is not of this dense one, or not of this plan (the place is
+                named); nothing has changed then.
+        """
+
+    @abstractmethod
     def restore_(self) -> None:
         """Undo `prepare_`: the very modules that it replaced come back."""
 

@@ -1,6 +1,7 @@
 """Data parallelism over torch.distributed, where a process group is up; plain calls elsewhere."""
 
-from typing import TypeVar
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
@@ -31,6 +32,16 @@ def wrap(model: nn.Module) -> nn.Module:
         return model
     device = next(model.parameters()).device
     return DistributedDataParallel(model, device_ids=[device] if device.type == "cuda" else None)
+
+
+def synchronised(wrapped: nn.Module, now: bool) -> AbstractContextManager[Any]:
+    """Where a forward and its backward run: with gradients averaged over workers, or not yet.
+
+    What is not averaged yet adds up on each worker, until a backward that averages the sums.
+    """
+    if now or not isinstance(wrapped, DistributedDataParallel):
+        return nullcontext()
+    return wrapped.no_sync()
 
 
 def sum_over_workers_(tensor: Tensor) -> Tensor:

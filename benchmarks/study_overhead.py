@@ -20,9 +20,10 @@ from record import write_record
 from rich.console import Console
 
 from adacomcat.config import TrialConfig
+from adacomcat.files import default_cache
 from adacomcat.training import Reporter
 from study import cluster
-from study.body import Outcome, default_cache, prepare_dense, train_trial
+from study.body import Outcome, prepare_dense, train_trial
 from study.catalog import load_experiment
 from study.expand import expand
 from study.monitor import make_monitor

@@ -1,7 +1,6 @@
 """What a trial does in its worker: the engine on the workload's cached dense model."""
 
 import json
-import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import lru_cache
@@ -19,9 +18,9 @@ from adacomcat.config import (
     from_mapping,
 )
 from adacomcat.data import Splits, build_splits
-from adacomcat.interop.timm import create_model
 from adacomcat.schedule import Never
 from adacomcat.training import Reporter, Trial, dense_model
+from adacomcat.training.dense import build_dense
 from study.expand import RESOLVED
 
 
@@ -50,12 +49,6 @@ class Body(Protocol):
         device: str,
         until: int | None,
     ) -> Outcome | None: ...
-
-
-def default_cache() -> Path:
-    """The folder of dense models: ADACOMCAT_CACHE, or `.cache/adacomcat` in the home folder."""
-    folder = os.environ.get("ADACOMCAT_CACHE")
-    return Path(folder).absolute() if folder else Path.home() / ".cache" / "adacomcat"
 
 
 def train_trial(
@@ -148,10 +141,4 @@ def _prepared(key: str, cache: Path, device: str) -> tuple[nn.Module, Splits]:
 def _untrained(key: str) -> tuple[nn.Module, Splits]:
     config = _workload(key)
     splits = build_splits(config.data)
-    model = create_model(
-        config.model,
-        num_classes=splits.num_classes,
-        in_chans=splits.in_chans,
-        image_size=splits.image_size,
-    )
-    return model, splits
+    return build_dense(config, splits), splits

@@ -14,10 +14,9 @@ from rich.table import Table
 
 from adacomcat.config import TrialConfig
 from adacomcat.data import Splits
+from adacomcat.files import default_cache
 from adacomcat.schedule import build_schedule
-from adacomcat.training.dense import dense_key
-from adacomcat.training.state import CHECKPOINT_FILE
-from study.body import default_cache
+from adacomcat.training.dense import dense_key, is_cached
 from study.cluster import Placement
 from study.expand import PROBES, RESOLVED, arm_specs, expand, suggested_arm
 from study.provenance import hardware
@@ -151,9 +150,8 @@ class Pricer:
         for spec in self.specs.values():
             config = spec.trial_config()
             splits = self._rates(config)[1]
-            key = dense_key(config, splits)
-            if not any(default_cache().glob(f"*{key}/{CHECKPOINT_FILE}")):
-                missing[key] = (config, splits)
+            if not is_cached(config, splits, default_cache()):
+                missing[dense_key(config, splits)] = (config, splits)
         seconds = [self._dense_seconds(*needed) for needed in missing.values()]
         mean = sum(seconds) / max(1, len(seconds))
         one = Span(mean, mean)

@@ -12,6 +12,7 @@ from pathlib import Path
 
 from rich.console import Console
 
+from adacomcat.files import default_cache
 from study import cluster, provenance
 from study.expand import expand
 from study.export import export
@@ -69,7 +70,7 @@ class Session:
         return left(self.experiment, open_study(self.experiment, self.results)) == 0
 
     def _execute(self) -> None:
-        from study.body import check_buildable, default_cache, prepare_dense
+        from study.body import check_buildable, prepare_dense
 
         specs = expand(self.experiment)
         by_arm = {spec.arm: spec.trial_config() for spec in specs}

@@ -1,10 +1,11 @@
 """The trials of one arm in a worker, under Ray Tune or Ray Train, and what is recorded of them."""
 
 import errno
+import logging
 import time
 import traceback
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import closing
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import closing, contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -25,6 +26,7 @@ from study.store import Results, TraceWriter, now
 Report = Callable[[dict[str, Any]], None]
 """Takes flat metrics on their way to Ray."""
 
+LOG = "trial.log"
 PREDECESSOR_WAIT_S = 60.0
 """A worker outlives its killed driver by a second or two, and may still be writing."""
 
@@ -94,6 +96,23 @@ class _TraceReporter:
             self._metrics.close()
 
 
+@contextmanager
+def _logged_to(path: Path) -> Iterator[None]:
+    """Append what the engine logs to a file: a line an epoch, and what it warns of."""
+    handler = logging.FileHandler(path)
+    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
+    logger = logging.getLogger("adacomcat")
+    level = logger.level
+    logger.addHandler(handler)
+    logger.setLevel(logging.INFO)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)
+        logger.removeHandler(handler)
+        handler.close()
+
+
 class ArmRun:
     """The trials of one arm on one worker: in turn, in step from rung to rung."""
 
@@ -151,7 +170,7 @@ class ArmRun:
         folder = self.results.folder(spec.trial_id)
         with trial_lock(folder, PREDECESSOR_WAIT_S):
             self._begin(spec)
-            with closing(TraceWriter(folder)) as writer:
+            with closing(TraceWriter(folder)) as writer, _logged_to(folder / LOG):
                 outcome = self._run_body(spec, until, writer)
             if outcome is not None:
                 self._finish(spec, outcome)

@@ -16,7 +16,9 @@ from torch import Tensor
 
 from adacomcat.checks import require
 
-Augment = Literal["none", "affine", "crop_flip"]
+Augment = Literal["none", "affine", "crop_flip", "resized_crop"]
+BATCHED = ("affine", "crop_flip")
+"""What is done here; `resized_crop` needs the whole picture, so it is done when one is decoded."""
 MAX_ANGLE_DEG = 10.0
 MAX_SHIFT = 0.08
 """Share of the side."""
@@ -43,9 +45,10 @@ def draw(kind: Augment, count: int, rng: np.random.Generator) -> Tensor | None:
         rng: where they come from.
 
     Returns:
-        What `apply` takes, N x K float32 (K = 6 for affine, 3 for crop_flip); None for none.
+        What `apply` takes, N x K float32 (K = 6 for affine, 3 for crop_flip); None where
+        nothing is done here.
     """
-    if kind == "none":
+    if kind not in BATCHED:
         return None
     if kind == "affine":
         uniform = torch.from_numpy(rng.uniform(-1, 1, (count, 4)))
@@ -68,7 +71,7 @@ def apply(kind: Augment, images: Tensor, parameters: Tensor | None) -> Tensor:
     Returns:
         B x C x H x W.
     """
-    if kind == "none":
+    if kind not in BATCHED:
         return images
     assert parameters is not None
     return affine(images, parameters) if kind == "affine" else crop_flip(images, parameters)

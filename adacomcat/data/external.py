@@ -20,7 +20,7 @@ from torchvision.datasets import VisionDataset
 from adacomcat.checks import require, require_known
 from adacomcat.config import DataConfig
 from adacomcat.data.datasets import Part, Source, cache_folder, crop_share, existing_root, file_part
-from adacomcat.data.images import DecodedImages, ItemReader, MemoryImages, as_image
+from adacomcat.data.images import DecodedImages, ItemReader, MemoryImages, as_image, pack
 
 OWN_OPTIONS = ("crop_pct", "train_split", "test_split")
 HANDLED = ("self", "root", "train", "transform", "target_transform", "transforms", "download")
@@ -192,7 +192,7 @@ def _part(config: DataConfig, dataset: Any, root: Path | None) -> Part:
             ) from error
         names.append(f"{index} of {config.name}, content {digest}")
     indices = np.arange(len(names))
-    images = DecodedImages(read, names, indices, config.image_size or 224, crop_share(config))
+    images = DecodedImages(read, pack(names), indices, config.image_size or 224, crop_share(config))
     return Part(images, np.array(labels, dtype=np.int64))
 
 

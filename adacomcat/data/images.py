@@ -5,16 +5,16 @@ Shapes: B images of a batch, C channels, H x W pixels, N images of a split.
 
 import hashlib
 import io
-from collections.abc import Callable, Iterable
+import os
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from PIL import Image
+from PIL import Image, ImageFile
 from torch import Tensor
-from torchvision.transforms import v2
 
 Read = Callable[[int], Image.Image]
 
@@ -76,33 +76,30 @@ class MemoryImages:
         return tuple(means), tuple(stds)
 
 
-class DecodedImages(torch.utils.data.Dataset[Tensor]):
+class UndecodableImage(ValueError):
+    """The bytes of an image are not those of a picture; the message names the image."""
+
+
+class DecodedImages:
     """Images that are read and decoded one by one, each time they are needed."""
 
     in_chans = 3
 
     def __init__(
-        self, read: Read, names: list[str], indices: np.ndarray, size: int, crop_pct: float
+        self, read: Read, names: np.ndarray, indices: np.ndarray, size: int, crop_pct: float
     ) -> None:
         """Set up; nothing is read.
 
         Args:
             read: index of the source -> image; may raise anything for an image it cannot read.
-            names: what identifies each image of the source, for the hash and for messages.
+            names: what identifies each image of the source, for the hash and for messages: bytes,
+                as `pack` makes them.
             indices: N, which images of the source these are.
             size: H and W of what is given.
-            crop_pct: the shorter side is resized to `size / crop_pct`, then the centre is cut out
-                (the evaluation of DeiT and timm, bicubic).
+            crop_pct: share of the resized side that the centre crop of an evaluation keeps.
         """
         self._read, self._names, self._indices = read, names, indices
         self.size, self.crop_pct = size, crop_pct
-        self._transform = v2.Compose(
-            [
-                v2.Resize(round(size / crop_pct), v2.InterpolationMode.BICUBIC),
-                v2.CenterCrop(size),
-                v2.PILToTensor(),
-            ]
-        )
 
     def __len__(self) -> int:
         return len(self._indices)
@@ -114,38 +111,55 @@ class DecodedImages(torch.utils.data.Dataset[Tensor]):
 
     def identities(self) -> Iterable[bytes]:
         """One value an image: its name (of a file, the relative path and the size in bytes)."""
-        return (self._names[i].encode() for i in self._indices)
+        return (bytes(self._names[i]) for i in self._indices)
 
-    def __getitem__(self, position: int) -> Tensor:
-        """One image, uint8, C x H x W.
+    def read(self, position: int) -> Image.Image:
+        """One whole image, RGB, at its own size.
 
         Raises:
-            ValueError: the image cannot be read; the message names it.
+            UndecodableImage: it is damaged, cut off, or no image; the message names it.
+            ValueError: it cannot be reached: a file that is gone or forbidden, a failing disk.
         """
         index = int(self._indices[position])
         try:
-            image = self._read(index).convert("RGB")
+            with _no_cut_images():
+                return self._read(index).convert("RGB")
         # Decoders raise OSError, SyntaxError, EOFError, struct.error ...: whatever it is, a
         # message without the image's name helps nobody among a million of them.
         except Exception as error:
-            raise ValueError(
-                f"data.root: cannot read the image {self._names[index]!r}: {error}"
+            name = os.fsdecode(bytes(self._names[index]))
+            # What the system refuses has a number; what a decoder refuses has none.
+            if isinstance(error, OSError) and error.errno is not None:
+                raise ValueError(f"data.root: cannot read the image {name!r}: {error}") from error
+            raise UndecodableImage(
+                f"data.root: cannot decode the image {name!r}: {error}"
             ) from error
-        pixels: Tensor = self._transform(image)
-        return pixels
 
 
 Images = MemoryImages | DecodedImages
 
 
-@dataclass(frozen=True)
-class FileReader:
-    """Reads image files by their index."""
+def pack(texts: Sequence[str]) -> np.ndarray:
+    """Many short texts as one block of bytes.
 
-    paths: tuple[Path, ...]
+    A million Python strings would be copied into every loader process: reading one counts its
+    references, which writes to its page of memory.
+    """
+    return np.array([os.fsencode(text) for text in texts], dtype=np.bytes_)
+
+
+@dataclass(frozen=True, eq=False)
+class FileReader:
+    """Reads image files by their index.
+
+    Attributes:
+        paths: N, bytes, as `pack` makes them.
+    """
+
+    paths: np.ndarray
 
     def __call__(self, index: int) -> Image.Image:
-        with Image.open(self.paths[index]) as image:
+        with Image.open(os.fsdecode(bytes(self.paths[index]))) as image:
             return image.convert("RGB")
 
 
@@ -157,6 +171,17 @@ class ItemReader:
 
     def __call__(self, index: int) -> Image.Image:
         return as_image(self.items[index][0])
+
+
+@contextmanager
+def _no_cut_images() -> Iterator[None]:
+    """Have Pillow refuse files that end early, whatever another library told it."""
+    before = ImageFile.LOAD_TRUNCATED_IMAGES
+    ImageFile.LOAD_TRUNCATED_IMAGES = False
+    try:
+        yield
+    finally:
+        ImageFile.LOAD_TRUNCATED_IMAGES = before
 
 
 def as_image(value: Any) -> Image.Image:

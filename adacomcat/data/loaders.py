@@ -8,86 +8,90 @@ resumed at, without the ones before it.
 Shapes: B images of one worker's batch, C channels, H x W pixels, N images of the split.
 """
 
+import logging
 from collections.abc import Iterator
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torch.utils.data import DataLoader, Sampler
 
 from adacomcat.checks import require
+from adacomcat.config import DataConfig
+from adacomcat.data import erasing
 from adacomcat.data.augment import Augment, apply, check_augment, draw
-from adacomcat.data.images import DecodedImages, MemoryImages
+from adacomcat.data.decode import EpochBatches, decoder
+from adacomcat.data.images import MemoryImages
 from adacomcat.data.splits import Split
+from adacomcat.data.transforms import check_in_memory, evaluation, training
 
-ORDER_STREAM = 0
-"""Sets the random numbers of the order apart from those of the augmentation."""
-AUGMENT_STREAM = 1
+LOGGER = logging.getLogger("adacomcat")
+# Set apart the random numbers of what is drawn for the same epoch.
+ORDER_STREAM, AUGMENT_STREAM, ERASING_STREAM, IMAGE_STREAM = 0, 1, 2, 3
 Batch = tuple[Tensor, Tensor]
-
-
-class _EpochBatches(Sampler[list[int]]):
-    """Hands out the index lists of the epoch at hand; read by the main process only.
-
-    A `DataLoader` keeps one sampler for life, and its worker processes with it; what changes from
-    epoch to epoch changes in here.
-    """
-
-    def __init__(self) -> None:
-        self.lists: list[list[int]] = []
-
-    def __iter__(self) -> Iterator[list[int]]:
-        return iter(self.lists)
-
-    def __len__(self) -> int:
-        return len(self.lists)
 
 
 class Loader:
     """Gives one worker's share of a split, epoch by epoch; made by `make_loader`.
 
     Attributes:
-        images: how many images one epoch gives, over all workers.
+        images: how many images one epoch gives, over all workers, if all can be decoded.
         epoch: what the order and the augmentation follow from; set by `set_epoch`.
     """
 
     def __init__(
         self,
         split: Split,
+        data: DataConfig,
         *,
         batch_size: int,
         seed: int,
         train: bool,
-        augment: Augment,
+        augment: bool,
         rank: int,
         world: int,
         device: torch.device,
-        num_workers: int,
     ) -> None:
-        self.batch_size, self.seed, self.train, self.augment = batch_size, seed, train, augment
+        self.batch_size, self.seed, self.train = batch_size, seed, train
         self.rank, self.world, self.device = rank, world, device
         self.epoch = 0
         size = len(split)
         self.images = size // batch_size * batch_size if train else size
+        self._augment: Augment = data.augment if augment else "none"
+        self._erasing = data.random_erasing if augment else 0.0
+        self._repeats = data.repeats if augment else 1
         self._split = split
-        self._spec = split.spec
+        self._spec = spec = split.spec
         self._labels = split.labels.to(device)
-        shape = (1, split.spec.in_chans, 1, 1)
-        self._mean = torch.tensor(split.spec.mean, device=device).view(shape)
-        self._std = torch.tensor(split.spec.std, device=device).view(shape)
+        shape = (1, spec.in_chans, 1, 1)
+        self._mean = torch.tensor(spec.mean, device=device).view(shape)
+        self._std = torch.tensor(spec.std, device=device).view(shape)
+        self._left_out: set[int] = set()
         if isinstance(split.images, MemoryImages):
+            if augment:
+                check_in_memory(data)
             self._pixels = split.images.pixels.to(device)
-        else:
-            self._batches = _EpochBatches()
-            self._decoder = _decoder(split.images, self._batches, num_workers, device)
+            return
+        crop_pct = split.images.crop_pct
+        drawn = training(data, spec, crop_pct) if augment else None
+        self._seeded = drawn is not None
+        self._batches = EpochBatches()
+        self._decoder = decoder(
+            split.images, drawn or evaluation(spec.image_size, crop_pct), self._batches,
+            train=train, skip=data.skip_unreadable, num_workers=data.num_workers, device=device,
+        )  # fmt: skip
+
+    @property
+    def unreadable(self) -> int:
+        """Distinct images that this worker met so far and left out; `data.skip_unreadable`."""
+        return len(self._left_out)
 
     def set_epoch(self, epoch: int) -> None:
         """Choose the order and the augmentation of the next epoch."""
         self.epoch = epoch
 
     def __len__(self) -> int:
-        """Batches that this worker gives in an epoch."""
+        """Batches that this worker gives in an epoch, if all images can be decoded."""
         full, rest = divmod(self.images, self.batch_size)
         return (full if self.rank < self.batch_size else 0) + (rest > self.rank)
 
@@ -97,32 +101,38 @@ class Loader:
         Yields:
             images, B x C x H x W, float32, normalised, and labels, B, int64, on the device. No
             batch is empty; in evaluation the last may be short, or fall to the first workers only.
+
+        Raises:
+            ValueError: an image cannot be decoded, and `data.skip_unreadable` is not set, or
+                cannot be read at all; the message names it.
         """
-        order = self._order().to(self.device)
-        parameters = self._parameters()
+        order = self._order()
+        moves = draw(self._augment, self.images, self._rng(AUGMENT_STREAM))
+        moves = None if moves is None else moves.to(self.device)
+        rectangles = erasing.draw(
+            self._erasing, self.images, self._spec.image_size, self._rng(ERASING_STREAM)
+        )
         places = self._places()
-        decoded = None
-        if isinstance(self._split.images, DecodedImages):
-            host = order.cpu()
-            self._batches.lists = [host[place].tolist() for place in places]
-            decoded = iter(self._decoder)
-        for place in places:
-            indices = order[place]
-            pixels = self._pixels[indices] if decoded is None else next(decoded)
-            drawn = None if parameters is None else parameters[place]
-            yield self._finish(pixels, drawn), self._labels[indices]
+        for place, (pixels, taken) in zip(places, self._read(order, places), strict=True):
+            if len(taken) == 0:
+                continue
+            move = None if moves is None else moves[place]
+            hidden = None if rectangles is None else rectangles[place]
+            yield self._finish(pixels, move, hidden), self._labels[taken]
 
-    def _order(self) -> Tensor:
-        """Which image of the split is at each place of the epoch."""
+    def _rng(self, stream: int) -> np.random.Generator:
+        return np.random.default_rng((self.seed, self.epoch, stream))
+
+    def _order(self) -> np.ndarray:
+        """Which image of the split is at each place of the epoch.
+
+        Copies of an image lie next to each other, so that they fall to different workers, as in
+        DeiT's RASampler (repeated augmentation, arXiv 1902.05509).
+        """
         if not self.train:
-            return torch.arange(self.images)
-        rng = np.random.default_rng((self.seed, self.epoch, ORDER_STREAM))
-        return torch.from_numpy(rng.permutation(len(self._split))[: self.images])
-
-    def _parameters(self) -> Tensor | None:
-        rng = np.random.default_rng((self.seed, self.epoch, AUGMENT_STREAM))
-        parameters = draw(self.augment, self.images, rng)
-        return None if parameters is None else parameters.to(self.device)
+            return np.arange(self.images)
+        order = self._rng(ORDER_STREAM).permutation(len(self._split))
+        return np.repeat(order, self._repeats)[: self.images]
 
     def _places(self) -> list[slice]:
         """This worker's places of each global batch."""
@@ -134,67 +144,72 @@ class Loader:
             if start + self.rank < stop
         ]
 
-    def _finish(self, pixels: Tensor, parameters: Tensor | None) -> Tensor:
-        """Bytes to what the model is given: resized, augmented, normalised."""
+    def _read(self, order: np.ndarray, places: list[slice]) -> Iterator[tuple[Tensor, Tensor]]:
+        """Yields: bytes of each batch, and which images of the split they are, on the device."""
+        if isinstance(self._split.images, MemoryImages):
+            images = torch.from_numpy(order).to(self.device)
+            for place in places:
+                yield self._pixels[images[place]], images[place]
+            return
+        self._batches.images, self._batches.places = order, places
+        if self._seeded:
+            self._batches.seeds = self._rng(IMAGE_STREAM).integers(0, 2**63, self.images)
+        for pixels, taken, left_out, error in self._decoder:
+            if error is not None:
+                raise ValueError(error)
+            for position, reason in left_out:
+                if position not in self._left_out:
+                    self._left_out.add(position)
+                    LOGGER.warning("left out of the %s split: %s", self._split.name, reason)
+            yield pixels, taken.to(self.device, non_blocking=True)
+
+    def _finish(
+        self, pixels: Tensor, moves: Tensor | None, rectangles: np.ndarray | None
+    ) -> Tensor:
+        """Bytes to what the model is given: resized, augmented, normalised, erased."""
         images = pixels.to(self.device, non_blocking=True).float().div_(255)
         side = self._spec.image_size
         if images.shape[-1] != side:
             images = F.interpolate(images, (side, side), mode="bilinear", antialias=True)
-        images = apply(self.augment, images, parameters)
-        return (images - self._mean).div_(self._std)
-
-
-def _decoder(
-    images: DecodedImages, batches: _EpochBatches, num_workers: int, device: torch.device
-) -> "DataLoader[Tensor]":
-    """What reads and decodes; augmentation follows on the device, a batch at a time."""
-    return DataLoader(
-        images,
-        batch_sampler=batches,
-        num_workers=num_workers,
-        persistent_workers=num_workers > 0,
-        pin_memory=device.type == "cuda",
-        # The DataLoader draws a seed from this for each epoch. From the global generator it would
-        # disturb the model's random numbers, and differently for other kinds of data.
-        generator=torch.Generator(),
-    )
+        images = apply(self._augment, images, moves)
+        return erasing.erase_((images - self._mean).div_(self._std), rectangles)
 
 
 def make_loader(
     split: Split,
+    data: DataConfig,
     *,
     batch_size: int,
     seed: int,
     train: bool,
-    augment: Augment = "none",
+    augment: bool = False,
     rank: int = 0,
     world: int = 1,
     device: str | torch.device = "cpu",
-    num_workers: int = 0,
 ) -> Loader:
     """A loader of one split for one worker.
 
     Args:
         split: what to read.
+        data: how: the augmentation and the number of processes that decode (unused for data held
+            in memory).
         batch_size: images of a batch, over all workers.
         seed: of the order and the augmentation.
         train: shuffle, and drop the last incomplete batch; otherwise every image comes exactly
             once over all workers, in order.
-        augment: `none`, `affine` or `crop_flip`.
+        augment: whether the augmentation of `data` applies.
         rank: which worker this is.
         world: how many there are.
         device: where the batches are wanted; data held in memory is kept there.
-        num_workers: processes that decode; unused for data held in memory.
 
     Raises:
         ValueError: a batch larger than the split, or that cannot be shared evenly in training; an
-            unknown augmentation; a rank or a number of processes that cannot be.
+            unknown augmentation; a rank that cannot be.
     """
     require(batch_size > 0, "batch_size", batch_size, "1 or more")
     require(seed >= 0, "seed", seed, "0 or more")
     require(0 <= rank < world, "rank", rank, f"0 to {world - 1}, below the number of workers")
-    require(num_workers >= 0, "data.num_workers", num_workers, "0 or more")
-    check_augment(augment)
+    check_augment(data.augment)
     if train:
         most = f"at most {len(split)}, the images of the {split.name} split"
         require(batch_size <= len(split), "batch_size", batch_size, most)
@@ -202,8 +217,8 @@ def make_loader(
         shared = f"a multiple of {world}, the number of workers"
         require(batch_size % world == 0, "batch_size", batch_size, shared)
     return Loader(
-        split, batch_size=batch_size, seed=seed, train=train, augment=augment, rank=rank,
-        world=world, device=torch.device(device), num_workers=num_workers,
+        split, data, batch_size=batch_size, seed=seed, train=train, augment=augment, rank=rank,
+        world=world, device=torch.device(device),
     )  # fmt: skip
 
 

@@ -1,7 +1,8 @@
-"""Four disjoint splits of a data set: train, search, val, test.
+"""Four splits of a data set, disjoint unless asked otherwise: train, search, val, test.
 
 The weights train on `train`, the rank search sees `search` only, selection uses `val`, and reports
-use `test`. The reference code searches on the set that it reports; here that cannot happen.
+use `test`. The reference code searches on the set that it reports; here that happens only with
+`DataConfig.search_from` or `val_from`, which `DataConfig.leakage` tells.
 
 The cut depends on `DataConfig.split_seed` alone, never on a trial's seed: all trials of a study
 report on the same images.
@@ -56,8 +57,8 @@ class Splits:
 
     Attributes:
         train: what weights are trained on.
-        search: what the rank search sees; a slice of the training images.
-        val: what selection uses; a slice of the training images.
+        search: what the rank search sees; a slice of the training images, or those of `test`.
+        val: what selection uses; likewise.
         test: what is reported.
         classes: names, by label.
     """
@@ -99,11 +100,14 @@ def build_splits(config: DataConfig) -> Splits:
 
     Where the set has a test split of its own, `test` is that one; else `test_fraction` of the
     images. `search` and `val` are `search_fraction` and `val_fraction` of the other images of every
-    class, rounded, with at least one image each.
+    class, rounded, with at least one image each; or `search` is `search_images` in all, of which
+    each class has its share. Where `search_from` or `val_from` is `test`, what is cut off for it
+    is not used, and a fraction of 0 cuts nothing off.
 
     Raises:
-        ValueError: what `load_source` refuses, a class with too few images for its splits, or a
-            test split that holds training images.
+        ValueError: what `load_source` refuses, more `search_images` than there are, a class with
+            too few images for its splits, a test split that holds training images, or a `mean` or
+            `std` for another number of channels.
     """
     require(config.split_seed >= 0, "data.split_seed", config.split_seed, "0 or more")
     if config.image_size is not None:
@@ -112,23 +116,26 @@ def build_splits(config: DataConfig) -> Splits:
     _check_classes(source)
     _check_apart(source)
     kept = _thin(source.train.labels, config)
-    fractions = {"search": config.search_fraction, "val": config.val_fraction}
     parts: dict[str, tuple[Part, np.ndarray]] = {}
     if source.test is None:
-        kept, test = _carve(source, kept, {"test": config.test_fraction}, config, TEST_STREAM)
+        sizes = {"test": _share_of_each(_counts(source, kept), config.test_fraction)}
+        kept, test = _carve(source, kept, sizes, config, TEST_STREAM)
         parts["test"] = source.train, test["test"]
     else:
         parts["test"] = source.test, _thin(source.test.labels, config)
-    train, slices = _carve(source, kept, fractions, config, TRAIN_STREAM)
+    sizes = _slice_sizes(_counts(source, kept), config)
+    train, slices = _carve(source, kept, sizes, config, TRAIN_STREAM)
     parts["train"] = source.train, train
-    parts.update({name: (source.train, indices) for name, indices in slices.items()})
+    for name in ("search", "val"):
+        origin = getattr(config, f"{name}_from")
+        parts[name] = parts["test"] if origin == "test" else (source.train, slices[name])
     spec = _spec(source.train.select(train).images, config)
     cut = {name: _split(name, part, indices, spec) for name, (part, indices) in parts.items()}
     return Splits(cut["train"], cut["search"], cut["val"], cut["test"], source.classes)
 
 
 def _check_classes(source: Source) -> None:
-    counts = np.bincount(source.train.labels, minlength=len(source.classes))
+    counts = _counts(source, np.arange(len(source.train.labels)))
     for name, count in zip(source.classes, counts, strict=True):
         require(count > 0, "data", f"no image of class {name!r} in train", "at least one")
     if source.test is not None:
@@ -157,12 +164,7 @@ def _thin(labels: np.ndarray, config: DataConfig) -> np.ndarray:
     most = config.max_images
     if most is None or most >= len(labels):
         return np.arange(len(labels))
-    counts = np.bincount(labels)
-    exact = counts * (most / len(labels))
-    take = np.floor(exact).astype(np.int64)
-    # Largest remainders: what rounding down left goes to the classes that lost most.
-    order = np.argsort(take - exact, kind="stable")
-    take[order[: most - int(take.sum())]] += 1
+    take = _apportion(np.bincount(labels), most)
     rng = np.random.default_rng((config.split_seed, THIN_STREAM))
     chosen = [
         rng.permutation(np.flatnonzero(labels == label))[:count] for label, count in enumerate(take)
@@ -170,10 +172,64 @@ def _thin(labels: np.ndarray, config: DataConfig) -> np.ndarray:
     return np.sort(np.concatenate(chosen))
 
 
+def _counts(source: Source, kept: np.ndarray) -> np.ndarray:
+    """How many of the training images at `kept` each class has."""
+    return np.bincount(source.train.labels[kept], minlength=len(source.classes))
+
+
+def _apportion(counts: np.ndarray, total: int) -> np.ndarray:
+    """How many of each class make `total` in all, in proportion to `counts`."""
+    exact = counts * (total / counts.sum())
+    take = np.floor(exact).astype(np.int64)
+    # Largest remainders: what rounding down left goes to the classes that lost most.
+    order = np.argsort(take - exact, kind="stable")
+    take[order[: total - int(take.sum())]] += 1
+    return take
+
+
+def _share_of_each(counts: np.ndarray, share: float) -> np.ndarray:
+    """That share of each class, rounded, one image at least; none of any for a share of 0."""
+    return np.maximum(np.rint(counts * share).astype(np.int64), 1 if share > 0 else 0)
+
+
+def _slice_sizes(counts: np.ndarray, config: DataConfig) -> dict[str, np.ndarray]:
+    """Images of each class in the slices that are cut off the training images.
+
+    Raises:
+        ValueError: `search_images` leaves less than one image of each class.
+    """
+    sizes = {
+        "search": _share_of_each(counts, config.search_fraction),
+        "val": _share_of_each(counts, config.val_fraction),
+    }
+    wanted = config.search_images
+    if wanted is not None:
+        val = int(sizes["val"].sum())
+        most = int(counts.sum()) - val - len(counts)
+        require(
+            wanted <= most, "data.search_images", wanted,
+            f"at most {most}: of the {counts.sum()} images to train on, val takes {val}, "
+            f"and train keeps at least one of each of the {len(counts)} classes",
+        )  # fmt: skip
+        sizes["search"] = _apportion(counts, wanted)
+    return sizes
+
+
 def _carve(
-    source: Source, kept: np.ndarray, fractions: dict[str, float], config: DataConfig, stream: int
+    source: Source,
+    kept: np.ndarray,
+    sizes: dict[str, np.ndarray],
+    config: DataConfig,
+    stream: int,
 ) -> tuple[np.ndarray, dict[str, np.ndarray]]:
-    """Cut named slices off the training images at `kept`, stratified.
+    """Cut named slices off the training images at `kept`.
+
+    Args:
+        source: what is cut.
+        kept: ascending indices.
+        sizes: of each slice, how many images of each class.
+        config: gives the seed.
+        stream: sets the random numbers of this cut apart.
 
     Returns:
         what is left and the slices, as ascending indices.
@@ -184,19 +240,19 @@ def _carve(
     rng = np.random.default_rng((config.split_seed, stream))
     labels = source.train.labels[kept]
     rest: list[np.ndarray] = []
-    slices: dict[str, list[np.ndarray]] = {name: [] for name in fractions}
+    slices: dict[str, list[np.ndarray]] = {name: [] for name in sizes}
     for label, name in enumerate(source.classes):
         members = rng.permutation(kept[labels == label])
-        sizes = {key: max(1, round(len(members) * share)) for key, share in fractions.items()}
+        taken = sum(int(size[label]) for size in sizes.values())
         require(
-            len(members) > sum(sizes.values()), "data",
+            len(members) > taken, "data",
             f"{len(members)} images of class {name!r} (data.max_images={config.max_images})",
-            f"enough for train, {', '.join(fractions)}: above {sum(sizes.values())}",
+            f"enough for {', '.join(['train', *sizes])}: above {taken}",
         )  # fmt: skip
         start = 0
         for key, size in sizes.items():
-            slices[key].append(members[start : start + size])
-            start += size
+            slices[key].append(members[start : start + size[label]])
+            start += size[label]
         rest.append(members[start:])
     return np.sort(np.concatenate(rest)), {
         key: np.sort(np.concatenate(found)) for key, found in slices.items()
@@ -204,12 +260,17 @@ def _carve(
 
 
 def _spec(images: Images, config: DataConfig) -> ImageSpec:
-    """Shape and normalisation; the statistics come from the training images alone."""
+    """Shape and normalisation; statistics come from the training images alone, if not given."""
+    for name in ("mean", "std"):
+        given, channels = getattr(config, name), images.in_chans
+        fits = given is None or len(given) == channels
+        require(fits, f"data.{name}", given, f"{channels} numbers, one a channel")
     if isinstance(images, MemoryImages):
         mean, std = images.statistics()
         size = config.image_size or images.pixels.shape[-1]
-        return ImageSpec(images.in_chans, size, mean, std)
-    return ImageSpec(images.in_chans, images.size, IMAGENET_MEAN, IMAGENET_STD)
+    else:
+        mean, std, size = IMAGENET_MEAN, IMAGENET_STD, images.size
+    return ImageSpec(images.in_chans, size, config.mean or mean, config.std or std)
 
 
 def _split(name: str, part: Part, indices: np.ndarray, spec: ImageSpec) -> Split:

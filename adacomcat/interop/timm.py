@@ -54,6 +54,8 @@ def create_model(
 ) -> nn.Module:
     """Build a timm model with random weights, for a data set's images and classes.
 
+    What it was made from stays with it, as `model.model_args` (see `creation`).
+
     Raises:
         ValueError: unknown model or option, or sizes that do not go together.
     """
@@ -82,13 +84,53 @@ def create_model(
             side % patch == 0, "model.options.patch_size", patch, f"a divisor of the image's {side}"
         )
     try:
-        return timm.create_model(config.name, pretrained=False, **options)
+        model: Any = timm.create_model(config.name, pretrained=False, **options)
     except (TypeError, AssertionError) as error:
         raise ValueError(f"model.options: {error}") from error
+    embedding = getattr(model, "patch_embed", None)
+    if isinstance(embedding, PatchEmbed):
+        # The model's own patches, where no option names them.
+        for side, pixels in zip(embedding.img_size, embedding.patch_size, strict=True):
+            allowed = f"a multiple of {pixels}, the side of a patch of {config.name}"
+            require(side % pixels == 0, "data.image_size", side, allowed)
+    model.model_args = {k: v for k, v in options.items() if not k.startswith("pretrained_cfg")}
+    assert isinstance(model, nn.Module)
+    return model
 
 
-def describe(model: nn.Module) -> VisionTransformerView:
-    """Check that a dense model is supported and name its parts.
+def creation(model: Any) -> tuple[str, dict[str, Any]]:
+    """(architecture, arguments) with which `timm.create_model` makes a model's dense shape anew.
+
+    For a model that `create_model` did not make, arguments are read off it, as far as that goes:
+    sizes of the data, but no options.
+
+    Raises:
+        ValueError: the model is not one that timm made.
+    """
+    known: Mapping[str, Any] = getattr(model, "pretrained_cfg", None) or {}
+    name = known.get("architecture")
+    require(name is not None, "model", type(model).__name__, "a model that timm made")
+    arguments = getattr(model, "model_args", None)
+    if arguments is None:
+        channels, *sides = input_shape(model)
+        arguments = {
+            "num_classes": model.num_classes,
+            "in_chans": channels,
+            "img_size": sides[0] if sides[0] == sides[1] else sides,
+            "global_pool": getattr(model, "global_pool", None),
+        }
+    return str(name), dict(arguments)
+
+
+def describe(
+    model: nn.Module, factorised: tuple[type[nn.Module], ...] = ()
+) -> VisionTransformerView:
+    """Check that a model is supported and name its parts.
+
+    Args:
+        model: dense, or with modules of the given types.
+        factorised: what may stand in the place of an Attention or a Linear; an attention among
+            them has `num_heads` and the `head_dim` of the dense one.
 
     Raises:
         ValueError: the model is no timm vision transformer, or has what is not supported (named).
@@ -103,11 +145,12 @@ def describe(model: nn.Module) -> VisionTransformerView:
     require(model.global_pool in POOLS, "model.global_pool", model.global_pool, ", ".join(POOLS))
     linears: list[tuple[str, str, str]] = []
     for index, block in enumerate(model.blocks):
-        _check_block(block, f"blocks.{index}")
+        _check_block(block, f"blocks.{index}", factorised)
         for kind in ("fc1", "fc2"):
             linears.append((f"blocks.{index}.{kind}", f"blocks.{index}.mlp.{kind}", kind))
     classifiers = ["head", "head_dist"] if hasattr(model, "head_dist") else ["head"]
-    linears += [(c, c, "head") for c in classifiers if isinstance(getattr(model, c), nn.Linear)]
+    kinds: tuple[type[nn.Module], ...] = (nn.Linear, *factorised)
+    linears += [(c, c, "head") for c in classifiers if isinstance(getattr(model, c), kinds)]
     attention: Any = model.blocks[0].attn
     # DeiT III embeds positions before the prefix tokens are added: count tokens, not positions.
     tokens = model.patch_embed.num_patches + model.num_prefix_tokens
@@ -129,18 +172,22 @@ def input_shape(model: nn.Module) -> tuple[int, int, int]:
     return model.in_chans, height, width
 
 
-def _check_block(block: nn.Module, name: str) -> None:
+def _check_block(block: Any, name: str, factorised: tuple[type[nn.Module], ...]) -> None:
     require(type(block) is Block, name, type(block).__name__, "timm's plain Block")
     attention, mlp = block.attn, block.mlp
-    require(
-        type(attention) is Attention, f"{name}.attn", type(attention).__name__, "timm's Attention"
-    )
-    for part, what in (("q_norm", "qk_norm"), ("k_norm", "qk_norm"), ("norm", "scale_norm")):
-        found = type(getattr(attention, part)).__name__
-        require(found == "Identity", f"{name}.attn.{part}", found, f"no {what}")
-    gate = getattr(attention, "gate", None)
-    require(gate is None, f"{name}.attn.gate", type(gate).__name__, "no gate")
+    if type(attention) not in factorised:
+        _check_attention(attention, f"{name}.attn")
     require(type(mlp) is Mlp, f"{name}.mlp", type(mlp).__name__, "timm's plain Mlp")
     for part in ("fc1", "fc2"):
-        found = type(getattr(mlp, part)).__name__
-        require(found == "Linear", f"{name}.mlp.{part}", found, "Linear")
+        found = type(getattr(mlp, part))
+        plain = found is nn.Linear or found in factorised
+        require(plain, f"{name}.mlp.{part}", found.__name__, "Linear")
+
+
+def _check_attention(attention: nn.Module, name: str) -> None:
+    require(type(attention) is Attention, name, type(attention).__name__, "timm's Attention")
+    for part, what in (("q_norm", "qk_norm"), ("k_norm", "qk_norm"), ("norm", "scale_norm")):
+        found = type(getattr(attention, part)).__name__
+        require(found == "Identity", f"{name}.{part}", found, f"no {what}")
+    gate = getattr(attention, "gate", None)
+    require(gate is None, f"{name}.gate", type(gate).__name__, "no gate")

@@ -47,6 +47,7 @@ class LowRankAttention(nn.Module):
     ) -> None:
         super().__init__()
         self.num_heads = heads
+        self.head_dim = head_width
         self.scale = head_width**-0.5
         self.sizes = (heads * qk_rank, heads * qk_rank, heads * vo_rank)
         self.qkv = nn.Linear(width, sum(self.sizes), bias=False, device=device)

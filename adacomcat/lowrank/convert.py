@@ -13,7 +13,6 @@ from adacomcat.cost import count_macs
 from adacomcat.interop.timm import describe, input_shape
 from adacomcat.lowrank.attention import (
     Heads,
-    LowRankAttention,
     attention_heads,
     build_attention,
     carry_heads,
@@ -29,7 +28,6 @@ from adacomcat.lowrank.calibrate import Metrics, input_metrics
 from adacomcat.lowrank.config import LowRankConfig
 from adacomcat.lowrank.factorize import Spectrum
 from adacomcat.lowrank.linear import (
-    LowRankLinear,
     bias_of,
     build_linear,
     carry_bias,
@@ -37,6 +35,7 @@ from adacomcat.lowrank.linear import (
     decompose_linear,
     merge_linear,
 )
+from adacomcat.lowrank.shape import adoptable_modules, shape_, shape_of
 from adacomcat.lowrank.space import Site, all_sites, searched_sites, uniform_rank
 from adacomcat.lowrank.supernet import Mixture, SupernetAttention, SupernetLinear
 from adacomcat.method import Budget, CompressionMethod, Move, ParameterMap, Proposal
@@ -123,6 +122,24 @@ class LowRank(CompressionMethod):
         self._leave_searchable()
         return ParameterMap(tuple(moves))
 
+    @torch.no_grad()
+    def adopt_(self, model: nn.Module, plan: Plan) -> None:
+        """Take over a committed model: its modules' shapes, and copies of its weights.
+
+        With `source="dense"` a rank can grow back to what a commit of the plan would cut off the
+        dense model that this method was bound to.
+        """
+        assert self.plan is None and not self._held, "adopt_ wants a dense model"
+        self._check(plan)
+        modules = adoptable_modules(self.model, model, plan, self.sites)
+        if self.config.source == "dense":
+            self._keep_rests(plan, modules)
+        for name, module in modules.items():
+            self._put(name, module)
+        self.model.load_state_dict(model.state_dict())
+        self.plan = plan
+        self._leave_searchable()
+
     def calibrate(self, batches: Iterable[Tensor]) -> None:
         """Collect what the sites see, where the configuration asks for it; images (B, C, H, W)."""
         if self.config.calibrated:
@@ -204,7 +221,7 @@ class LowRank(CompressionMethod):
             "logits": self.mixture.logits.detach().clone(),
             "rest": {name: list(pair) for name, pair in self._rest.items()},
             # The plan alone does not tell: a site that grew back to dense may stay factorised.
-            "factorised": [n for n in self._modules() if self._is_factorised(n)],
+            "shapes": self._shapes(),
         }
 
     @torch.no_grad()
@@ -217,10 +234,7 @@ class LowRank(CompressionMethod):
             return
         plan = Plan.from_json(state["plan"])
         self._check(plan)
-        for name, sites in self._modules().items():
-            if name in state["factorised"]:
-                module = self.model.get_submodule(name)
-                self._put(name, self._shaped(module, sites, plan).to(device))
+        shape_(self.model, state["shapes"])
         self.plan = plan
 
     # Inside.
@@ -231,9 +245,11 @@ class LowRank(CompressionMethod):
             modules.setdefault(site.module, []).append(site)
         return modules
 
-    def _is_factorised(self, name: str) -> bool:
-        module = self._held.get(name) or self.model.get_submodule(name)
-        return isinstance(module, LowRankAttention | LowRankLinear)
+    def _shapes(self) -> dict[str, dict[str, Any]]:
+        """Descriptions of the factorised modules, also while a supernet stands in their place."""
+        modules = {n: self._held.get(n) or self.model.get_submodule(n) for n in self._modules()}
+        shapes = {name: shape_of(module) for name, module in modules.items()}
+        return {name: shape for name, shape in shapes.items() if shape is not None}
 
     def _rank(self, site: Site) -> int | None:
         return None if self.plan is None else self.plan.decisions[site.name]
@@ -258,6 +274,22 @@ class LowRank(CompressionMethod):
                 not grows or self.config.source == "dense", f"plan.decisions.{site.name}", decision,
                 f"at most {now}, the rank in force (method.source 'current' cannot grow one back)",
             )  # fmt: skip
+
+    def _keep_rests(self, plan: Plan, modules: Mapping[str, nn.Module]) -> None:
+        """Keep what a commit of the plan would cut off the dense model, for `modules` to grow."""
+        biases = self.config.biases == "exact"
+        cut = [s for s in self.sites if s.module in modules and plan.decisions[s.name] is not None]
+        for site in (s for s in cut if s.attention):
+            # What was cut off has a row for the query bias, or none, as what it continues.
+            pair = (self.model.get_submodule(site.module), modules[site.module])
+            wanted, found = (attention_heads(m, biases=biases).q.shape[1] for m in pair)
+            require(
+                found == wanted, f"model.{site.module}: a query bias", found > site.inputs,
+                f"{wanted > site.inputs}, as method.source 'dense' makes of the dense model",
+            )  # fmt: skip
+        for site in cut:
+            spectrum = self._decomposed(self.model.get_submodule(site.module), site)
+            self._keep_rest(site, spectrum, self._columns(site, plan.decisions[site.name]))
 
     def _put(self, name: str, module: nn.Module) -> None:
         """Set a module in its place, in the mode (training or evaluation) of what was there."""
@@ -343,24 +375,6 @@ class LowRank(CompressionMethod):
         if self.config.source == "dense":
             left, right = spectrum.left[..., rank:], spectrum.right[..., rank:]
             self._rest[site.name] = (left.contiguous(), right.contiguous())
-
-    def _shaped(self, module: Any, sites: Sequence[Site], plan: Plan) -> nn.Module:
-        """A module of the plan's shape for weights that are loaded afterwards."""
-        ranks = {s.kind: self._columns(s, plan.decisions[s.name]) for s in sites}
-        if not sites[0].attention:
-            assert isinstance(module, nn.Linear)
-            (site,) = sites
-            bias = module.bias is not None
-            return LowRankLinear(site.inputs, site.outputs, ranks[site.kind], bias=bias)
-        parts = attention_heads(module, biases=self.config.biases == "exact")
-        heads, width, full = parts.k.shape
-        return LowRankAttention(
-            width, heads, self.head_width, ranks.get("qk", full), ranks.get("vo", full),
-            query_bias=parts.q.shape[1] > width,
-            out_bias=parts.out_bias is not None,
-            attn_drop=module.attn_drop.p,
-            proj_drop=module.proj_drop.p,
-        )  # fmt: skip
 
     def _named_logits(self) -> dict[str, dict[str, float]]:
         logits = self.mixture.logits.detach().cpu()

@@ -92,13 +92,19 @@ class Site:
         Raises:
             ValueError: 0, above the full rank, or no multiple of the heads.
         """
-        if rank is None:
-            return
-        allowed = f"1 to {self.full}"
+        sound = rank is None or self.has_rank(rank)
+        require(sound, field, rank, f"{self.ranks}, or null for dense")
+
+    def has_rank(self, rank: int) -> bool:
+        """Whether the site can be factorised at this rank."""
+        return 0 < rank <= self.full and rank % self.groups == 0
+
+    @property
+    def ranks(self) -> str:
+        """The ranks that the site can have, in words."""
         if self.groups > 1:
-            allowed = f"multiples of {self.groups} heads up to {self.full}"
-        fits = 0 < rank <= self.full and rank % self.groups == 0
-        require(fits, field, rank, f"{allowed}, or null for dense")
+            return f"multiples of {self.groups} heads up to {self.full}"
+        return f"1 to {self.full}"
 
 
 def all_sites(view: VisionTransformerView, shapes: dict[str, tuple[int, int]]) -> list[Site]:

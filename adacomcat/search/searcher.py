@@ -12,6 +12,7 @@ from adacomcat.checks import NonFiniteLoss
 from adacomcat.config import SearchConfig
 from adacomcat.method import Budget, CompressionMethod, Proposal
 from adacomcat.parallel import sum_over_workers_
+from adacomcat.precision import autocast
 from adacomcat.search.anneal import temperature
 from adacomcat.search.budget import penalised
 from adacomcat.seeds import generator
@@ -125,8 +126,9 @@ class Searcher:
     ) -> tuple[Tensor, Tensor]:
         """One step; returns (loss, correct, images) summed over workers (3,), and the cost ()."""
         self.method.sample_(tau, noise)
-        logits = model(images)
-        entropy = F.cross_entropy(logits, labels)
+        with autocast(self.config.bf16, images.device):
+            logits = model(images)
+        entropy = F.cross_entropy(logits.float(), labels)
         expected = self.method.expected_cost(self.budget.unit)
         loss = penalised(entropy, expected, self.budget.target, self.config.beta)
         loss = loss + self.method.auxiliary_loss()

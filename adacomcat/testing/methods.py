@@ -225,6 +225,69 @@ class MethodConformance:
                     assert moment.shape == move.new[name].shape
                     assert power == 1 or bool((moment >= 0).all())
 
+    def test_adopting_copies_a_committed_model(
+        self, build: Callable[[], nn.Module], config: Mapping[str, Any]
+    ) -> None:
+        source = self.method(build, config, "committed")
+        assert source.plan is not None
+        _perturb(list(source.model.parameters()), 1, 0.1)
+        weights = {name: value.clone() for name, value in source.model.state_dict().items()}
+        method = build_method(build(), config)
+        method.adopt_(source.model, source.plan)
+        assert method.plan == source.plan
+        assert all(not module.training for module in method.model.modules())
+        assert all(p.requires_grad for p in method.model.parameters())
+        assert torch.equal(method.model(self.images), source.model(self.images))
+        _perturb(list(method.model.parameters()), 2, 0.1)
+        after = source.model.state_dict()
+        assert all(torch.equal(after[name], value) for name, value in weights.items())
+
+    def test_searching_goes_on_from_what_was_adopted(
+        self, build: Callable[[], nn.Module], config: Mapping[str, Any]
+    ) -> None:
+        source = self.method(build, config, "committed")
+        assert source.plan is not None
+        method = build_method(build(), config)
+        method.adopt_(source.model, source.plan)
+        twin = build_method(build(), config)
+        twin.load_state_dict(method.state_dict())
+        twin.model.load_state_dict(method.model.state_dict())
+        twin.model.eval()
+        assert twin.plan == method.plan
+        searched = []
+        for each in (method, twin):
+            each.calibrate([self.images])
+            each.prepare_()
+            _search_step(each, self.images)
+            searched.append(each.model(self.images).detach())
+            each.commit_(self.plan(each))
+            assert bool(each.model(self.images).isfinite().all())
+        assert torch.equal(*searched)
+        assert torch.equal(method.model(self.images), twin.model(self.images))
+
+    def test_what_cannot_be_adopted_is_refused(
+        self, build: Callable[[], nn.Module], config: Mapping[str, Any]
+    ) -> None:
+        source = self.method(build, config, "committed")
+        assert source.plan is not None
+        site, rank = next((s, r) for s, r in source.plan.decisions.items() if r is not None)
+        other = dict(source.plan.decisions) | {site: None if rank > 1 else 2}
+        method = build_method(build(), config)
+        outputs = method.model(self.images)
+        for model, plan in (
+            (source.model, Plan("another", dict(source.plan.decisions))),
+            (source.model, Plan(method.name, other)),
+            (build(), source.plan),
+        ):
+            try:
+                method.adopt_(model, plan)
+            except ValueError as error:
+                assert "plan." in str(error)
+            else:
+                raise AssertionError(f"{plan} was taken")
+        assert method.plan is None
+        assert torch.equal(method.model(self.images), outputs)
+
     def test_state_round_trip(
         self, build: Callable[[], nn.Module], config: Mapping[str, Any], start: str, tmp_path: Path
     ) -> None:

@@ -13,24 +13,57 @@ from torch import nn
 from adacomcat.config import TrialConfig
 from adacomcat.data import Splits, make_loader
 from adacomcat.interop.timm import create_model
+from adacomcat.interop.weights import load_dense_weights_, weights_identity
 from adacomcat.seeds import seed_everything
 from adacomcat.training.epoch import evaluate, train_epoch
-from adacomcat.training.optim import build_optimizer, set_learning_rate
+from adacomcat.training.optim import set_learning_rate
 from adacomcat.training.state import CHECKPOINT_FILE, load_state, save_state
+from adacomcat.training.trainee import Trainee
 
 Progress = Callable[[dict[str, Any]], None]
 """Takes a row an epoch: epoch, epochs, loss, val_acc."""
 
 
 def dense_key(config: TrialConfig, splits: Splits) -> str:
-    """A hash of all that determines the dense weights: data, model, recipe, split images."""
+    """A hash of all that determines the dense weights: data, model, recipe, split images.
+
+    Weights that are given count by their content, not by their place.
+
+    Raises:
+        ValueError: a file of weights that is not there, or has another hash than `dense.sha256`.
+    """
+    dense = asdict(config.dense) | {"weights": weights_identity(config.dense)}
+    del dense["sha256"]
     parts = {
         "data": asdict(config.data),
         "model": asdict(config.model),
-        "dense": asdict(config.dense),
+        "dense": dense,
         "splits": dict(splits.hashes),
     }
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def build_dense(config: TrialConfig, splits: Splits) -> nn.Module:
+    """The workload's dense model before any training, in the sizes of its data.
+
+    Raises:
+        ValueError: unknown model or option, or sizes that do not go together.
+    """
+    return create_model(
+        config.model,
+        num_classes=splits.num_classes,
+        in_chans=splits.in_chans,
+        image_size=splits.image_size,
+    )
+
+
+def is_cached(config: TrialConfig, splits: Splits, cache: Path) -> bool:
+    """Whether `dense_model` would have nothing to train.
+
+    Raises:
+        ValueError: as `dense_key`.
+    """
+    return _is_given(config) or (_folder(config, splits, cache) / CHECKPOINT_FILE).is_file()
 
 
 def dense_model(
@@ -41,62 +74,68 @@ def dense_model(
     device: str = "cpu",
     progress: Progress | None = None,
 ) -> nn.Module:
-    """The workload's dense model, out of the cache or trained by `config.dense`.
+    """The workload's dense model: out of the cache, or given, or trained, by `config.dense`.
 
-    Trains in one process, and is not made for two that train the same model at once: the study
-        calls it before its trials start.
+    Weights that are given and trained no further are read where they are and not cached. Trains in
+    one process, and is not made for two that train the same model at once: the study calls it
+    before its trials start.
 
     Args:
         config: data, model and recipe; nothing else of it matters here.
         splits: of `config.data`; the model is trained on `train`.
-        cache: folder of cached models, one folder each by `dense_key`.
+        cache: folder of cached models, one folder each by `dense_key`, and of downloads.
         device: to train on; the model comes back on it.
-        progress: told after each epoch; not called when the cache has the model.
+        progress: told after each epoch; not called when there is nothing to train.
 
     Raises:
-        ValueError: a damaged cache entry (names the file), or a model that does not fit the data.
+        ValueError: a damaged cache entry (names the file), a model that does not fit the data, or
+            weights that do not fit the model.
     """
-    folder = cache / f"dense-{dense_key(config, splits)}"
     seed_everything(config.dense.seed, "dense", "init")
-    model = create_model(
-        config.model,
-        num_classes=splits.num_classes,
-        in_chans=splits.in_chans,
-        image_size=splits.image_size,
-    ).to(device)
-    if (folder / CHECKPOINT_FILE).is_file():
+    model = build_dense(config, splits).to(device)
+    given = _is_given(config)
+    folder = None if given else _folder(config, splits, cache)
+    if folder is not None and (folder / CHECKPOINT_FILE).is_file():
         model.load_state_dict(load_state(folder)["model"])
         return model.eval()
-    _train(model, config, splits, device, progress)
-    save_state(folder, {"model": dict(model.state_dict()), "config": config.to_json()})
+    if config.dense.weights is not None:
+        load_dense_weights_(model, config.dense, config.model, cache)
+    if folder is not None:
+        _train(model, config, splits, device, progress)
+        save_state(folder, {"model": dict(model.state_dict()), "config": config.to_json()})
     return model.eval()
+
+
+def _is_given(config: TrialConfig) -> bool:
+    """Whether the weights come from elsewhere as they are."""
+    return config.dense.weights is not None and config.dense.recipe.epochs == 0
+
+
+def _folder(config: TrialConfig, splits: Splits, cache: Path) -> Path:
+    return cache / f"dense-{dense_key(config, splits)}"
 
 
 def _train(
     model: nn.Module, config: TrialConfig, splits: Splits, device: str, progress: Progress | None
 ) -> None:
     recipe, seed = config.dense.recipe, config.dense.seed
-    workers = config.data.num_workers
-    common: dict[str, Any] = {"seed": seed, "device": device, "num_workers": workers}
+    common: dict[str, Any] = {"data": config.data, "seed": seed, "device": device}
     train = make_loader(
         splits.train,
         batch_size=recipe.batch_size,
         train=True,
-        augment=config.data.augment,
+        augment=True,
         **common,
     )
     val = make_loader(splits.val, batch_size=max(recipe.batch_size, 256), train=False, **common)
-    optimizer = build_optimizer(model, recipe)
+    trainee = Trainee(model, recipe)
     for epoch in range(recipe.epochs):
-        set_learning_rate(optimizer, recipe, epoch)
+        set_learning_rate(trainee.optimizer, recipe, epoch)
         seed_everything(seed, "dense", epoch)
         train.set_epoch(epoch)
-        stats = train_epoch(
-            model, train, optimizer, recipe,
-            num_classes=splits.num_classes, distiller=None, align_weight=0.0,
-        )  # fmt: skip
+        stats = train_epoch(trainee, train, num_classes=splits.num_classes)
         if progress is not None:
-            accuracy, _ = evaluate(model, val, recipe)
+            accuracy, _ = evaluate(trainee.result, val, recipe)
             progress(
                 {
                     "epoch": epoch,
@@ -105,3 +144,4 @@ def _train(
                     "val_acc": accuracy,
                 }
             )
+    trainee.hand_on_()

@@ -4,6 +4,8 @@ One forward of the teacher serves both, in evaluation mode and without gradient.
 (arXiv 2012.12877, section 3) for soft and hard distillation, here without a distillation token;
 the alignment loss is the reference implementation's: the mean squared error between outputs of the
 same block, summed over the chosen blocks.
+
+Shapes: B batch, C channels, H x W pixels, N tokens, D channels of a token.
 """
 
 import math
@@ -17,6 +19,9 @@ from torch import Tensor, nn
 
 from adacomcat.checks import require
 from adacomcat.config import DistillConfig
+
+Outputs = tuple[Tensor, list[Tensor]]
+"""(B, classes) logits, and (B, N, D) of each chosen block."""
 
 
 def align_weight(config: DistillConfig, epoch: int, epochs: int) -> float:
@@ -36,8 +41,12 @@ def align_weight(config: DistillConfig, epoch: int, epochs: int) -> float:
     return max(config.align_weight * factor, config.align_floor)
 
 
-class Taps:
-    """Outputs of chosen blocks of a model, caught while `listening`."""
+class Tapped(nn.Module):
+    """A model that gives the outputs of chosen blocks beside its own, while `listening`.
+
+    What the hooks catch leaves through the forward's result, not past it: so a compiled forward
+    gives this call's outputs, and several workers see them as part of the model.
+    """
 
     def __init__(self, model: nn.Module, blocks: Sequence[int]) -> None:
         """Choose blocks by index, from the end if negative.
@@ -45,83 +54,89 @@ class Taps:
         Raises:
             ValueError: the model has no such block.
         """
-        found = list(model.get_submodule("blocks").children())
+        super().__init__()
+        self.model = model
+        self._caught: list[Tensor] = []
+        count = len(self._blocks()) if blocks else 0
         for block in blocks:
             require(
-                -len(found) <= block < len(found), "distill.align_blocks", block,
-                f"-{len(found)} to {len(found) - 1}: the model has {len(found)} blocks",
+                -count <= block < count, "distill.align_blocks", block,
+                f"-{count} to {count - 1}: the model has {count} blocks",
             )  # fmt: skip
         # A model of few blocks has some named twice (0 and -2 of two): each counts once.
-        indices = sorted({block % len(found) for block in blocks})
-        self.blocks = [found[i] for i in indices]
-        self.outputs: list[Tensor] = []
+        self.indices = sorted({block % count for block in blocks})
 
     @contextmanager
     def listening(self) -> Iterator[None]:
-        """Catch outputs of each forward in the block; the hooks are gone afterwards."""
+        """Catch outputs of each forward in the `with` block; the hooks are gone afterwards.
+
+        A forward that is compiled is compiled with the hooks in it, and is not compiled again for
+        those of a later call: dynamo does not look at hooks.
+        """
 
         def keep(module: nn.Module, inputs: Any, output: Tensor) -> None:
-            self.outputs.append(output)
+            self._caught.append(output)
 
-        hooks = [block.register_forward_hook(keep) for block in self.blocks]
+        blocks = self._blocks() if self.indices else []
+        hooks = [blocks[index].register_forward_hook(keep) for index in self.indices]
         try:
             yield
         finally:
             for hook in hooks:
                 hook.remove()
-            self.outputs.clear()
 
-    def take(self) -> list[Tensor]:
-        """The outputs of the last forward, in the order of the blocks."""
-        outputs, self.outputs = self.outputs, []
-        return outputs
+    def forward(self, images: Tensor) -> Outputs:
+        """Images (B, C, H, W) to logits and the chosen blocks' outputs, in the model's order."""
+        self._caught = []
+        logits = self.model(images)
+        outputs, self._caught = self._caught, []
+        return logits, outputs
+
+    def _blocks(self) -> list[nn.Module]:
+        return list(self.model.get_submodule("blocks").children())
 
 
 class Distiller:
     """The losses of a student beside a frozen teacher."""
 
-    def __init__(self, student: nn.Module, teacher: nn.Module, config: DistillConfig) -> None:
+    def __init__(self, teacher: nn.Module, config: DistillConfig) -> None:
         self.config = config
-        self.teacher = teacher
-        self._student_taps = Taps(student, config.align_blocks)
-        self._teacher_taps = Taps(teacher, config.align_blocks)
-
-    @property
-    def active(self) -> bool:
-        """Whether the teacher is needed at all."""
-        return self.config.kind != "none" or bool(self.config.align_blocks)
+        self.teacher = Tapped(teacher, config.align_blocks)
 
     @contextmanager
     def listening(self) -> Iterator[None]:
-        """Catch what alignment compares, for the length of an epoch."""
-        training = self.teacher.training
-        self.teacher.eval()
-        with self._student_taps.listening(), self._teacher_taps.listening():
+        """Have the teacher ready to teach, for the length of an epoch."""
+        model = self.teacher.model
+        training = model.training
+        model.eval()
+        with self.teacher.listening():
             yield
-        self.teacher.train(training)
+        model.train(training)
+
+    @torch.no_grad()
+    def teach(self, images: Tensor) -> Outputs:
+        """What the teacher makes of images (B, C, H, W), as the student sees them."""
+        taught: Outputs = self.teacher(images)
+        return taught
 
     def __call__(
-        self, images: Tensor, logits: Tensor, label_loss: Tensor, weight: float
+        self, learnt: Outputs, taught: Outputs, label_loss: Tensor, weight: float
     ) -> tuple[Tensor, Tensor]:
-        """Losses of a batch whose student forward has just run.
+        """Losses of a batch, in float32 whatever the models ran in.
 
         Args:
-            images: (B, C, H, W), as the student saw them.
-            logits: (B, classes) of the student.
+            learnt: of the student.
+            taught: of the teacher, for the same images.
             label_loss: shape (), of the student against the labels.
             weight: of the alignment.
 
         Returns:
             The loss to train on and the loss without alignment, both of shape ().
         """
-        if not self.active:
-            return label_loss, label_loss
-        with torch.no_grad():
-            taught = self.teacher(images)
-        loss = self._distilled(logits, taught, label_loss)
-        pairs = zip(self._student_taps.take(), self._teacher_taps.take(), strict=True)
-        alignment = sum((F.mse_loss(own, other) for own, other in pairs), logits.new_zeros(()))
-        return loss + weight * alignment, loss
+        loss = self._distilled(learnt[0].float(), taught[0].float(), label_loss)
+        pairs = zip(learnt[1], taught[1], strict=True)
+        errors = [F.mse_loss(own.float(), other.float()) for own, other in pairs]
+        return loss + weight * sum(errors, loss.new_zeros(())), loss
 
     def _distilled(self, logits: Tensor, taught: Tensor, label_loss: Tensor) -> Tensor:
         share = self.config.weight

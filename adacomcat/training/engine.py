@@ -5,11 +5,12 @@ alike go through the waist (`adacomcat.method`); nothing here knows what a rank 
 """
 
 import copy
+import logging
 import math
 import time
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from torch import nn
@@ -18,7 +19,7 @@ from adacomcat import parallel
 from adacomcat.checks import NonFiniteLoss, require
 from adacomcat.config import PhaseConfig, TrialConfig
 from adacomcat.cost import count_macs, count_params
-from adacomcat.data import Loader, Split, Splits, cycle, make_loader
+from adacomcat.data import Split, Splits, cycle
 from adacomcat.interop.timm import input_shape
 from adacomcat.method import build_method
 from adacomcat.plan import Plan
@@ -26,25 +27,16 @@ from adacomcat.schedule import build_schedule
 from adacomcat.search.searcher import Searcher
 from adacomcat.seeds import seed_everything
 from adacomcat.training.clock import Clock
-from adacomcat.training.distill import Distiller, align_weight
+from adacomcat.training.distill import Tapped, align_weight
 from adacomcat.training.epoch import EpochStats, evaluate, train_epoch
-from adacomcat.training.optim import build_optimizer, migrate, set_learning_rate
-from adacomcat.training.rows import search_row
+from adacomcat.training.loading import Loaders
+from adacomcat.training.optim import set_learning_rate
+from adacomcat.training.rows import Reporter, Row, epoch_line, search_row, summary_row
 from adacomcat.training.state import CHECKPOINT_FILE, load_state, save_state
+from adacomcat.training.trainee import Trainee
 
 PHASES = ("search", "finetune")
-
-
-class Reporter(Protocol):
-    """Takes a trial's rows as they come; called on every worker, with equal values but for clocks.
-
-    After a resume the epoch that was interrupted is reported again, and counts in place of the
-    first.
-    """
-
-    def epoch(self, row: dict[str, Any]) -> None: ...
-
-    def search(self, row: dict[str, Any]) -> None: ...
+LOG = logging.getLogger("adacomcat")
 
 
 class Trial:
@@ -72,7 +64,7 @@ class Trial:
         Raises:
             ValueError: a setting that the model, the data or the budget does not allow.
         """
-        self.config, self.splits, self.reporter = config, splits, reporter
+        self.config, self.reporter = config, reporter
         self.checkpoint = directory / "checkpoint"
         self.device = torch.device(device)
         self.clock = Clock(self.device)
@@ -87,16 +79,45 @@ class Trial:
             epochs=config.search_phase.epochs, seed=config.seed,
         )  # fmt: skip
         self.phase, self.epoch = PHASES[0], 0
-        self.rows: list[dict[str, Any]] = []
-        self.search_rows: list[dict[str, Any]] = []
-        self.optimizer = build_optimizer(self.model, self.recipe)
-        self.trained = parallel.wrap(self.model)
-        self._loaders: dict[tuple[str, int, bool], Loader] = {}
-        # Made now, so that a batch that does not fit its split is refused before anything runs.
-        self._loader(splits.search, config.search.batch_size, train=True)
+        self.rows: list[Row] = []
+        self.search_rows: list[Row] = []
+        self.splits = splits
+        self.loaders = Loaders(splits, config.data, seed=config.seed, device=self.device)
+        # What does not fit the data or the model is refused before anything runs.
+        if config.search_phase.epochs:
+            self.loaders.search(config.search.batch_size)
         for recipe in (config.search_phase, config.finetune):
-            self._loader(splits.train, recipe.batch_size, train=True)
+            if recipe.epochs:
+                self.loaders.train(recipe.batch_size)
+                Tapped(self.model, recipe.distill.align_blocks)
+        self.trainee = self._new_trainee()
         self._count()
+
+    def adopt_(self, model: nn.Module, plan: Plan) -> None:
+        """Start from a committed model in place of the dense one, which stays the teacher.
+
+        With `search_phase.epochs` 0 the trial is then a finetune phase alone. A checkpoint holds
+        the adopted weights, so that a trial that has one is resumed and adopts nothing.
+
+        Args:
+            model: committed to `plan` by the same method; copied, not changed.
+            plan: in force in it.
+
+        Raises:
+            ValueError: an epoch has run already, or the model or the plan does not fit.
+        """
+        require(not self.rows, "adopt_: epochs done", len(self.rows), "0, before the first epoch")
+        self.method.adopt_(model, plan)
+        self.trainee = self._new_trainee()
+        self._count()
+
+    @property
+    def result(self) -> nn.Module:
+        """The model that the trial stands for after the epochs that have run.
+
+        Its weights are the averaged ones where the phase's recipe has an `ema_decay`.
+        """
+        return self.trainee.result
 
     # The loop.
 
@@ -117,7 +138,7 @@ class Trial:
                 return None
             self._run_epoch()
         with self.clock.span("eval"):
-            test_acc, test_loss = self._evaluate(self.model, self.splits.test)
+            test_acc, test_loss = self._evaluate(self.result, self.splits.test)
             dense_acc, _ = self._evaluate(self.teacher, self.splits.test)
         return self._summary(test_acc, test_loss, dense_acc, time.perf_counter() - started)
 
@@ -125,13 +146,13 @@ class Trial:
         started = time.perf_counter()
         try:
             found = self._decide()
-            lr = set_learning_rate(self.optimizer, self.recipe, self.epoch)
+            lr = set_learning_rate(self.trainee.optimizer, self.recipe, self.epoch)
             with self.clock.span("train"):
                 stats = self._train()
         except NonFiniteLoss as error:
             raise NonFiniteLoss(self._where_it_broke(error)) from error
         with self.clock.span("eval"):
-            val_acc, val_loss = self._evaluate(self.model, self.splits.val)
+            val_acc, val_loss = self._evaluate(self.result, self.splits.val)
         clocks = self.clock.lap()
         row = {
             "phase": self.phase,
@@ -151,23 +172,31 @@ class Trial:
             "macs": self.macs,
             **clocks,
             "images_per_s": stats.images / clocks["train_s"],
+            "unreadable": self.loaders.unreadable(),
             "wall_s": time.perf_counter() - started,
         }
+        if parallel.rank() == 0:
+            LOG.info(epoch_line(row))
         self.rows.append(row)
         self.reporter.epoch(row)
         self.epoch += 1
         self.save()
 
     def _phase_is_over(self) -> bool:
-        """Whether both phases are done; steps from the search phase into the finetune phase."""
+        """Whether both phases are done; steps from the search phase into the finetune phase.
+
+        What the search phase leaves is its result, the averaged weights where there are any.
+        """
         if self.epoch < self.recipe.epochs:
             return False
         if self.phase == PHASES[1]:
             return True
+        self.trainee.hand_on_()
         if self.method.plan is None:
-            self._commit(self.method.default_plan(self.budget))
+            self.method.commit_(self.method.default_plan(self.budget))
+            self._count()
         self.phase, self.epoch = PHASES[1], 0
-        self.optimizer = build_optimizer(self.model, self.recipe)
+        self.trainee = self._new_trainee()
         return self.recipe.epochs == 0
 
     # One epoch's parts.
@@ -188,7 +217,7 @@ class Trial:
         return None
 
     def _search(self) -> int:
-        loader = self._loader(self.splits.search, self.config.search.batch_size, train=True)
+        loader = self.loaders.search(self.config.search.batch_size)
         steps = self.config.search.steps or len(loader)
         first = self.epoch * math.ceil(steps / len(loader))
         loader.set_epoch(first)
@@ -214,40 +243,36 @@ class Trial:
         return len(changed)
 
     def _commit(self, plan: Plan) -> None:
-        changes = self.method.commit_(plan)
-        if self.recipe.optimizer_state == "rebuild":
-            self.optimizer = build_optimizer(self.model, self.recipe)
-        elif changes.moves:
-            self.optimizer = migrate(self.optimizer, self.model, self.recipe, changes)
-        self.trained = parallel.wrap(self.model)
+        self.trainee.follow(self.method.commit_(plan))
         self._count()
 
     def _train(self) -> EpochStats:
-        loader = self._loader(self.splits.train, self.recipe.batch_size, train=True)
+        loader = self.loaders.train(self.recipe.batch_size)
         loader.set_epoch(self._step_epoch())
         seed_everything(self.config.seed, self.phase, self.epoch, parallel.rank())
-        distiller = Distiller(self.model, self.teacher, self.recipe.distill)
         return train_epoch(
-            self.trained, self.clock.waiting(loader), self.optimizer, self.recipe,
+            self.trainee,
+            self.clock.waiting(loader),
             num_classes=self.splits.num_classes,
-            distiller=distiller if distiller.active else None,
             align_weight=self._align_weight(),
-        )  # fmt: skip
+        )
 
     def _evaluate(self, model: nn.Module, split: Split) -> tuple[float, float]:
-        loader = self._loader(split, max(self.recipe.batch_size, 256), train=False)
+        loader = self.loaders.whole(split, max(self.recipe.batch_size, 256))
         return evaluate(model, loader, self.recipe)
 
     # State.
 
-    def resume(self) -> None:
-        """Go on from the checkpoint in the trial's folder, if there is one.
+    def resume(self) -> bool:
+        """Go on from the checkpoint in the trial's folder, if there is one; returns whether.
 
         Raises:
             ValueError: the checkpoint is damaged, of another configuration or of other data.
         """
-        if (self.checkpoint / CHECKPOINT_FILE).is_file():
+        there = (self.checkpoint / CHECKPOINT_FILE).is_file()
+        if there:
             self.load_state_dict(load_state(self.checkpoint))
+        return there
 
     def save(self) -> None:
         """Write the checkpoint; the old one stays whole until the new one is."""
@@ -266,7 +291,7 @@ class Trial:
             "method": self.method.state_dict(),
             "schedule": self.schedule.state_dict(),
             "searcher": self.searcher.state_dict(),
-            "optimizer": self.optimizer.state_dict(),
+            **self.trainee.state_dict(),
             "rows": self.rows,
             "search_rows": self.search_rows,
         }
@@ -284,10 +309,9 @@ class Trial:
         self.model.load_state_dict(state["model"])
         self.schedule.load_state_dict(state["schedule"])
         self.searcher.load_state_dict(state["searcher"])
-        self.optimizer = build_optimizer(self.model, self.recipe)
-        self.optimizer.load_state_dict(state["optimizer"])
+        self.trainee = self._new_trainee()
+        self.trainee.load_state_dict(state)
         self.rows, self.search_rows = list(state["rows"]), list(state["search_rows"])
-        self.trained = parallel.wrap(self.model)
         self._count()
 
     # Small parts.
@@ -296,6 +320,9 @@ class Trial:
     def recipe(self) -> PhaseConfig:
         """Of the phase that runs."""
         return self.config.search_phase if self.phase == PHASES[0] else self.config.finetune
+
+    def _new_trainee(self) -> Trainee:
+        return Trainee(self.model, self.recipe, self.teacher)
 
     def _check_schedule(self) -> None:
         epochs = self.config.search_phase.epochs
@@ -324,40 +351,16 @@ class Trial:
         self.params = count_params(self.model)
         self.macs = count_macs(self.model, input_shape(self.model))
 
-    def _loader(self, split: Split, batch_size: int, *, train: bool) -> Loader:
-        """Made once: loaders of data on disk keep their worker processes from epoch to epoch."""
-        key = (split.name, batch_size, train)
-        if key not in self._loaders:
-            data = self.config.data
-            self._loaders[key] = make_loader(
-                split,
-                batch_size=batch_size,
-                seed=self.config.seed,
-                train=train,
-                augment=data.augment if split is self.splits.train else "none",
-                rank=parallel.rank(),
-                world=parallel.world(),
-                device=str(self.device),
-                num_workers=data.num_workers,
-            )
-        return self._loaders[key]
-
     def _summary(
         self, test_acc: float, test_loss: float, dense_acc: float, wall_s: float
     ) -> dict[str, Any]:
-        last = self.clock.lap()
-        clocks = {name: last[name] + sum(row[name] for row in self.rows) for name in last}
         assert self.method.plan is not None
         return {
             "test_acc": test_acc,
             "test_loss": test_loss,
-            "val_acc": self.rows[-1]["val_acc"] if self.rows else None,
-            "searches": self.searcher.searches,
-            "search_epochs": [row["epoch"] for row in self.search_rows],
+            **summary_row(self.rows, self.search_rows, self.method.plan, self.clock.lap()),
             "params": self.params,
             "macs": self.macs,
-            "plan": dict(self.method.plan.decisions),
-            **clocks,
             "wall_s": wall_s,
             "dense_test_acc": dense_acc,
             "dense_params": count_params(self.teacher),

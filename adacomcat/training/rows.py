@@ -1,9 +1,25 @@
-"""What a trial records of a search."""
+"""What a trial records of its searches, says of its epochs, and sums up at its end."""
 
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import Any, Protocol
 
 from adacomcat.method import Budget
+from adacomcat.plan import Plan
 from adacomcat.search.searcher import SearchReport
+
+Row = dict[str, Any]
+
+
+class Reporter(Protocol):
+    """Takes a trial's rows as they come; called on every worker, with equal values but for clocks.
+
+    After a resume the epoch that was interrupted is reported again, and counts in place of the
+    first.
+    """
+
+    def epoch(self, row: Row) -> None: ...
+
+    def search(self, row: Row) -> None: ...
 
 
 def search_row(
@@ -12,7 +28,7 @@ def search_row(
     distance: float | None,
     changed: list[str],
     seconds: float,
-) -> dict[str, Any]:
+) -> Row:
     """One row of the searches, as JSON-able data.
 
     Args:
@@ -40,4 +56,38 @@ def search_row(
         "seconds": seconds,
         "images": report.images,
         "steps": report.steps,
+    }
+
+
+def epoch_line(row: Mapping[str, Any]) -> str:
+    """One line of the log for a row of the epochs."""
+    waiting = row["data_s"] / (row["train_s"] + row["search_s"])
+    searches = "1 search" if row["searches"] == 1 else f"{row['searches']} searches"
+    line = (
+        f"{row['phase']} phase, epoch {row['epoch']}: loss {row['loss']:.4f}, "
+        f"val accuracy {row['val_acc']:.4f}, {searches}, {row['images_per_s']:.0f} images/s, "
+        f"{waiting:.1%} of the training time spent waiting for data"
+    )
+    if row["unreadable"]:
+        line += f", {row['unreadable']} unreadable images left out so far"
+    return line
+
+
+def summary_row(
+    epochs: Sequence[Row], searches: Sequence[Row], plan: Plan, last: Mapping[str, float]
+) -> Row:
+    """What the rows of a trial come to.
+
+    Args:
+        epochs: all rows of the epochs.
+        searches: all rows of the searches.
+        plan: in force at the end.
+        last: seconds by span since the last row.
+    """
+    return {
+        "val_acc": epochs[-1]["val_acc"] if epochs else None,
+        "searches": len(searches),
+        "search_epochs": [row["epoch"] for row in searches],
+        "plan": dict(plan.decisions),
+        **{name: last[name] + sum(row[name] for row in epochs) for name in last},
     }

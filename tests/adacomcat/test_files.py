@@ -3,10 +3,11 @@ import json
 import math
 import os
 import stat
+from pathlib import Path
 
 import pytest
 
-from adacomcat.files import atomic_write_bytes, atomic_write_json, sha256_file
+from adacomcat.files import atomic_write_bytes, atomic_write_json, default_cache, sha256_file
 
 
 def test_bytes_are_written_into_new_folders(tmp_path):
@@ -76,3 +77,10 @@ def test_sha256_of_known_text(tmp_path):
     assert sha256_file(path) == known
     path.write_bytes(b"x" * 3_000_000)
     assert sha256_file(path) == hashlib.sha256(b"x" * 3_000_000).hexdigest()
+
+
+def test_the_cache_is_where_the_user_says(monkeypatch):
+    monkeypatch.setenv("ADACOMCAT_CACHE", "somewhere")
+    assert default_cache() == Path(os.getcwd()) / "somewhere"
+    monkeypatch.delenv("ADACOMCAT_CACHE")
+    assert default_cache() == Path.home() / ".cache" / "adacomcat"

@@ -9,11 +9,11 @@ import pytest
 
 from analysis import style
 from experiments.adaptive_vs_fixed import experiment
-from experiments.workloads import digits
+from experiments.workloads import workloads
 
 
 def test_every_arm_of_the_main_experiment_has_a_look_of_its_own():
-    arms = [arm.name for arm in experiment(digits()).arms]
+    arms = [arm.name for arm in experiment(workloads()[0]).arms]
     assert set(arms) <= set(style.LOOKS)
     assert len({style.look(arm).marker for arm in arms}) == len(arms)
     assert len({style.look(arm).colour for arm in arms}) == len(arms)

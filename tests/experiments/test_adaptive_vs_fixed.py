@@ -1,7 +1,9 @@
 from adacomcat.schedule import build_schedule
 from experiments.adaptive_vs_fixed import experiment
-from experiments.workloads import synthetic
+from experiments.workloads import workloads
 from study.expand import expand
+
+WORKLOADS = {workload.name: workload for workload in workloads()}
 
 EPOCHS = 30
 
@@ -18,7 +20,7 @@ def due_epochs(config: dict[str, object]) -> list[int]:
 
 
 def test_the_arms_search_as_often_as_their_names_say() -> None:
-    specs = expand(experiment(synthetic(), 1))
+    specs = expand(experiment(WORKLOADS["synthetic"], 1))
     schedules = {spec.arm: spec.config["schedule"] for spec in specs}
     assert list(schedules) == [
         "never", "once", "fixed_8", "fixed_4", "fixed_2", "fixed_1", "adaptive", "oracle",
@@ -31,20 +33,20 @@ def test_the_arms_search_as_often_as_their_names_say() -> None:
 
 
 def test_the_adaptive_arm_has_the_published_coefficients() -> None:
-    spec = next(s for s in expand(experiment(synthetic(), 1)) if s.arm == "adaptive")
+    spec = next(s for s in expand(experiment(WORKLOADS["synthetic"], 1)) if s.arm == "adaptive")
     coefficients = build_schedule(spec.config["schedule"]).config()
     published = {"growth": 2.0, "shrink": "reset", "tolerance": 0.0, "max_interval": None}
     assert coefficients | published == coefficients
 
 
 def test_the_arms_differ_in_nothing_but_the_schedule() -> None:
-    specs = expand(experiment(synthetic(), 2))
+    specs = expand(experiment(WORKLOADS["synthetic"], 2))
     rests = [{k: v for k, v in s.config.items() if k not in ("schedule", "seed")} for s in specs]
     assert all(rest == rests[0] for rest in rests)
 
 
 def test_the_oracle_needs_the_trial_that_always_searched_and_the_adaptive_one() -> None:
-    specs = expand(experiment(synthetic(), 3))
+    specs = expand(experiment(WORKLOADS["synthetic"], 3))
     assert len(specs) == 24
     by_id = {spec.trial_id: spec for spec in specs}
     oracles = [spec for spec in specs if spec.arm == "oracle"]
@@ -57,5 +59,5 @@ def test_the_oracle_needs_the_trial_that_always_searched_and_the_adaptive_one() 
 
 
 def test_the_labels_differ() -> None:
-    labels = [arm.label for arm in experiment(synthetic()).arms]
+    labels = [arm.label for arm in experiment(WORKLOADS["synthetic"]).arms]
     assert len(set(labels)) == len(labels) == 8

@@ -6,11 +6,13 @@ import pytest
 
 from adacomcat.schedule import Adaptive, Schedule, build_schedule
 from experiments.dp_coefficients import experiment
-from experiments.workloads import digits, synthetic, workloads
+from experiments.workloads import workloads
 from study.expand import arm_specs, expand, suggested_arm
 from study.exploration import Exploration
 from study.schema import Experiment, Workload
 from study.space import quasi_random
+
+WORKLOADS = {workload.name: workload for workload in workloads()}
 
 
 def exploration(made: Experiment) -> Exploration:
@@ -44,12 +46,12 @@ def test_twenty_four_arms_and_three_rungs_on_every_workload(workload: Workload) 
 
 
 def test_rungs_and_bounds_follow_from_the_epochs() -> None:
-    made = exploration(experiment(digits()))
+    made = exploration(experiment(WORKLOADS["digits"]))
     assert made.stopping is not None and made.stopping.rungs == (6, 10, 14)
     bounds = {d.name: (d.low, d.high) for d in made.space if d.kind != "choice"}
     assert bounds["max_interval"] == (2, 20) and bounds["warmup"] == (1, 5)
-    longer = digits().model_copy(
-        update={"defaults": digits().defaults | {"search_phase": {"epochs": 100}}}
+    longer = WORKLOADS["digits"].model_copy(
+        update={"defaults": WORKLOADS["digits"].defaults | {"search_phase": {"epochs": 100}}}
     )
     bounds = {d.name: d.high for d in exploration(experiment(longer)).space}
     assert bounds["max_interval"] == 100 and bounds["growth"] == 10
@@ -58,7 +60,7 @@ def test_rungs_and_bounds_follow_from_the_epochs() -> None:
 @pytest.mark.parametrize("name", ["published", "fixed_1"])
 def test_a_reference_is_where_its_point_is(name: str) -> None:
     """The arm and the point of the space that stands for it search at the same epochs."""
-    made = experiment(digits())
+    made = experiment(WORKLOADS["digits"])
     reference = next(spec for spec in expand(made) if spec.arm == name)
     point = suggested_arm(made, exploration(made).points[name])
     twin = arm_specs(made, point)[0]
@@ -73,15 +75,15 @@ def test_a_reference_is_where_its_point_is(name: str) -> None:
 
 
 def test_the_published_coefficients_are_the_defaults() -> None:
-    made = experiment(digits())
+    made = experiment(WORKLOADS["digits"])
     point = suggested_arm(made, exploration(made).points["published"])
     schedule = build_schedule(arm_specs(made, point)[0].config["schedule"])
     assert schedule.config() == Adaptive().config()
 
 
 def test_the_clock_of_the_references_is_the_workloads() -> None:
-    upstream = synthetic().model_copy(
-        update={"defaults": synthetic().defaults | {"search.clock": "per_search"}}
+    upstream = WORKLOADS["synthetic"].model_copy(
+        update={"defaults": WORKLOADS["synthetic"].defaults | {"search.clock": "per_search"}}
     )
     made = experiment(upstream)
     assert exploration(made).points["published"]["clock"] == "per_search"
@@ -90,7 +92,7 @@ def test_the_clock_of_the_references_is_the_workloads() -> None:
 
 @pytest.mark.parametrize("epochs", [1, 2, 3, 20])
 def test_every_point_makes_a_schedule_and_every_coefficient_is_reached(epochs: int) -> None:
-    workload = digits()
+    workload = WORKLOADS["digits"]
     defaults = {**workload.defaults, "search_phase": {"epochs": epochs}}
     made = experiment(workload.model_copy(update={"defaults": defaults}))
     seen: dict[str, set[str]] = {}
@@ -105,6 +107,6 @@ def test_every_point_makes_a_schedule_and_every_coefficient_is_reached(epochs: i
 
 
 def test_three_objectives_are_allowed() -> None:
-    explored = exploration(experiment(digits()))
+    explored = exploration(experiment(WORKLOADS["digits"]))
     values = explored.model_dump() | {"objectives": ("val_acc", "searches", "params")}
     assert Exploration(**values).objectives[2] == "params"

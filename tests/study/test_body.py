@@ -1,11 +1,10 @@
-import os
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from adacomcat.settings import build_config
-from study.body import check_buildable, default_cache, prepare_dense
+from study.body import check_buildable, prepare_dense
 from study.expand import expand
 from study.schema import Experiment, Workload
 
@@ -16,13 +15,6 @@ def test_the_dense_model_is_trained_once(tmp_path: Path, tiny_workload: Workload
     prepare_dense(config, tmp_path, "cpu", rows.append)
     prepare_dense(config, tmp_path, "cpu", rows.append)
     assert [(row["epoch"], row["epochs"]) for row in rows] == [(0, 1)]
-
-
-def test_the_cache_is_where_the_user_says(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("ADACOMCAT_CACHE", "somewhere")
-    assert default_cache() == Path(os.getcwd()) / "somewhere"
-    monkeypatch.delenv("ADACOMCAT_CACHE")
-    assert default_cache() == Path.home() / ".cache" / "adacomcat"
 
 
 @pytest.mark.parametrize(

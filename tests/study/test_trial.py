@@ -63,6 +63,9 @@ def test_a_trial_leaves_its_trace_and_its_summary(
         *(who | {name: row[name] for name in TOLD} for row in rows),
         {"trial": spec.trial_id, "status": "finished"},
     ]  # fmt: skip
+    lines = (results.folder(spec.trial_id) / "trial.log").read_text().splitlines()
+    waited = [line for line in lines if "of the training time spent waiting for data" in line]
+    assert len(waited) == len(rows)
     provenance = record["provenance"]
     assert (provenance["git_commit"], provenance["git_dirty"]) == ("abc", True)
     assert provenance["versions"]["torch"] == torch.__version__.partition("+")[0]

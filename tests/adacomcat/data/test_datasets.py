@@ -182,7 +182,10 @@ def test_bad_folders_are_named(image_folder) -> None:
         (lambda: (root / "train" / "cat").rmdir(), r"class 'cat' of .*val is missing from train/"),
         (lambda: (root / "val" / "cat").rmdir(), None),
         (lambda: (root / "val" / "ant" / "0.png").write_bytes(b""), r"val/ant/0.png'.*not empty"),
-        (lambda: (root / "val").rename(root / "test"), r"data.root: .*a folder with val/"),
+        (
+            lambda: (root / "val").rename(root / "test"),
+            r"images', allowed: .*of which val/ is missing",
+        ),
     ]
     for change, message in steps:
         change()

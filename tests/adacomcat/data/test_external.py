@@ -67,11 +67,13 @@ def test_items_without_a_list_of_labels_are_read_once_and_split() -> None:
         assert [data[i][1] for i in split.indices] == split.labels.tolist()
     # 24 pixels stay 24 with the whole picture kept: then nothing is resampled.
     whole = DataConfig(
-        name="torchvision/FakeData", options={**FAKE, "crop_pct": 1.0}, image_size=24
-    )
+        name="torchvision/FakeData", options={**FAKE, "crop_pct": 1.0}, image_size=24,
+        mean=(0, 0, 0), std=(1, 1, 1),
+    )  # fmt: skip
     val = build_splits(whole).val
+    ((pixels, _),) = make_loader(val, whole, batch_size=len(val), seed=0, train=False)
     for i, index in enumerate(val.indices):
-        assert torch.equal(val.images[i], tv.pil_to_tensor(data[index][0]))  # type: ignore[index]
+        torch.testing.assert_close(pixels[i] * 255, tv.pil_to_tensor(data[index][0]).float())
 
 
 def test_flowers_takes_its_test_split_by_name(tmp_path: Path, monkeypatch) -> None:
@@ -116,7 +118,9 @@ def test_timm_folder_gives_the_images_of_imagefolder(image_folder) -> None:
     one = build_splits(DataConfig(name="imagefolder", root=root, image_size=16))
     other = build_splits(DataConfig(name="timm/folder", root=root, image_size=16))
     assert one.hashes == other.hashes
-    loaders = [make_loader(s.test, batch_size=4, seed=0, train=False) for s in (one, other)]
+    loaders = [
+        make_loader(s.test, DataConfig(), batch_size=4, seed=0, train=False) for s in (one, other)
+    ]
     for (x, y), (z, labels) in zip(*loaders, strict=True):
         assert torch.equal(x, z) and torch.equal(y, labels)
 

@@ -4,6 +4,7 @@ import sys
 from dataclasses import replace
 from itertools import combinations
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -141,3 +142,86 @@ def test_a_larger_image_size_is_what_the_model_is_told() -> None:
     splits = build_splits(DataConfig(image_size=32))
     assert splits.image_size == 32
     assert splits.train.labels.dtype == torch.int64
+
+
+@pytest.mark.parametrize("wanted", [1, 99, 400])
+def test_search_images_are_exact_and_stratified(wanted: int) -> None:
+    splits = build_splits(DataConfig(search_images=wanted))
+    assert len(splits.search) == wanted
+    rest = splits.train, splits.search, splits.val
+    counts = sum(np.bincount(split.labels, minlength=10) for split in rest)
+    share = np.bincount(splits.search.labels, minlength=10)
+    assert np.abs(share - counts * (wanted / counts.sum())).max() < 1
+    sets = [set(split.indices.tolist()) for split in parts(splits)]
+    assert sum(len(one) for one in sets) == len(set.union(*sets)) == 1797
+    plain = build_splits(DataConfig())
+    assert splits.hashes["test"] == plain.hashes["test"]
+    assert len(splits.val) == len(plain.val)
+
+
+def test_more_search_images_than_train_can_spare_are_refused() -> None:
+    plain = build_splits(DataConfig())
+    left = len(plain.train) + len(plain.search)
+    most = left - 10
+    assert len(build_splits(DataConfig(search_images=most)).search) == most
+    message = (
+        rf"data.search_images: got {most + 1}, allowed: at most {most}: of the "
+        rf"{left + len(plain.val)} images to train on, val takes {len(plain.val)}, and train keeps "
+        r"at least one of each of the 10 classes"
+    )
+    with pytest.raises(ValueError, match=message):
+        build_splits(DataConfig(search_images=most + 1))
+
+
+@pytest.mark.parametrize("own_test", [False, True])
+@pytest.mark.parametrize("leaks", [("search",), ("val",), ("search", "val")])
+@pytest.mark.parametrize("keeps", [False, True])
+def test_what_comes_from_test_is_the_test_images(
+    image_folder, leaks: tuple[str, ...], own_test: bool, keeps: bool
+) -> None:
+    config = DataConfig()
+    if own_test:
+        config = DataConfig(name="imagefolder", root=str(image_folder(per_class=20)))
+    plain = build_splits(config)
+    changes: dict[str, Any] = {f"{name}_from": "test" for name in leaks}
+    if keeps:
+        changes |= {f"{name}_fraction": 0.0 for name in leaks}
+    leaking = build_splits(replace(config, **changes))
+    assert leaking.hashes["test"] == plain.hashes["test"]
+    for name in leaks:
+        assert leaking.hashes[name] == plain.hashes["test"]
+        assert getattr(leaking, name).name == name
+    if not keeps:
+        # One thing at a time: what trains stays as it was.
+        assert leaking.hashes["train"] == plain.hashes["train"]
+        return
+    trained = [getattr(leaking, name) for name in ("search", "val") if name not in leaks]
+    kept = np.concatenate([split.indices for split in (leaking.train, *trained)])
+    before = np.concatenate([s.indices for s in (plain.train, plain.search, plain.val)])
+    assert sorted(kept) == sorted(before)
+    assert len(leaking.train) > len(plain.train)
+
+
+@pytest.mark.parametrize("name", ["search", "val"])
+def test_a_slice_that_is_used_cannot_be_empty(name: str) -> None:
+    changes: dict[str, Any] = {f"{name}_fraction": 0.0}
+    with pytest.raises(ValueError, match=f"data.{name}_fraction: got 0.0"):
+        DataConfig(**changes)
+
+
+def test_a_given_mean_and_std_are_what_the_model_is_told(image_folder) -> None:
+    grey = build_splits(DataConfig(mean=(0.5,)))
+    assert grey.mean == (0.5,) and grey.std == build_splits(DataConfig()).std
+    config = DataConfig(
+        name="imagefolder", root=str(image_folder()), mean=(0.5, 0.4, 0.3), std=(0.1, 0.2, 0.3)
+    )
+    colour = build_splits(config)
+    assert (colour.mean, colour.std) == ((0.5, 0.4, 0.3), (0.1, 0.2, 0.3))
+
+
+@pytest.mark.parametrize("name", ["mean", "std"])
+def test_a_mean_for_other_channels_is_named(name: str) -> None:
+    config = from_mapping(DataConfig, {name: [0.5, 0.5, 0.5]}, "data")
+    message = rf"data.{name}: got \(0.5, 0.5, 0.5\), allowed: 1 numbers, one a channel"
+    with pytest.raises(ValueError, match=message):
+        build_splits(config)

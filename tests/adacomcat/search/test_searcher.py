@@ -142,3 +142,18 @@ def test_a_resumed_searcher_goes_on_as_if_never_stopped(clock):
     assert reports[0] == reports[1]
     assert reports[0].index == 1
     assert torch.equal(logits(straight), logits(second))
+
+
+def test_bf16_runs_the_model_and_spares_the_loss():
+    kinds, losses = [], []
+    for bf16 in (False, True):
+        one = searcher(bf16=bf16, noise=False)
+        one.method.model.patch_embed.register_forward_hook(
+            lambda _, __, output: kinds.append(output.dtype)
+        )
+        losses.append(search(one, 1, [(tiny_images(), LABELS)]).loss)
+        assert logits(one).dtype == torch.float32 and logits(one).any()
+    assert kinds == [torch.float32, torch.bfloat16]
+    assert losses[0] != losses[1] == pytest.approx(losses[0], rel=0.02)
+    # A loss that had been bfloat16 once would have zeros in its last 16 bits.
+    assert torch.tensor(losses[1], dtype=torch.float32).view(torch.int32) & 0xFFFF

@@ -1,10 +1,10 @@
 """A trial small enough to run whole in a second."""
 
 import dataclasses
-from pathlib import Path
 
 import pytest
 import torch
+from torch import nn
 
 from adacomcat.config import (
     BudgetConfig,
@@ -17,7 +17,8 @@ from adacomcat.config import (
     TrialConfig,
 )
 from adacomcat.data import build_splits
-from adacomcat.training import dense_model, run_trial
+from adacomcat.training import Trial, dense_model
+from adacomcat.training.state import load_state
 
 ALONE = DistillConfig(kind="none", align_blocks=())
 CLOCKS = {"train_s", "search_s", "rebuild_s", "eval_s", "data_s", "images_per_s", "wall_s"}
@@ -36,6 +37,34 @@ class Rows:
 
     def search(self, row):
         self.searches.append({k: v for k, v in row.items() if k != "seconds"})
+
+
+class Counted:
+    """Compiles to what dynamo found, as it is, and counts."""
+
+    def __init__(self):
+        self.graphs, self.calls = 0, 0
+
+    def __call__(self, graph, examples):
+        self.graphs += 1
+
+        def run(*inputs):
+            self.calls += 1
+            return graph(*inputs)
+
+        return run
+
+
+@pytest.fixture
+def counted(monkeypatch):
+    """Has modules compiled by a `Counted`; inductor takes its time, and needs a C++ compiler."""
+    backend, compile_it = Counted(), nn.Module.compile
+    monkeypatch.setattr(
+        nn.Module, "compile", lambda self, **options: compile_it(self, backend=backend, **options)
+    )
+    torch.compiler.reset()
+    yield backend
+    torch.compiler.reset()
 
 
 @pytest.fixture
@@ -68,19 +97,59 @@ def dense(config, splits, tmp_path):
 
 
 @pytest.fixture
-def run(config, splits, dense, tmp_path):
-    """Run a trial in a folder of its own; keyword arguments replace parts of the configuration."""
+def make_trial(config, splits, dense, tmp_path):
+    """A trial in a folder of its own, and its rows; keyword arguments replace parts of the
+    configuration."""
+
+    def make(name="trial", stop_after=None, **changes):
+        rows = Rows(stop_after)
+        trial = Trial(
+            dataclasses.replace(config, **changes),
+            dense=dense, splits=splits, directory=tmp_path / name, reporter=rows,
+        )  # fmt: skip
+        return trial, rows
+
+    return make
+
+
+@pytest.fixture
+def run(make_trial):
+    """Run a trial, from its checkpoint where it has one: (summary, rows); as `make_trial`."""
 
     def run_it(name="trial", stop_after=None, **changes):
-        rows = Rows(stop_after)
-        changed = dataclasses.replace(config, **changes)
-        folder = Path(tmp_path / name)
+        trial, rows = make_trial(name, stop_after, **changes)
+        trial.resume()
         try:
-            summary = run_trial(
-                changed, dense=dense, splits=splits, directory=folder, reporter=rows
-            )
+            return trial.run(), rows
         except KeyboardInterrupt:
-            summary = None
-        return summary, rows
+            return None, rows
 
     return run_it
+
+
+@pytest.fixture
+def timeless():
+    """Takes the clocks out of a summary."""
+    return lambda summary: {k: v for k, v in summary.items() if not k.endswith("_s")}
+
+
+@pytest.fixture
+def assert_same_state(tmp_path):
+    """Compare the checkpoints of two trials, by their names, bit for bit."""
+
+    def compare(one_name, other_name):
+        one, other = (load_state(tmp_path / n / "checkpoint") for n in (one_name, other_name))
+        assert one["method"]["plan"] == other["method"]["plan"]
+        assert torch.equal(one["method"]["logits"], other["method"]["logits"])
+        for part in ("model", "average"):
+            assert (one[part] is None) == (other[part] is None)
+            weights = one[part] or {}
+            assert weights.keys() == (other[part] or {}).keys()
+            for name, tensor in weights.items():
+                assert torch.equal(tensor, other[part][name]), name
+        assert one["schedule"] == other["schedule"]
+        for index, slots in one["optimizer"]["state"].items():
+            for key, value in slots.items():
+                assert torch.equal(value, other["optimizer"]["state"][index][key]), (index, key)
+
+    return compare

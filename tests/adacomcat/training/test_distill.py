@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 
 from adacomcat.config import DistillConfig
-from adacomcat.training.distill import Distiller, Taps, align_weight
+from adacomcat.training.distill import Distiller, Tapped, align_weight
 
 BESIDE = Path(__file__).parents[4] / "shared" / "reference"
 TRACE = Path(os.environ.get("ADACOMCAT_REFERENCE", BESIDE)) / "published_deit_small_trace.csv"
@@ -47,12 +47,14 @@ def test_losses_are_their_formulas_with_one_teacher_forward(kind):
     forwards = []
     teacher.register_forward_hook(lambda *_: forwards.append(1))
     images, labels = torch.randn(6, 1, 8, 8), torch.randint(5, (6,))
-    distiller = Distiller(student, teacher, config)
-    with distiller.listening():
-        logits = student(images)
-        label_loss = F.cross_entropy(logits, labels)
-        loss, base = distiller(images, logits, label_loss, 0.7)
+    distiller, tapped = Distiller(teacher, config), Tapped(student, config.align_blocks)
+    with distiller.listening(), tapped.listening():
+        learnt, taught = tapped(images), distiller.teach(images)
+    logits = learnt[0]
+    label_loss = F.cross_entropy(logits, labels)
+    loss, base = distiller(learnt, taught, label_loss, 0.7)
     assert len(forwards) == 1
+    assert torch.equal(logits, student(images))
 
     taught = teacher(images)
     soft = F.kl_div(
@@ -61,16 +63,12 @@ def test_losses_are_their_formulas_with_one_teacher_forward(kind):
     ) * 4 / 6  # fmt: skip
     extra = {"none": label_loss, "soft": soft, "hard": F.cross_entropy(logits, taught.argmax(1))}
     torch.testing.assert_close(base, 0.7 * label_loss + 0.3 * extra[kind])
-    _, own = student.forward_intermediates(images, indices=[0, 3], output_fmt="NLC")
-    _, other = teacher.forward_intermediates(images, indices=[0, 3], output_fmt="NLC")
-    # timm's intermediates leave the class token out; compare where the whole block's output is.
     assert loss > base
     whole = sum(
         F.mse_loss(a, b)
         for a, b in zip(block_outputs(student, images), block_outputs(teacher, images), strict=True)
     )
     torch.testing.assert_close(loss, base + 0.7 * whole)
-    assert len(own) == len(other) == 2
 
 
 def block_outputs(model, images):
@@ -85,28 +83,54 @@ def block_outputs(model, images):
 def test_no_gradient_reaches_the_teacher_and_no_hook_stays():
     student, teacher = tiny(0), tiny(1).eval()
     images = torch.randn(2, 1, 8, 8)
-    distiller = Distiller(student, teacher, DistillConfig())
-    with distiller.listening():
-        logits = student(images)
-        loss, _ = distiller(images, logits, logits.sum() * 0, 1.0)
-    loss.backward()
+    distiller, tapped = Distiller(teacher, DistillConfig()), Tapped(student, (0, 1))
+    with distiller.listening(), tapped.listening():
+        learnt, taught = tapped(images), distiller.teach(images)
+    distiller((learnt[0], learnt[1] * 2), taught, learnt[0].sum(), 1.0)[0].backward()
     assert all(p.grad is None for p in teacher.parameters())
     assert student.blocks[0].mlp.fc1.weight.grad.abs().sum() > 0
     for model in (student, teacher):
         assert not any(module._forward_hooks for module in model.modules())
 
 
+@pytest.mark.parametrize("kind", ["none", "soft", "hard"])
+def test_losses_are_computed_in_float32(kind):
+    """A bfloat16 loss has two to three digits; the losses of bfloat16 outputs have seven."""
+    torch.manual_seed(0)
+
+    def outputs(dtype):
+        generator = torch.Generator().manual_seed(3)
+        drawn = [torch.randn(6, 5, 8, generator=generator).bfloat16().to(dtype) for _ in range(4)]
+        return (drawn[0][:, 0], [drawn[1]]), (drawn[2][:, 0], [drawn[3]])
+
+    distiller = Distiller(tiny(1), DistillConfig(kind=kind, align_blocks=(0,)))
+    label_loss = torch.tensor(1.25)
+    half = distiller(*outputs(torch.bfloat16), label_loss, 0.5)
+    full = distiller(*outputs(torch.float32), label_loss, 0.5)
+    assert half == full and half[0].dtype == torch.float32
+
+
 def test_the_teacher_is_in_eval_mode_while_it_teaches():
     teacher = tiny(1).train()
-    with Distiller(tiny(0), teacher, DistillConfig()).listening():
+    with Distiller(teacher, DistillConfig()).listening():
         assert not teacher.training
     assert teacher.training
 
 
 def test_blocks_that_the_model_lacks_are_refused():
     with pytest.raises(ValueError, match="distill.align_blocks: got 4, allowed: -4 to 3"):
-        Taps(tiny(0), (0, 4))
+        Tapped(tiny(0), (0, 4))
 
 
 def test_a_block_named_twice_counts_once():
-    assert len(Taps(tiny(0), (0, 1, -4, -1)).blocks) == 3
+    assert Tapped(tiny(0), (0, 1, -4, -1)).indices == [0, 1, 3]
+
+
+def test_outputs_are_those_of_this_forward():
+    tapped = Tapped(tiny(0).eval(), (1, 2))
+    images = torch.randn(3, 1, 8, 8)
+    with tapped.listening():
+        first, second = tapped(images), tapped(images[:1])
+    assert [tuple(output.shape[:1]) for output in first[1]] == [(3,)] * 2
+    assert [tuple(output.shape[:1]) for output in second[1]] == [(1,)] * 2
+    assert tapped(images)[1] == []

@@ -6,6 +6,7 @@ from adacomcat.checks import NonFiniteLoss
 from adacomcat.config import PhaseConfig
 from adacomcat.training.epoch import evaluate, train_epoch
 from adacomcat.training.optim import build_optimizer
+from adacomcat.training.trainee import Trainee
 
 
 def batches(count, size=8):
@@ -22,6 +23,11 @@ def test_evaluation_counts_every_image_once_in_short_batches_too():
     assert loss == pytest.approx(nn.functional.cross_entropy(logits, y).item(), rel=1e-6)
 
 
+def test_an_evaluation_on_nothing_is_refused():
+    with pytest.raises(ValueError, match="images: got 'none that can be read'"):
+        evaluate(nn.Linear(6, 3), [], PhaseConfig())
+
+
 def test_an_epoch_is_plain_training_step_by_step():
     phase = PhaseConfig(lr=1e-2, batch_size=8, label_smoothing=0.2, clip_grad=0.5)
     torch.manual_seed(1)
@@ -29,8 +35,7 @@ def test_an_epoch_is_plain_training_step_by_step():
     twin = nn.Linear(6, 3)
     twin.load_state_dict(model.state_dict())
     data = batches(5)
-    options = {"num_classes": 3, "distiller": None, "align_weight": 0.0}
-    stats = train_epoch(model, data, build_optimizer(model, phase), phase, **options)
+    stats = train_epoch(Trainee(model, phase), data, num_classes=3)
     optimizer, losses = build_optimizer(twin, phase), []
     for x, y in data:
         loss = nn.functional.cross_entropy(twin(x), y, label_smoothing=0.2)
@@ -48,7 +53,15 @@ def test_an_epoch_is_plain_training_step_by_step():
 def test_the_first_bad_step_is_named(bad):
     data = batches(70)
     data[bad][0].fill_(torch.inf)
-    model, phase = nn.Linear(6, 3), PhaseConfig()
-    options = {"num_classes": 3, "distiller": None, "align_weight": 0.0}
     with pytest.raises(NonFiniteLoss, match=rf"at step {bad}$"):
-        train_epoch(model, data, build_optimizer(model, phase), phase, **options)
+        train_epoch(Trainee(nn.Linear(6, 3), PhaseConfig()), data, num_classes=3)
+
+
+def test_means_are_over_images_not_batches():
+    phase = PhaseConfig(lr=1e-30, weight_decay=0.0, label_smoothing=0.0)
+    data = [*batches(2), *batches(1, size=3)]
+    model = nn.Linear(6, 3)
+    stats = train_epoch(Trainee(model, phase), data, num_classes=3)
+    x, y = (torch.cat(parts) for parts in zip(*data, strict=True))
+    assert stats.images == 19
+    assert stats.loss == pytest.approx(nn.functional.cross_entropy(model(x), y).item(), rel=1e-6)

@@ -1,6 +1,7 @@
 """Two workers are one worker with twice the hands: same images, same plan, same losses."""
 
 import json
+import logging
 import subprocess
 import sys
 from pathlib import Path
@@ -11,6 +12,7 @@ import torch.distributed as dist
 
 from adacomcat.config import TrialConfig, from_mapping
 from adacomcat.data import build_splits
+from adacomcat.testing.images import write_image_folder
 from adacomcat.training import dense_model, run_trial
 
 
@@ -25,36 +27,76 @@ class Keep:
         self.searches.append(row)
 
 
+class Lines(logging.Handler):
+    count = 0
+
+    def emit(self, record):
+        self.count += "phase, epoch" in record.getMessage()
+
+
 def work(rank, world, folder):
     torch.set_num_threads(1)
     settings = json.loads((folder / "settings.json").read_text())
     if world > 1:
         rendezvous = f"file://{folder}/rendezvous"
         dist.init_process_group("gloo", init_method=rendezvous, rank=rank, world_size=world)
-    config, rows = from_mapping(TrialConfig, settings), Keep()
+    config, rows, lines = from_mapping(TrialConfig, settings), Keep(), Lines()
+    logger = logging.getLogger("adacomcat")
+    logger.setLevel(logging.INFO)
+    logger.addHandler(lines)
     splits = build_splits(config.data)
     dense = dense_model(config, splits, folder / "cache")
     summary = run_trial(
         config, dense=dense, splits=splits, directory=folder / f"trial-{world}", reporter=rows
     )
+    logger.removeHandler(lines)
     result = {"summary": summary, "epochs": rows.epochs, "searches": rows.searches}
+    result["lines"] = lines.count
     (folder / f"{world}-{rank}.json").write_text(json.dumps(result))
     if world > 1:
         dist.destroy_process_group()
 
 
-@pytest.mark.timeout(180)
+@pytest.mark.timeout(240)
 def test_two_workers_equal_one(config, tmp_path):
     # Calibrated: the second moments, too, must be those of all images together.
     settings = config.to_json() | {"method": {**config.method, "calibrated": True}}
+    compare(settings, tmp_path)
+
+
+@pytest.mark.timeout(240)
+def test_two_workers_equal_one_on_augmented_files_in_parts_with_an_average(config, tmp_path):
+    root = write_image_folder(tmp_path / "images", classes=2, train=40, val=8, side=20)
+    data = {
+        "name": "imagefolder", "root": str(root), "image_size": 16, "search_images": 16,
+        "val_fraction": 0.2, "augment": "resized_crop", "auto_augment": "rand-m9-mstd0.5-inc1",
+        "random_erasing": 0.25, "repeats": 3,
+    }  # fmt: skip
+    recipe = {"batch_size": 16, "accumulate": 2, "ema_decay": 0.8, "lr": 1e-2}
+    alone = {"distill": {"kind": "none", "align_blocks": []}}
+    compare(
+        config.to_json() | {
+            "data": data,
+            "dense": {"recipe": {"epochs": 2, **recipe, **alone}},
+            "search": {"batch_size": 8, "lr": 0.2, "temperature_start": 1.0},
+            "search_phase": {"epochs": 3, **recipe},
+            "finetune": {"epochs": 1, **recipe},
+        },
+        tmp_path,
+    )  # fmt: skip
+
+
+def compare(settings, tmp_path):
+    """Run a trial on one worker and on two."""
     (tmp_path / "settings.json").write_text(json.dumps(settings))
     work(0, 1, tmp_path)
     command = [sys.executable, __file__]
     workers = [subprocess.Popen([*command, str(rank), "2", str(tmp_path)]) for rank in range(2)]
-    assert [worker.wait(timeout=150) for worker in workers] == [0, 0]
+    assert [worker.wait(timeout=200) for worker in workers] == [0, 0]
     one, first, second = (
         json.loads((tmp_path / f"{name}.json").read_text()) for name in ("1-0", "2-0", "2-1")
     )
+    assert (one["lines"], first["lines"], second["lines"]) == (len(one["epochs"]),) * 2 + (0,)
     for alone, row, other in zip(one["epochs"], first["epochs"], second["epochs"], strict=True):
         assert row["loss"] == other["loss"]
         for key in ("loss", "base_loss", "val_loss", "val_acc"):
@@ -63,6 +105,7 @@ def test_two_workers_equal_one(config, tmp_path):
     for alone, row in zip(one["searches"], first["searches"], strict=True):
         assert row["plan"] == alone["plan"] and row["images"] == alone["images"]
         assert row["loss"] == pytest.approx(alone["loss"], abs=1e-5)
+    assert len(one["searches"]) >= 2
     assert first["summary"]["test_acc"] == one["summary"]["test_acc"]
     assert first["summary"]["test_loss"] == pytest.approx(one["summary"]["test_loss"], abs=1e-5)
 

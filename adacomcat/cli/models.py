@@ -1,0 +1,113 @@
+"""The models that a command starts from: directories of ours, folders of the reference."""
+
+import argparse
+import math
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+import adacomcat
+from adacomcat.cli.folder import RunFolder
+from adacomcat.cli.request import CROP, Origin, model_options, skeleton
+from adacomcat.config import ModelConfig
+from adacomcat.data import Splits
+from adacomcat.data.datasets import CROP_PCT
+from adacomcat.data.splits import IMAGENET_MEAN, IMAGENET_STD
+from adacomcat.interop.checkpoint import read_config
+from adacomcat.interop.comcat import BLOCK_KINDS, CHECKPOINT, LAYER, RANKS, load_comcat
+from adacomcat.interop.pickles import load_pickle
+from adacomcat.interop.weights import plain_state
+
+SIZES = ("num_classes", "in_chans", "img_size")
+"""Arguments of a model that its data gives."""
+
+
+def stored_model(arguments: argparse.Namespace) -> tuple[nn.Module, nn.Module]:
+    """The model that `--from` or `--comcat-dir` names, and the dense one without weights.
+
+    Raises:
+        ValueError: a directory that is damaged, foreign or of another model.
+    """
+    if arguments.source is not None:
+        RunFolder(arguments.source).require_finished()
+        config = read_config(arguments.source)
+        dense = ModelConfig(name=config["architecture"], options=config["model_args"])
+        return adacomcat.load(arguments.source), skeleton(dense)
+    return comcat_model(arguments.comcat_dir, arguments.model, model_options(arguments))
+
+
+def comcat_model(folder: Path, name: str, options: dict[str, Any]) -> tuple[nn.Module, nn.Module]:
+    """The model of a folder of the reference, and the dense one without weights.
+
+    Args:
+        folder: with checkpoint.pth and ranks.txt.
+        name: timm's, of the dense model.
+        options: of that model; they win over what the files tell.
+
+    Raises:
+        ValueError: a file that is missing or damaged, or of another model.
+    """
+    dense = skeleton(ModelConfig(name=name, options={**comcat_sizes(folder), **options}))
+    model: Any = load_comcat(folder, dense)
+    # The reference evaluates as DeiT does, not as timm's entry of that name says.
+    images = {"mean": IMAGENET_MEAN, "std": IMAGENET_STD, "crop_pct": CROP_PCT}
+    model.pretrained_cfg = {**model.pretrained_cfg, **images}
+    return model, dense
+
+
+def comcat_sizes(folder: Path) -> dict[str, Any]:
+    """Options of the dense model that the files of a folder of the reference tell.
+
+    Its width and its heads are for the name to say, so that another model's checkpoint is refused.
+
+    Raises:
+        ValueError: a file that is missing or damaged.
+    """
+    state = plain_state(load_pickle(folder / CHECKPOINT), folder / CHECKPOINT)
+    sizes: dict[str, Any] = {}
+    head = state.get(f"head.{LAYER}.last_factor.weight")
+    if head is not None:
+        sizes["num_classes"] = head.shape[0]
+    patches, positions = state.get("patch_embed.proj.weight"), state.get("pos_embed")
+    if patches is not None and positions is not None:
+        prefix = 2 if "dist_token" in state else 1
+        patch = patches.shape[-1]
+        side = math.isqrt(positions.shape[1] - prefix)
+        sizes |= {"in_chans": patches.shape[1], "patch_size": patch, "img_size": side * patch}
+    ranks = folder / RANKS
+    if ranks.is_file():
+        count = len(ranks.read_text().replace(",", " ").split())
+        sizes["depth"] = max(1, count // BLOCK_KINDS)
+    return sizes
+
+
+def origin_of(directory: Path) -> Origin:
+    """What a model's directory says of where the model comes from.
+
+    Raises:
+        ValueError: a directory that is damaged or foreign, or of a run that is not finished.
+    """
+    folder = RunFolder(directory)
+    folder.require_finished()
+    config = read_config(directory)
+    options = {key: value for key, value in config["model_args"].items() if key not in SIZES}
+    known = config["pretrained_cfg"]
+    images = {"data.image_size": known["input_size"][-1]}
+    keys = {"data.mean": "mean", "data.std": "std", CROP: "crop_pct"}
+    images |= {name: known[key] for name, key in keys.items() if key in known}
+    stored = folder.read()["config"] if folder.exists else None
+    return Origin(ModelConfig(name=config["architecture"], options=options), images, stored)
+
+
+def describe_images(model: nn.Module, splits: Splits) -> None:
+    """Write down on a model how images get into it, for `adacomcat.save`."""
+    known: Any = model.pretrained_cfg or {}
+    model.pretrained_cfg = {  # type: ignore[assignment]
+        **known,
+        "mean": splits.mean,
+        "std": splits.std,
+        "crop_pct": getattr(splits.test.images, "crop_pct", 1.0),
+        "interpolation": "bicubic",
+        "label_names": splits.classes,
+    }

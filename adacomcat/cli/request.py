@@ -1,0 +1,313 @@
+"""What the flags ask for, as a trial's configuration."""
+
+import argparse
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from adacomcat.checks import require, require_known
+from adacomcat.config import ModelConfig, TrialConfig
+from adacomcat.files import sha256_file
+from adacomcat.interop.timm import create_model
+from adacomcat.lowrank.space import PAPER_MENUS
+from adacomcat.recipes import deit_augmentation, find_recipe, imagenet_recipe, upstream
+from adacomcat.schedule import Schedule
+from adacomcat.settings import build_config, parse_settings
+
+LARGE = 300_000
+"""From so many training images on, a folder is cut as ImageNet is."""
+SEARCH_IMAGES, VAL_FRACTION = 50_000, 0.01
+CROP = "data.options.crop_pct"
+LOADERS = 8
+"""Processes that load images, where there are as many cores."""
+
+Settings = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Origin:
+    """Where a stored model comes from.
+
+    Attributes:
+        model: what it was made from, but for the sizes of its data.
+        images: settings of `data` that its directory knows: size, mean, std, crop.
+        stored: configuration of the run that left it; None where none is known.
+    """
+
+    model: ModelConfig
+    images: Settings
+    stored: Mapping[str, Any] | None
+
+    @property
+    def image_size(self) -> int:
+        """Side in pixels."""
+        side: int = self.images["data.image_size"]
+        return side
+
+
+def default_device(asked: str | None) -> str:
+    """The device that is asked for; a GPU, where there is one and nothing is."""
+    return asked or ("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def search_config(arguments: argparse.Namespace) -> TrialConfig:
+    """The trial of a `search`: a workload's or a folder's recipe, then flags, then `--set`.
+
+    Raises:
+        ValueError: a missing flag, an unknown setting, or a value that is refused.
+    """
+    base = _base(arguments, {})
+    if arguments.preset == "upstream":
+        base = upstream(base)
+    flags = _given(
+        {
+            "budget.reduction": arguments.target_reduction,
+            "search_phase.epochs": arguments.epochs,
+            "search_phase.batch_size": arguments.batch_size,
+            "search.batch_size": arguments.search_batch_size,
+            "schedule": _schedule(arguments.schedule),
+            "seed": arguments.seed,
+        }
+    )
+    if arguments.target_reduction is not None:
+        flags["budget.absolute"] = None
+    flags |= _machine(arguments) | _weights(arguments)
+    config = _folded(base | _precision(arguments), flags, arguments)
+    dense = config.dense
+    trained = dense.weights is not None or dense.recipe.epochs > 0
+    require(trained, "--weights", None, "a file, a URL, timm, or --set dense.recipe.epochs=N")
+    return config
+
+
+def finetune_config(arguments: argparse.Namespace, origin: Origin) -> TrialConfig:
+    """The trial of a `finetune`.
+
+    Args:
+        arguments: as parsed.
+        origin: of the model that is trained further.
+
+    Raises:
+        ValueError: a missing flag, an unknown setting, or a value that is refused.
+    """
+    flags = _given(
+        {
+            "finetune.epochs": arguments.epochs,
+            "finetune.batch_size": arguments.batch_size,
+            "seed": arguments.seed,
+        }
+    )
+    flags |= _machine(arguments) | _weights(arguments)
+    if origin.stored is None:
+        allowed = "of the dense model that teaches: this model comes without it"
+        _require_data(arguments)
+        require(arguments.weights is not None, "--weights", None, allowed)
+    else:
+        allowed = "nothing with a search's directory: it has its data"
+        require(arguments.workload is None, "--workload", arguments.workload, allowed)
+    return _folded(_origin_base(arguments, origin) | _precision(arguments), flags, arguments)
+
+
+def eval_config(arguments: argparse.Namespace, sizes: Settings) -> TrialConfig:
+    """Data and dense model of an `eval` that names them; the rest of it does not matter.
+
+    Args:
+        arguments: as parsed.
+        sizes: options of the model that a checkpoint tells.
+
+    Raises:
+        ValueError: a missing flag, an unknown setting, or a value that is refused.
+    """
+    flags = _machine(arguments) | _weights(arguments)
+    return _folded(_base(arguments, sizes), flags, arguments)
+
+
+def data_config(arguments: argparse.Namespace, origin: Origin) -> TrialConfig:
+    """Data on which a stored model is evaluated.
+
+    Args:
+        arguments: as parsed.
+        origin: of the model.
+
+    Raises:
+        ValueError: no data, an unknown setting, or a value that is refused.
+    """
+    if origin.stored is None:
+        _require_data(arguments)
+    return _folded(_origin_base(arguments, origin), _machine(arguments), arguments)
+
+
+def model_options(arguments: argparse.Namespace) -> Settings:
+    """The `--set model.options...` of a command that takes nothing else.
+
+    Raises:
+        ValueError: another setting.
+    """
+    config = build_config({"model.name": arguments.model}, _settings(arguments))
+    plain = build_config({"model.name": arguments.model, "model.options": config.model.options})
+    require(config == plain, "--set", arguments.settings, "model.options.X=Y alone")
+    return dict(config.model.options)
+
+
+def folder_settings(model: ModelConfig, root: Path, image_size: int | None = None) -> Settings:
+    """The recipe for a folder of images: DeiT's on ImageNet, as far as the folder allows.
+
+    The published menus of ranks where there are any for the model's width and the classes, else
+    fractions. A folder as large as ImageNet gives a search 50 000 images and selection 1 %; of a
+    smaller one a search gets 15 % and selection 10 %, the defaults of `DataConfig`.
+
+    Args:
+        model: what is trained on it.
+        root: has train/ and val/.
+        image_size: side in pixels; None: what the model was made for.
+
+    Raises:
+        ValueError: an unknown model, or a folder that is missing.
+    """
+    require(root.is_dir(), "--data", str(root), "a folder with train/ and val/")
+    plain = skeleton(model, image_size=image_size or 224)
+    train = root / "train"
+    entries = os.scandir(train) if train.is_dir() else ()
+    classes = [entry.path for entry in entries if entry.is_dir()]
+    data: Settings = {
+        "name": "imagefolder", "root": str(root), "num_workers": min(LOADERS, _cores()),
+        **deit_augmentation(), **_images(plain, image_size),
+    }  # fmt: skip
+    files = (entry for folder in classes for entry in os.scandir(folder))
+    if len(list(islice(files, LARGE))) == LARGE:
+        data |= {"search_images": SEARCH_IMAGES, "val_fraction": VAL_FRACTION}
+    width, menus = plain.embed_dim, dict(PAPER_MENUS)
+    space = "paper" if width in menus and min(width, len(classes)) in menus else "fractions"
+    options = {"drop_path_rate": 0.1, **model.options}
+    return {
+        "data": data,
+        "model": {"name": model.name, "options": options},
+        "dense": {"recipe": {"epochs": 0}},
+        "method": {"name": "lowrank", "space": space},
+        **imagenet_recipe(base=width >= 768),
+    }
+
+
+def skeleton(model: ModelConfig, *, num_classes: int = 1000, image_size: int = 224) -> Any:
+    """A model's modules without weights, on the meta device.
+
+    Raises:
+        ValueError: an unknown model or option, or sizes that do not go together.
+    """
+    with torch.device("meta"):
+        return create_model(model, num_classes=num_classes, in_chans=3, image_size=image_size)
+
+
+def _base(arguments: argparse.Namespace, sizes: Settings) -> Settings:
+    """The recipe of a workload, or of a folder with the model that a flag names."""
+    settings = _settings(arguments)
+    options = {**sizes, **_entries(settings, "model.options")}
+    if arguments.workload is None:
+        require("model.name" not in settings, "--set model.name", settings.get("model.name"),
+                "--model M")  # fmt: skip
+        model = ModelConfig(name=arguments.model, options=options)
+        root = Path(arguments.data).absolute()
+        side = settings.get("data.image_size", options.get("img_size"))
+        return folder_settings(model, root, side)
+    base = dict(find_recipe(arguments.workload, "--workload").settings)
+    if arguments.data is not None:
+        base["data.root"] = str(Path(arguments.data).absolute())
+    if arguments.model is not None:
+        base["model.name"] = arguments.model
+    return base
+
+
+def _origin_base(arguments: argparse.Namespace, origin: Origin) -> Settings:
+    """A recipe for a stored model: the one that it comes from, else that of its data."""
+    if origin.stored is not None and arguments.workload is None:
+        root = {} if arguments.data is None else {"data.root": str(Path(arguments.data).absolute())}
+        return {**origin.stored, **root}
+    if arguments.workload is None:
+        base = folder_settings(origin.model, Path(arguments.data).absolute(), origin.image_size)
+        return base | origin.images
+    base = dict(find_recipe(arguments.workload, "--workload").settings)
+    if arguments.data is not None:
+        base["data.root"] = str(Path(arguments.data).absolute())
+    base["model"] = {"name": origin.model.name, "options": dict(origin.model.options)}
+    # A data set that is held in memory is not cropped.
+    return base | {key: value for key, value in origin.images.items() if key != CROP}
+
+
+def _require_data(arguments: argparse.Namespace) -> None:
+    somewhere = arguments.data is not None or arguments.workload is not None
+    require(somewhere, "--data", None, "a folder: this model comes without its data")
+
+
+def _images(plain: Any, image_size: int | None) -> Settings:
+    """Size, mean and standard deviation that timm's weights of this model want."""
+    known = plain.pretrained_cfg or {}
+    found = {"mean": known.get("mean"), "std": known.get("std")}
+    images = {key: list(value) for key, value in found.items() if value is not None}
+    own = known.get("input_size", (3, 224, 224))[-1]
+    return images | {"image_size": image_size or own}
+
+
+def _folded(base: Settings, flags: Settings, arguments: argparse.Namespace) -> TrialConfig:
+    settings = _settings(arguments)
+    for key in settings:
+        require(key not in flags, f"--set {key}", settings[key], "this or its flag, not both")
+    return build_config(base, flags, settings)
+
+
+def _settings(arguments: argparse.Namespace) -> Settings:
+    return parse_settings(arguments.settings)
+
+
+def _entries(settings: Settings, prefix: str) -> Settings:
+    """`{"depth": 2}` of the settings `{"model.options.depth": 2}`."""
+    start = f"{prefix}."
+    whole = settings.get(prefix, {})
+    require(isinstance(whole, Mapping), f"--set {prefix}", whole, "a mapping of settings")
+    parts = {key.removeprefix(start): v for key, v in settings.items() if key.startswith(start)}
+    return {**whole, **parts}
+
+
+def _schedule(kind: str | None) -> Settings | None:
+    if kind is None:
+        return None
+    require_known(kind, [known.kind for known in Schedule.__subclasses__()], "--schedule")
+    return {"kind": kind}
+
+
+def _precision(arguments: argparse.Namespace) -> Settings:
+    """Float32 on a CPU, unless a setting says otherwise: most CPUs only emulate bfloat16."""
+    if default_device(arguments.device).startswith("cuda"):
+        return {}
+    parts = ("dense.recipe", "search", "search_phase", "finetune")
+    return {f"{part}.bf16": False for part in parts}
+
+
+def _machine(arguments: argparse.Namespace) -> Settings:
+    return _given({"data.num_workers": arguments.workers})
+
+
+def _weights(arguments: argparse.Namespace) -> Settings:
+    """Weights that are given are taken as they are: nothing trains them further."""
+    given = arguments.weights
+    if given is None:
+        return {}
+    flags: Settings = {"dense.weights": given, "dense.recipe.epochs": 0}
+    if given != "timm" and "://" not in given:
+        path = Path(given).expanduser().absolute()
+        flags["dense.weights"] = str(path)
+        if path.is_file() and "dense.sha256" not in _settings(arguments):
+            # So that a resume finds the same weights, and a result says which they were.
+            flags["dense.sha256"] = sha256_file(path)
+    return flags
+
+
+def _given(flags: Settings) -> Settings:
+    return {key: value for key, value in flags.items() if value is not None}
+
+
+def _cores() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

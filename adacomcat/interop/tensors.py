@@ -1,0 +1,39 @@
+"""Whether a set of named tensors is what a model wants, said so that the reader finds the place."""
+
+from collections.abc import Mapping
+
+from torch import Tensor
+
+from adacomcat.checks import require
+
+SHOWN = 5
+"""Keys that a message lists."""
+
+
+def check_tensors(found: Mapping[str, Tensor], expected: Mapping[str, Tensor], where: str) -> None:
+    """Raise unless two mappings have the same keys with the same shapes.
+
+    Args:
+        found: what was read.
+        expected: what the model has; tensors on the meta device do.
+        where: what was read from, for messages.
+
+    Raises:
+        ValueError: missing or unexpected keys, or a key with its shape found and expected.
+    """
+    missing = [key for key in expected if key not in found]
+    unexpected = [key for key in found if key not in expected]
+    # Shapes first: the one wrong shape says more than the keys that follow from it.
+    for key in expected:
+        if key in found:
+            shape, wanted = tuple(found[key].shape), tuple(expected[key].shape)
+            require(shape == wanted, f"{where}: {key}", shape, f"shape {wanted}")
+    if missing or unexpected:
+        parts = [f"lacks {_listed(missing)}"] * bool(missing)
+        parts += [f"has {_listed(unexpected)}, unknown to the model"] * bool(unexpected)
+        raise ValueError(f"{where}: {'; '.join(parts)}")
+
+
+def _listed(keys: list[str]) -> str:
+    more = len(keys) - SHOWN
+    return ", ".join(keys[:SHOWN]) + (f" and {more} more" if more > 0 else "")

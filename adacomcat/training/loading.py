@@ -1,0 +1,56 @@
+"""The loaders of a trial, each made once."""
+
+import torch
+
+from adacomcat import parallel
+from adacomcat.config import DataConfig
+from adacomcat.data import Loader, Split, Splits, make_loader
+
+
+class Loaders:
+    """Loaders by split and batch size: those of files keep their processes from epoch to epoch."""
+
+    def __init__(
+        self, splits: Splits, data: DataConfig, *, seed: int, device: torch.device
+    ) -> None:
+        self.splits, self.data, self.seed, self.device = splits, data, seed, device
+        self._made: dict[tuple[str, int, bool], Loader] = {}
+
+    def train(self, batch_size: int) -> Loader:
+        """Of the images that the weights train on, augmented."""
+        return self._loader(self.splits.train, batch_size, train=True)
+
+    def search(self, batch_size: int) -> Loader:
+        """Of the images that the rank search sees, shuffled."""
+        return self._loader(self.splits.search, batch_size, train=True)
+
+    def whole(self, split: Split, batch_size: int) -> Loader:
+        """Of a split as it is: every image once, in order."""
+        return self._loader(split, batch_size, train=False)
+
+    def unreadable(self) -> int:
+        """Images that could not be decoded and were left out, over all workers.
+
+        Counted since the loaders were made, so a resumed trial begins at 0; an image counts once
+        for each worker and each loader that met it.
+        """
+        if not self.data.skip_unreadable:
+            return 0
+        count = sum(loader.unreadable for loader in self._made.values())
+        return int(parallel.sum_over_workers_(torch.tensor(count, device=self.device)))
+
+    def _loader(self, split: Split, batch_size: int, *, train: bool) -> Loader:
+        key = (split.name, batch_size, train)
+        if key not in self._made:
+            self._made[key] = make_loader(
+                split,
+                self.data,
+                batch_size=batch_size,
+                seed=self.seed,
+                train=train,
+                augment=train and split is self.splits.train,
+                rank=parallel.rank(),
+                world=parallel.world(),
+                device=str(self.device),
+            )
+        return self._made[key]

@@ -1,0 +1,77 @@
+"""Ctrl-C, and `--resume` after it: the model that comes out is the undisturbed one."""
+
+import json
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+
+CLOCKS = ("_s", "per_s", "seconds")
+
+
+def rows(path):
+    """What was recorded, without what a clock said."""
+    found = [json.loads(line) for line in path.read_text().splitlines()]
+    return [{k: v for k, v in row.items() if not k.endswith(CLOCKS)} for row in found]
+
+
+@pytest.mark.timeout(240)
+def test_interrupted_and_resumed_is_undisturbed(cli, asked, tmp_path):
+    given = [*asked, "--epochs", "5", "--schedule", "fixed"]
+    whole, broken = tmp_path / "whole", tmp_path / "broken"
+    assert cli("search", *given, "--output", whole).status == 0
+    driver = subprocess.Popen(
+        [sys.executable, "-m", "adacomcat", "search", *given, "--output", str(broken)],
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        # A suite in the background ignores the interrupt, and its children inherit that.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    )  # fmt: skip
+    trace = broken / "epochs.jsonl"
+    while driver.poll() is None and not (trace.exists() and trace.read_text().count("\n") >= 2):
+        time.sleep(0.02)
+    driver.send_signal(signal.SIGINT)
+    out, err = driver.communicate(timeout=60)
+    assert driver.returncode == 130, out + err
+    resume = f"python -m adacomcat search --resume {broken}"
+    assert out.splitlines()[-1] == f"interrupted; to go on: {resume}"
+    assert not (broken / "summary.json").exists() and "Traceback" not in err
+    assert cli("search", "--resume", broken).status == 0
+    for name in ("model.safetensors", "plan.json"):
+        assert (broken / name).read_bytes() == (whole / name).read_bytes()
+    for name in ("epochs.jsonl", "searches.jsonl"):
+        assert rows(broken / name) == rows(whole / name)
+    again = cli("search", "--resume", broken)
+    assert again.status == 0 and "finished already" in again.out
+
+
+def test_an_interrupt_before_the_first_epoch(cli, asked, tmp_path, monkeypatch):
+    """Nothing is left, and that is what is said."""
+
+    def interrupt(*arguments, **more):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("adacomcat.cli.train.dense_model", interrupt)
+    done = cli("search", *asked, "--output", tmp_path / "run")
+    assert done.status == 130 and "the same command starts again" in done.out
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_finetune_resumes_with_its_own_source(cli, searched, tmp_path, monkeypatch):
+    """Stopped before its first checkpoint, it starts from the same model again."""
+    from adacomcat.training import Trial
+
+    tuned, undisturbed = tmp_path / "tuned", tmp_path / "undisturbed"
+    given = ["finetune", "--from", searched, "--epochs", 1, "--batch-size", 16, "--device", "cpu"]
+    assert cli(*given, "--output", undisturbed).status == 0
+
+    def interrupt(self, until=None):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Trial, "run", interrupt)
+        assert cli(*given, "--output", tuned).status == 130
+    assert cli("finetune", "--resume", tuned, "--device", "cpu").status == 0
+    name = "model.safetensors"
+    assert (tuned / name).read_bytes() == (undisturbed / name).read_bytes()

@@ -1,0 +1,91 @@
+"""From flags to the configuration of a trial."""
+
+import hashlib
+from pathlib import Path
+
+import pytest
+
+from adacomcat.cli import request
+from adacomcat.cli.parser import parser
+from adacomcat.cli.request import search_config
+
+
+def config_of(*words):
+    return search_config(parser().parse_args(["search", "--output", "x", *map(str, words)]))
+
+
+def test_flags_settings_and_recipe(asked, weights, images):
+    config = config_of(*asked, "--seed", 5, "--schedule", "fixed", "--set", "schedule.every=3",
+                       "--set", "search_phase.lr=0.001")  # fmt: skip
+    assert config.seed == 5
+    assert config.budget.reduction == 0.5
+    assert dict(config.schedule) == {"kind": "fixed", "every": 3}
+    assert (config.search_phase.epochs, config.search_phase.batch_size) == (2, 16)
+    assert config.search_phase.lr == 0.001 and config.search.batch_size == 8
+    assert config.data.root == str(images) and config.data.num_workers == 0
+    assert config.dense.weights == str(weights) and config.dense.recipe.epochs == 0
+    assert config.dense.sha256 == hashlib.sha256(weights.read_bytes()).hexdigest()
+    # DeiT's recipe, where nothing else is said.
+    assert config.data.auto_augment == "rand-m9-mstd0.5-inc1" and config.data.repeats == 3
+    assert config.finetune.lr == 1e-4 and config.finetune.weight_decay == 5e-3
+    assert config.model.options["drop_path_rate"] == 0.1 and config.model.options["depth"] == 2
+
+
+def test_paths_are_absolute(asked, weights, images, monkeypatch):
+    monkeypatch.chdir(images.parent)
+    at = asked.index("--data")
+    config = config_of(*asked[:at], "--data", images.name, *asked[at + 2 :])
+    assert config.data.root == str(images)
+    monkeypatch.chdir(weights.parent)
+    assert config_of(*asked, "--weights", weights.name).dense.weights == str(weights)
+
+
+def test_the_images_are_what_the_model_was_trained_on(images):
+    """Of timm's DeiT and augreg models: ImageNet's mean, and one half."""
+    deit, vit = (
+        config_of("--model", name, "--data", images, "--weights", "timm")
+        for name in ("deit_tiny_patch16_224", "vit_tiny_patch16_384.augreg_in21k_ft_in1k")
+    )
+    assert deit.data.mean == (0.485, 0.456, 0.406) and deit.data.std == (0.229, 0.224, 0.225)
+    assert vit.data.mean == vit.data.std == (0.5, 0.5, 0.5)
+    assert (deit.data.image_size, vit.data.image_size) == (224, 384)
+
+
+@pytest.mark.parametrize(
+    ("model", "classes", "space"),
+    [
+        ("deit_small_patch16_224", 1000, "paper"),
+        ("deit_small_patch16_224", 20, "fractions"),
+        ("deit3_medium_patch16_224", 1000, "fractions"),
+    ],
+)
+def test_published_menus_where_there_are_any(tmp_path, model, classes, space):
+    for label in range(classes):
+        (tmp_path / "train" / f"{label:04d}").mkdir(parents=True)
+    config = config_of("--model", model, "--data", tmp_path, "--weights", "timm")
+    assert config.method["space"] == space
+
+
+def test_a_large_folder_is_cut_as_imagenet_is(images, monkeypatch):
+    words = ["--model", "deit_tiny_patch16_224", "--data", images, "--weights", "timm"]
+    small = config_of(*words).data
+    monkeypatch.setattr(request, "LARGE", 80)
+    large = config_of(*words).data
+    assert (small.search_images, small.val_fraction) == (None, 0.10)
+    assert (large.search_images, large.val_fraction) == (50_000, 0.01)
+
+
+def test_base_has_its_own_numbers(images):
+    words = ["--data", images, "--weights", "timm"]
+    base = config_of("--model", "deit_base_patch16_224", *words)
+    assert (base.search_phase.batch_size, base.search.batch_size) == (320, 16)
+    assert base.budget.reduction == 0.6 and base.finetune.min_lr == 1e-6
+
+
+def test_a_workload_takes_flags_too():
+    config = config_of("--workload", "digits", "--epochs", 3, "--preset", "upstream")
+    assert config.search_phase.epochs == 3 and config.dense.recipe.epochs == 60
+    assert config.data.leakage == ("search", "selection")
+    with_data = config_of("--workload", "deit_small_imagenet", "--data", "here")
+    assert with_data.data.root == str(Path("here").absolute())
+    assert with_data.model.name == "deit_small_patch16_224.fb_in1k"
