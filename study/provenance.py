@@ -3,14 +3,16 @@
 import os
 import platform
 import subprocess
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
+
+from adacomcat.versions import versions
 
 PACKAGES = (
     "adacomcat", "torch", "torchvision", "timm", "ray", "optuna", "moocore", "numpy",
     "scikit-learn",
 )  # fmt: skip
+"""What a trace depends on."""
 
 
 def repository() -> Path:
@@ -44,17 +46,6 @@ def _git(folder: Path, *arguments: str) -> str | None:
     return done.stdout
 
 
-def versions() -> dict[str, str]:
-    """Python and the packages that a trace depends on, as far as they are installed."""
-    found = {"python": platform.python_version()}
-    for package in PACKAGES:
-        try:
-            found[package] = version(package)
-        except PackageNotFoundError:
-            continue
-    return found
-
-
 def hardware() -> dict[str, Any]:
     """This machine: processor, cores that this process may use, memory, names of its GPUs."""
     import torch  # Not at the top: the command line imports this module, and answers at once.
@@ -83,4 +74,4 @@ def _memory_bytes() -> int | None:
 def collect(git: dict[str, Any] | None = None) -> dict[str, Any]:
     """All of it, of this process; `git` where another process has asked already."""
     state = git_state(repository()) if git is None else git
-    return {**state, "versions": versions(), "hardware": hardware()}
+    return {**state, "versions": versions(PACKAGES), "hardware": hardware()}

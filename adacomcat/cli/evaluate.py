@@ -48,7 +48,8 @@ def evaluate_command(arguments: argparse.Namespace, display: Display) -> None:
             accuracy, loss = evaluate(model, batches, PhaseConfig())
             skipped = torch.tensor(loader.unreadable, device=device)
             unreadable = int(parallel.sum_over_workers_(skipped))
-    leaked = arguments.split == "test" and bool(config.data.leakage)
+    # With `data.val_from` test, the images of val are those of test.
+    leaked = split.sha256 == splits.test.sha256 and bool(config.data.leakage)
     content = {
         "split": arguments.split,
         "images": len(split) - unreadable,

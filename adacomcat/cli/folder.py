@@ -9,12 +9,10 @@ model.safetensors, plan.json, config.json       the model, for `adacomcat.load`
 """
 
 import json
-import platform
 import shlex
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +21,7 @@ from filelock import FileLock, Timeout
 from adacomcat.checks import require
 from adacomcat.config import TrialConfig, from_mapping
 from adacomcat.files import atomic_write_bytes, atomic_write_json
+from adacomcat.versions import versions
 
 FORMAT, VERSION = "adacomcat-run", 1
 PACKAGES = ("adacomcat", "torch", "torchvision", "timm", "numpy")
@@ -53,7 +52,7 @@ class RunFolder:
             "leakage": list(config.data.leakage),
             "config": config.to_json(),
             **more,
-            "versions": versions(),
+            "versions": versions(PACKAGES),
             "started": _now(),
         }
         atomic_write_json(self.path / RUN, record)
@@ -153,17 +152,6 @@ class RunFolder:
     def finish(self, summary: Mapping[str, Any]) -> None:
         """Write `summary.json`."""
         atomic_write_json(self.path / SUMMARY, dict(summary))
-
-
-def versions() -> dict[str, str]:
-    """Python and the packages on which numbers depend."""
-    found = {"python": platform.python_version()}
-    for package in PACKAGES:
-        try:
-            found[package] = version(package)
-        except PackageNotFoundError:
-            continue
-    return found
 
 
 def _now() -> str:

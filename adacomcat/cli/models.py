@@ -102,9 +102,9 @@ def origin_of(directory: Path) -> Origin:
 
 def describe_images(model: nn.Module, splits: Splits) -> None:
     """Write down on a model how images get into it, for `adacomcat.save`."""
-    known: Any = model.pretrained_cfg or {}
-    model.pretrained_cfg = {  # type: ignore[assignment]
-        **known,
+    described: Any = model
+    described.pretrained_cfg = {
+        **(described.pretrained_cfg or {}),
         "mean": splits.mean,
         "std": splits.std,
         "crop_pct": getattr(splits.test.images, "crop_pct", 1.0),

@@ -17,7 +17,7 @@ from adacomcat.cli.folder import EPOCHS, SEARCHES, RunFolder
 from adacomcat.cli.models import describe_images, origin_of
 from adacomcat.cli.request import finetune_config, search_config
 from adacomcat.cli.workers import Workers, is_first
-from adacomcat.config import TrialConfig
+from adacomcat.config import TrialConfig, leakage_note
 from adacomcat.data import Splits, build_splits
 from adacomcat.files import default_cache, sha256_file
 from adacomcat.interop.checkpoint import read_plan
@@ -101,13 +101,9 @@ def train(arguments: argparse.Namespace, argv: Sequence[str], display: Display) 
 
 def warn_of_leakage(config: TrialConfig, display: Display) -> None:
     """Say it loudly where the images that are reported on are used for more."""
-    if config.data.leakage:
-        uses = " and ".join(config.data.leakage)
-        display.say(
-            f"LEAKAGE: {uses} may see the images that are reported on (data.search_from, "
-            "data.val_from): accuracies are not of unseen images",
-            "bold red",
-        )
+    note = leakage_note(config.data.leakage)
+    if note:
+        display.say(note, "bold red")
 
 
 def _asked(arguments: argparse.Namespace) -> Job:

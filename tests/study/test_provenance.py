@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from study.provenance import collect, git_state, hardware, repository, versions
+from study.provenance import PACKAGES, collect, git_state, hardware, repository
 
 
 def git(folder: Path, *arguments: str) -> str:
@@ -56,7 +56,7 @@ def test_the_facts_of_this_process() -> None:
     assert facts["hardware"]["cores"] >= 1
     assert facts["hardware"]["memory_bytes"] > 2**20
     assert facts["hardware"]["cpu"]
-    assert facts["versions"] == versions()
+    assert facts["versions"].keys() == {"python", *PACKAGES}
 
 
 def test_the_repository_holds_this_package() -> None:

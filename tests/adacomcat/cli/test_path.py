@@ -112,10 +112,12 @@ def test_an_upstream_search_is_flagged_everywhere(asked, tmp_path, cli):
     done = cli("search", *asked, "--preset", "upstream", "--set", "method.space=fractions",
                "--output", folder)  # fmt: skip
     assert done.status == 0, done.err
-    assert "LEAKAGE: search and selection may see" in done.out
+    assert "LEAKAGE: the rank search and the selection of models saw" in done.out
     for name in ("run.json", "summary.json"):
         assert json.loads((folder / name).read_text())["leakage"] == ["search", "selection"]
-    assert "LEAKAGE" in cli("eval", "--from", folder, "--device", "cpu").out
+    for split in ("test", "val"):  # with the preset the same images
+        done = cli("eval", "--from", folder, "--split", split, "--device", "cpu")
+        assert "LEAKAGE" in done.out
     summary = json.loads((folder / "summary.json").read_text())
     assert summary["split_hashes"]["search"] == summary["split_hashes"]["test"]
 
