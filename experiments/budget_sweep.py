@@ -48,7 +48,7 @@ def experiment(workload: Workload, seeds: int = 5) -> Experiment:
         workload=workload,
         arms=tuple(arms),
         seeds=tuple(range(seeds)),
-        figures=("fig_accuracy_vs_searches",),
+        figures=("fig_accuracy_vs_cost",),
     )
 
 

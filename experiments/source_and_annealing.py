@@ -1,13 +1,15 @@
 """What does each choice of the reference cost or give? One changed at a time, from both ends.
 
-`ours` and `reference` differ in six choices (DESIGN of the reference's confounds): what a later
-search truncates, what the temperature follows, which images a search sees, what becomes of the
-optimiser's state, of attention biases, and whether truncation looks at activations. Each of the
-other arms is one end with a single choice taken from the other.
+`ours` and `reference` differ in six choices: what a later search truncates, what the temperature
+follows, which images a search sees, what becomes of the optimiser's state and of attention biases,
+and whether truncation looks at activations. Each of the other arms is one end with a single choice
+taken from the other.
 """
 
 from typing import Any
 
+from adacomcat.checks import require
+from adacomcat.settings import build_config
 from study.schema import Arm, Experiment, Workload
 
 CHOICES: dict[str, tuple[str, Any, Any]] = {
@@ -28,7 +30,12 @@ def experiment(workload: Workload, seeds: int = 5) -> Experiment:
     Args:
         workload: data, dense model and recipe.
         seeds: trials of an arm.
+
+    Raises:
+        ValueError: a workload that makes the reference's choices by itself.
     """
+    free = build_config(workload.defaults).data.search_from == "train"
+    require(free, "--workload", workload.name, "one that leaves the choices to this experiment")
     arms = [_arm(end, end, dict.fromkeys(CHOICES, end)) for end in ENDS]
     for end, other in (ENDS, ENDS[::-1]):
         for choice in CHOICES:
@@ -42,7 +49,7 @@ def experiment(workload: Workload, seeds: int = 5) -> Experiment:
         workload=workload,
         arms=tuple(arms),
         seeds=tuple(range(seeds)),
-        figures=("fig_accuracy_vs_searches",),
+        figures=("fig_confounds",),
     )
 
 

@@ -50,7 +50,8 @@ def load_experiment(
 
     Args:
         name: of a module of `experiments`.
-        workload: its name; None for the default.
+        workload: its name; None for the experiment's own `WORKLOAD`, which allows no other, or
+            for the first.
         seeds: how many; None for the experiment's own number.
         settings: dotted key -> value, laid over the workload and, by kind, over the schedules.
 
@@ -59,10 +60,13 @@ def load_experiment(
             a setting that `study.expand.apply_settings` refuses.
     """
     require_known(name, experiment_names(), "--experiment")
+    module = importlib.import_module(f"experiments.{name}")
+    make: Callable[..., Experiment] = module.experiment
     known = workloads()
+    if hasattr(module, "WORKLOAD"):
+        known = {module.WORKLOAD: known[module.WORKLOAD]}
     chosen = next(iter(known)) if workload is None else workload
     require_known(chosen, known, "--workload")
-    make: Callable[..., Experiment] = importlib.import_module(f"experiments.{name}").experiment
     # The workload first: the ranges and rungs of an exploration follow from its epochs.
     shared = {key: v for key, v in settings.items() if not key.startswith("schedule.")}
     defaults = as_json(build_config(known[chosen].defaults, shared))

@@ -42,6 +42,9 @@ def dry_run(
             ", ".join(spec.needs.values()),
         )
     console.print(table)
+    if experiment.stored is not None:
+        console.print(f"read from the stored trace {experiment.stored}; nothing runs")
+        return
     machine = hardware()
     placement = place(request, [{"CPU": machine["cores"], "GPU": len(machine["gpu"])}])
     for line in (

@@ -3,6 +3,7 @@
 import os
 import platform
 import subprocess
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -71,7 +72,7 @@ def _memory_bytes() -> int | None:
     return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
 
 
-def collect(git: dict[str, Any] | None = None) -> dict[str, Any]:
+def collect(git: Mapping[str, Any] | None = None) -> dict[str, Any]:
     """All of it, of this process; `git` where another process has asked already."""
     state = git_state(repository()) if git is None else git
     return {**state, "versions": versions(PACKAGES), "hardware": hardware()}

@@ -6,9 +6,10 @@ import os
 import shlex
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from rich.console import Console
 
@@ -18,9 +19,10 @@ from study.expand import expand
 from study.export import export
 from study.lock import driver_lock
 from study.monitor import make_monitor
-from study.schema import FINAL, Experiment
+from study.schema import FINAL, Experiment, TrialSpec
 from study.status import describe
 from study.store import Results
+from study.stored import record_stored
 
 
 class Session:
@@ -55,6 +57,8 @@ class Session:
             if self._is_complete():
                 count = len(self.results.trials())
                 self.console.print(f"all {count} trials have ended already", highlight=False)
+            elif self.experiment.stored is not None:
+                self._read_stored()
             else:
                 self._execute()
             return self._conclude()
@@ -68,6 +72,19 @@ class Session:
         from study.optuna_study import left, open_study
 
         return left(self.experiment, open_study(self.experiment, self.results)) == 0
+
+    def _read_stored(self) -> None:
+        git = provenance.git_state(provenance.repository())
+        self._begin(expand(self.experiment), git)
+        record_stored(self.experiment, self.results)
+
+    def _begin(self, specs: Sequence[TrialSpec], git: Mapping[str, Any]) -> None:
+        self.results.begin(
+            self.experiment, extend=self.arguments.extend,
+            command=shlex.join(sys.argv), provenance=provenance.collect(git),
+        )  # fmt: skip
+        for spec in specs:
+            self.results.add(spec)
 
     def _execute(self) -> None:
         from study.body import check_buildable, prepare_dense
@@ -87,12 +104,7 @@ class Session:
         if address:
             self._say(cluster.describe_dashboard(address))
         git = provenance.git_state(provenance.repository())
-        self.results.begin(
-            self.experiment, extend=self.arguments.extend,
-            command=shlex.join(sys.argv), provenance=provenance.collect(git),
-        )  # fmt: skip
-        for spec in specs:
-            self.results.add(spec)
+        self._begin(specs, git)
         job = Job(str(self.results.root), str(default_cache()), placement, git)
         monitor = make_monitor(
             self.console, self.experiment, self.results, quiet=self.arguments.quiet

@@ -14,13 +14,14 @@ from contextlib import closing
 from pathlib import Path
 from typing import Any
 
-from adacomcat.checks import require
+from adacomcat.checks import require_known
 from adacomcat.plan import Plan
 from study.expand import expand
 from study.schema import Experiment
 from study.store import Results, TraceWriter, now
 
 TRACES = Path(__file__).parent / "traces"
+SUFFIX = "_trace.csv"
 SEARCH_IMAGES = 50_000
 """ImageNet's validation images, which the published searches saw."""
 
@@ -30,19 +31,23 @@ Row = Mapping[str, str]
 def record_stored(experiment: Experiment, results: Results) -> None:
     """Write the one trial of a stored study, finished, into its results directory.
 
+    Args:
+        experiment: with `stored`.
+        results: begun with that experiment and its trial.
+
     Raises:
-        ValueError: the experiment asks for more than the one trial that was stored.
+        ValueError: no such trace.
     """
-    specs = expand(experiment)
-    asked = [spec.trial_id for spec in specs]
-    require(len(specs) == 1, "seeds, arms", asked, "one arm and one seed: no other was published")
     assert experiment.stored is not None
-    (spec,) = specs
-    epochs = _read(f"{experiment.stored}_trace.csv")
+    known = [path.name.removesuffix(SUFFIX) for path in TRACES.glob(f"*{SUFFIX}")]
+    require_known(experiment.stored, known, "stored")
+    (spec,) = expand(experiment)
+    epochs = _read(f"{experiment.stored}{SUFFIX}")
     plans = _plans(_read(f"{experiment.stored}_ranks.csv"), spec.config["method"]["name"])
     rows, searches = _epoch_rows(epochs), _search_rows(epochs, plans)
-    results.add(spec)
-    results.update(spec.trial_id, "running", started=now())
+    results.update(
+        spec.trial_id, "running", started=now(), provenance={"stored": experiment.stored}
+    )
     with closing(TraceWriter(results.folder(spec.trial_id))) as writer:
         for search in searches:
             writer.search(search)

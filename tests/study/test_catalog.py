@@ -9,7 +9,7 @@ def test_the_experiments_are_found_and_described() -> None:
     assert "workloads" not in names
     for name in names:
         assert len(describe_experiment(name)) > 10
-        assert load_experiment(name, "synthetic", 1).name == name
+        assert load_experiment(name, None, 1).name == name
 
 
 def test_the_first_workload_is_the_default() -> None:
