@@ -37,6 +37,11 @@ def series(arm: str, names: Sequence[str]) -> tuple[str, int | None]:
     return arm, None
 
 
+def without_budget(label: str) -> str:
+    """What a figure calls an arm in a panel or on a line of its own budget: `adaptive, -30%`."""
+    return re.sub(r",? -\d+%$", "", label)
+
+
 def references(arm: str, names: Sequence[str]) -> dict[str, str]:
     """What an arm is compared with: name of the reference -> family of comparisons.
 

@@ -16,7 +16,7 @@ from adacomcat.checks import require
 from adacomcat.config import leakage_note
 from adacomcat.schedule import build_schedule
 from analysis import load
-from study.store import Results, read_rows
+from study.store import read_rows
 
 PARTS = ("objective", "parameter", "importance", "rule", "stopped")
 
@@ -181,7 +181,7 @@ def _rule_rows(
 ) -> list[dict[str, Any]]:
     """What the schedule of each arm of the front does; an arm without a schedule has no row."""
     configs: dict[str, Mapping[str, Any]] = {}
-    for record in Results(results.resolve()).trials():
+    for record in load.usable(results).values():
         configs.setdefault(record["arm"], record["config"])
     rows: list[dict[str, Any]] = []
     for _, arm in front.iterrows():

@@ -3,15 +3,15 @@
 `python analysis/fig_accuracy_vs_cost.py RESULTS`
 """
 
-import re
 from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
+from numpy.typing import NDArray
 
-from analysis import command, labels, notes, published, scatter, style, summary
+from analysis import arms, command, labels, notes, published, scatter, style, summary
 
 NAME = "accuracy_vs_cost"
 
@@ -27,6 +27,8 @@ PANELS = (
     scatter.Across("macs", "MACs of one image, attention's products included", None),
 )
 
+MOVED = "Marks that would hide one another are moved apart sideways; the CSV has their places."
+
 DASHES = ("-", (0, (5, 2)), (0, (1, 1.5)), (0, (6, 2, 1, 2)))
 
 
@@ -36,7 +38,8 @@ def data(results: Path) -> pd.DataFrame:
     `series` is the arm's name without its budget, and `reduction` the budget, in % (nan for a study
     with one); `series_label` is for the figure. `params` and `macs` are means over the finished
     seeds, with the least and the greatest; MACs are those of one image, nan where they were not
-    recorded. `published` marks the rows that are not of this study; `source` says whence they are.
+    recorded. `published` marks the rows that are not of this study; `source` says whence they are,
+    or what an arm that is itself a published model has from there.
     The other columns are as in `fig_accuracy_vs_searches.data`.
 
     Args:
@@ -47,19 +50,32 @@ def data(results: Path) -> pd.DataFrame:
     """
     table = summary.arms(notes.sound(results))
     table["series_label"] = [
-        re.sub(r",? -\d+%$", "", label) if share == share else label
+        arms.without_budget(label) if share == share else label
         for label, share in zip(table["label"], table["reduction"], strict=True)
     ]
     table["published"], table["source"] = False, ""
+    _complete(table)
     others = _published(table)
     whole = pd.concat([table, others], ignore_index=True) if len(others) else table
     return whole.reindex(columns=list(COLUMNS))
 
 
+def _is(table: pd.DataFrame, point: published.Point) -> pd.Series:
+    """Which arms of a study are themselves a published model."""
+    return (table["params"] == point.params) & (table["test_acc"].round(6) == point.test_acc)
+
+
+def _complete(table: pd.DataFrame) -> None:
+    """Give an arm that is itself a published model, read from its log, the MACs known of it."""
+    for point in published.points(table["workload"].iloc[0]):
+        bare = _is(table, point) & table["macs"].isna()
+        table.loc[bare, ["macs", "macs_min", "macs_max"]] = float(point.macs)
+        table.loc[bare, "source"] = point.source
+
+
 def _published(table: pd.DataFrame) -> pd.DataFrame:
     """The rows of published models, without one that the study itself consists of."""
     workload = table["workload"].iloc[0]
-    own = list(zip(table["params"], table["test_acc"].round(6), strict=True))
     return pd.DataFrame([
         {
             "arm": f"published:{point.name}", "label": point.name, "workload": workload,
@@ -70,15 +86,21 @@ def _published(table: pd.DataFrame) -> pd.DataFrame:
             "left_out": 0, "left_out_why": "", "leakage": point.leakage,
         }
         for point in published.points(workload)
-        if (point.params, point.test_acc) not in own
+        if not _is(table, point).any()
     ])  # fmt: skip
 
 
+def _costs(table: pd.DataFrame) -> list[scatter.Across]:
+    """The costs that some row of the table has; the parameters where none has any."""
+    return [across for across in PANELS if table[across.column].notna().any()] or [PANELS[0]]
+
+
 def axes(table: pd.DataFrame) -> list[Axes]:
-    """The axes of both panels for the table of `data`, with the note below them."""
+    """A panel a cost for the table of `data`, with the note below them."""
     series = table.loc[table["seeds"] > 0, "series"].nunique()
-    height = 6.2 + 0.28 * max(series - 8, 0)
-    made = style.new_figure(2, 1, height=height, left=0.75, right=0.63, note=note(table))
+    panels, high = len(_costs(table)), 2.75 + 0.14 * max(series - 8, 0)
+    height = panels * high + (panels - 1) * 0.7
+    made = style.new_figure(panels, 1, height=height, left=0.75, right=0.63, note=note(table))
     return list(made[:, 0])
 
 
@@ -91,15 +113,21 @@ def note(table: pd.DataFrame) -> str:
         for column, what in (("dense_params", "parameters"), ("dense_macs", "MACs"))
         if not np.isnan(dense[column])
     )
-    swept = own["reduction"].notna().any()
+    swept, known = own["reduction"].notna().any(), own[own["source"] != ""]
     sources = [
         f"{row['label']} ({row['source']})." for _, row in table[table["published"]].iterrows()
     ]
     parts = [
-        *summary.means(own),
-        "Lines join the budgets of a schedule." if swept else scatter.MOVED,
+        *notes.means(own),
+        f"Lines join the budgets of a schedule. {MOVED}" if swept else scatter.MOVED,
         "Level bars: least to most of a seed." if (own["seeds"] > 1).any() else "",
         f"The dense model has {size}." if size else "",
+        *(
+            f"No {across.column} were recorded."
+            for across in PANELS
+            if own[across.column].isna().all()
+        ),
+        *(f"MACs of {row['label']}: {row['source']}." for _, row in known.iterrows()),
         "Hollow marks are published:" if sources else "",
         *sources,
     ]
@@ -107,20 +135,16 @@ def note(table: pd.DataFrame) -> str:
 
 
 def draw(panels: Sequence[Axes], table: pd.DataFrame) -> None:
-    """Draw the table of `data`, a panel a cost; a cost that no arm recorded leaves its panel bare.
+    """Draw the table of `data` into the axes of `axes`.
 
-    Budgets of the same schedule are joined by a line. Without budgets, marks that would hide one
-    another are moved apart sideways.
+    Budgets of the same schedule are joined by a line. Marks that would hide one another are moved
+    apart sideways.
     """
-    for ax, across in zip(panels, PANELS, strict=True):
+    for ax, across in zip(panels, _costs(table), strict=True):
         shown = scatter.percent(table[table[across.column].notna()])
-        if shown.empty:
-            ax.text(0.5, 0.5, f"No {across.name} were recorded.", transform=ax.transAxes,
-                    ha="center", color=style.QUIET)  # fmt: skip
-            ax.set(xticks=[], yticks=[], xlabel=across.name)
-        else:
+        if len(shown):
             _draw_panel(ax, shown, across)
-    panels[0].set_title(f"Accuracy against cost, workload {table['workload'].iloc[0]}")
+    style.title(panels[0], f"Accuracy against cost, workload {table['workload'].iloc[0]}")
 
 
 def _draw_panel(ax: Axes, shown: pd.DataFrame, across: scatter.Across) -> None:
@@ -129,12 +153,13 @@ def _draw_panel(ax: Axes, shown: pd.DataFrame, across: scatter.Across) -> None:
     scatter.draw_dense(ax, dense)
     swept = shown["reduction"].notna().any()
     moves, groups = scatter.shifts(ax, shown, across, bars=False)
-    moves = np.zeros_like(moves) if swept else moves
-    brackets = scatter.draw_moves(ax, shown, across, moves, groups)
+    brackets = np.empty((0, 4))
+    if not swept:
+        brackets = scatter.draw_moves(ax, shown, across, moves, groups)
     for (_, arm), move in zip(shown.iterrows(), moves, strict=True):
         scatter.draw_mark(ax, arm, across, move, hollow=bool(arm["published"]))
     if swept:
-        _join(ax, shown, across)
+        _join(ax, shown, across, moves)
     # A series has its label at its dearest mark; the other marks come after those in a scene.
     order = shown.sort_values(across.column, ascending=False, kind="stable")
     first = order.drop_duplicates("series").index
@@ -150,12 +175,17 @@ def _draw_panel(ax: Axes, shown: pd.DataFrame, across: scatter.Across) -> None:
     labels.annotate(ax, list(shown.loc[first, "series_label"]), scene)
 
 
-def _join(ax: Axes, shown: pd.DataFrame, across: scatter.Across) -> None:
-    """Join the marks of each series by a line of its own style."""
+def _join(
+    ax: Axes, shown: pd.DataFrame, across: scatter.Across, moves: NDArray[np.float64]
+) -> None:
+    """Join the marks of each series, where they were moved to, by a line of its own style."""
+    at = ax.transData.transform(shown[[across.column, "test_acc"]].to_numpy(float))
+    at[:, 0] += moves
+    places = pd.DataFrame(ax.transData.inverted().transform(at), shown.index, ["x", "y"])
     for number, (series, some) in enumerate(shown.groupby("series", sort=False)):
-        line = some.sort_values("reduction")
+        line = places.loc[some.sort_values("reduction").index]
         ax.plot(
-            line[across.column], line["test_acc"], color=style.look(str(series)).colour,
+            line["x"], line["y"], color=style.dark(style.look(str(series)).colour),
             linestyle=DASHES[number % len(DASHES)], linewidth=1.4, zorder=1.5,
             gid=f"series:{series}",
         )  # fmt: skip

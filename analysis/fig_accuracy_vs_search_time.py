@@ -49,8 +49,8 @@ def data(results: Path) -> pd.DataFrame:
     return table[list(COLUMNS)]
 
 
-def axes(table: pd.DataFrame) -> Axes:
-    """The axes for the table of `data`, with the note below them."""
+def axes(table: pd.DataFrame) -> list[Axes]:
+    """The axes for the table of `data`, one a budget, with the note below them."""
     return scatter.new_axes(table, note(table))
 
 
@@ -60,23 +60,23 @@ def note(table: pd.DataFrame) -> str:
     known = shown["rebuild_known"].any()
     counted = "searching and of putting the plans in force" if known else "searching alone"
     parts = [
-        *summary.means(table),
+        *notes.means(table),
         f"Seconds of {counted}, on the machine that ran the trial, with whatever else it did.",
         "Level bars: fewest to most seconds of a seed." if (shown["seeds"] > 1).any() else "",
         *scatter.said(table),
-        summary.span(table["params"], "Mean parameters of an arm"),
+        f"Mean of an arm: {notes.count(table['params'], 'parameter')}.",
     ]
     return notes.write(parts, table)
 
 
-def draw(ax: Axes, table: pd.DataFrame) -> None:
-    """Draw the table of `data`; the axes must have their final place in the figure.
+def draw(panels: Sequence[Axes], table: pd.DataFrame) -> None:
+    """Draw the table of `data` into the axes of `axes`.
 
     Arms without a finished trial are named in the note below, not drawn. Marks of arms that would
     hide one another are moved apart sideways.
     """
-    scatter.draw(ax, table, ACROSS)
-    ax.set_title(f"Accuracy against search time, workload {table['workload'].iloc[0]}")
+    title = f"Accuracy against search time, workload {table['workload'].iloc[0]}"
+    scatter.draw(panels, table, ACROSS, title)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

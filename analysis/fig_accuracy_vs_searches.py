@@ -49,8 +49,8 @@ def data(results: Path) -> pd.DataFrame:
     return table[list(COLUMNS)]
 
 
-def axes(table: pd.DataFrame) -> Axes:
-    """The axes for the table of `data`, with the note below them."""
+def axes(table: pd.DataFrame) -> list[Axes]:
+    """The axes for the table of `data`, one a budget, with the note below them."""
     return scatter.new_axes(table, note(table))
 
 
@@ -58,23 +58,23 @@ def note(table: pd.DataFrame) -> str:
     """What a reader must know of the figure, as one paragraph."""
     varied = (table["searches_min"] < table["searches_max"]).any()
     parts = [
-        *summary.means(table),
+        *notes.means(table),
         "Level bars: fewest to most searches of a seed." if varied else "",
         *scatter.said(table),
         # A budget is a ceiling: arms that stay below it by different amounts are no equals.
-        summary.span(table["params"], "Mean parameters of an arm"),
+        f"Mean of an arm: {notes.count(table['params'], 'parameter')}.",
     ]
     return notes.write(parts, table)
 
 
-def draw(ax: Axes, table: pd.DataFrame) -> None:
-    """Draw the table of `data`; the axes must have their final place in the figure.
+def draw(panels: Sequence[Axes], table: pd.DataFrame) -> None:
+    """Draw the table of `data` into the axes of `axes`.
 
     Arms without a finished trial are named in the note below, not drawn. Marks of arms that would
     hide one another are moved apart sideways.
     """
-    scatter.draw(ax, table, ACROSS)
-    ax.set_title(f"Accuracy against searches, workload {table['workload'].iloc[0]}")
+    title = f"Accuracy against searches, workload {table['workload'].iloc[0]}"
+    scatter.draw(panels, table, ACROSS, title)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

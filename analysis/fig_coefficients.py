@@ -16,7 +16,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, NullLocator
 from numpy.typing import NDArray
 
-from analysis import command, exploration, labels, style
+from analysis import command, exploration, labels, scatter, style
 
 NAME = "coefficients"
 
@@ -33,6 +33,9 @@ WORDS: Mapping[str, tuple[str, float]] = MappingProxyType({
 
 SHADES = ("#2a2a2a", "#b9c4ce", "#7f8c99", "#e8eef3")
 """Of the objectives' bars of importance, dark beside light."""
+
+FRONT = "D"
+"""The marker of an explored arm on the front."""
 
 RULES = 8
 """Arms of the front whose rules are drawn at most, the best first."""
@@ -98,13 +101,10 @@ def draw(panels: NDArray[Any], table: pd.DataFrame) -> None:
             if index % ACROSS:
                 ax.set_yticklabels([])
         if band:
-            band[0].set_title(f"C. {_words(objective)[0]} by parameter", fontsize=9.5)
-    figure = front.figure
+            panel = chr(ord("C") + number)
+            band[0].set_title(f"{panel}. {_words(objective)[0]} by parameter", fontsize=9.5)
     workload = table["workload"].iloc[0]
-    figure.text(
-        0.015, 1 - 0.1 / figure.get_figheight(),
-        f"What the exploration found, workload {workload}", va="top", fontsize=11,
-    )  # fmt: skip
+    style.headline(front.figure, f"What the exploration found, workload {workload}")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -176,6 +176,10 @@ def _draw_front(ax: Axes, table: pd.DataFrame) -> None:
         if parts != ["×1"]:
             names.append(" ".join(filter(None, parts)))
             spots.append((at_x, at_y))
+    if x != "order":
+        front = arms[arms["mark"] != ""].sort_values([x, y])
+        ax.plot(front[x], front[y], drawstyle="steps-post", color=style.QUIET, linewidth=1.6,
+                zorder=1.5, gid="front")  # fmt: skip
     _set_limits(ax, arms[x], arms[y])
     ax.set_xlabel("order of the arms" if x == "order" else _words(x)[0])
     ax.set_ylabel(_words(y)[0])
@@ -192,13 +196,18 @@ def _draw_spot(ax: Axes, x: float, y: float, here: pd.DataFrame) -> None:
         look = style.look(known["arm"].iloc[0])
         marker, size, colour = look.marker, look.size, look.colour
     elif (here["mark"] != "").any():
-        marker, size, colour = "D", 6.5, "#009e73"
+        marker, size, colour = FRONT, 6.5, style.INK
     else:
         marker, size, colour = "o", 4.5, "#ffffff"
     ax.plot(
         [x], [y], linestyle="none", marker=marker, markersize=size, color=colour, zorder=3,
         markeredgecolor=style.INK, markeredgewidth=0.8, gid=f"spot:{'+'.join(here['arm'])}",
     )  # fmt: skip
+    if (here["mark"] != "").any():
+        ax.plot(
+            [x], [y], linestyle="none", marker="o", markersize=size + scatter.RING_PT, zorder=2.5,
+            markerfacecolor="white", markeredgecolor=style.INK, markeredgewidth=1.1, gid="ring",
+        )  # fmt: skip
 
 
 def _set_limits(ax: Axes, x: pd.Series, y: pd.Series) -> None:
@@ -268,8 +277,8 @@ def _draw_slice(ax: Axes, table: pd.DataFrame, objective: str, parameter: str) -
     found = _arms(table).merge(places, on="arm")
     for kind, here in found.groupby(found["mark"] != ""):
         ax.plot(
-            here["at"], here[objective], linestyle="none", marker="D" if kind else "o",
-            markersize=5.0 if kind else 3.6, color="#009e73" if kind else "#ffffff",
+            here["at"], here[objective], linestyle="none", marker=FRONT if kind else "o",
+            markersize=5.0 if kind else 3.6, color=style.INK if kind else "#ffffff",
             markeredgecolor=style.INK, markeredgewidth=0.6, zorder=3 if kind else 2,
         )  # fmt: skip
     # The same scale in all slices of an objective.
@@ -327,7 +336,7 @@ def _draw_rules(ax: Axes, table: pd.DataFrame) -> None:
             ax.axhline(row + aside, color="#d9d9d9", linewidth=0.6, zorder=1)
             ax.plot(
                 epochs, [row + aside] * len(epochs), linestyle="none", zorder=2, markersize=5.0,
-                marker="o" if still else "s", color="#009e73" if still else "#ffffff",
+                marker="o" if still else "s", color=style.INK if still else "#ffffff",
                 markeredgecolor=style.INK, markeredgewidth=0.7, gid=f"rule:{marks[0]}:{plan}",
                 label=f"plan {plan}" if row == 0 else None,
             )  # fmt: skip
@@ -343,7 +352,8 @@ def _draw_rules(ax: Axes, table: pd.DataFrame) -> None:
     ax.xaxis.set_major_locator(MaxNLocator(integer=True))
     ax.grid(axis="y", visible=False)
     ax.set_xlabel("epoch of the search phase")
-    ax.set_title("D. When the rules of the front search", fontsize=9.5, x=-0.42)
+    panel = chr(ord("C") + len(_objectives(table)))
+    ax.set_title(f"{panel}. When the rules of the front search", fontsize=9.5, x=-0.42)
     ax.legend(
         loc="lower right", bbox_to_anchor=(1.0, 1.0), ncols=2, fontsize=7.8, frameon=False,
         borderaxespad=0.1, handlelength=1.0, columnspacing=1.0,
@@ -364,7 +374,8 @@ def _note(table: pd.DataFrame) -> str:
         *(f"{leak}." for leak in sorted(leaking["leakage"].unique())),
         f"{len(done)} finished arms, means over seeds ({' to '.join(map(str, seeds))}); "
         "the arms were picked by these very figures, so their lead is flattered.",
-        "Letters and diamonds are the front; +n or ×n: other arms at the same place.",
+        "Letters, rings and diamonds: the Pareto front of the means, joined by a stepped line in A;"
+        " +n or ×n: other arms at the same place.",
         f"Arms stopped early, after {after} epochs: {len(stopped)}." if len(stopped) else "",
         f"Rules not drawn: {hidden} arms of the front." if hidden else "",
         f"Arms left out: {table['left_out_why'].iloc[0] or 'none'}.",

@@ -134,9 +134,8 @@ def draw(ax: Axes, table: pd.DataFrame) -> None:
             _draw_row(ax, row, level, ends)
             level += 1
     margin = -(LEFT - 0.12) / (WIDTH - LEFT - RIGHT)
-    ax.set_title(
-        f"What each choice is worth, workload {table['workload'].iloc[0]}", pad=24, x=margin
-    )
+    workload = table["workload"].iloc[0]
+    style.title(ax, f"What each choice is worth, workload {workload}", pad=24, x=margin)
 
 
 def _set_axes(ax: Axes, table: pd.DataFrame) -> None:

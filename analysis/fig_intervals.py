@@ -11,7 +11,6 @@ from typing import Any
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
-from matplotlib.colors import to_rgb
 from matplotlib.ticker import FixedLocator, MaxNLocator, NullLocator
 from numpy.typing import NDArray
 
@@ -25,8 +24,8 @@ COLUMNS = (
     *notes.COLUMNS,
 )  # fmt: skip
 
-CURVES = 5
-"""Arms whose F(t) is drawn; all others have their searches in the lower panel."""
+CURVES, MOVING = 6, 2
+"""Arms whose F(t) is drawn, and those of them whose F(t) moves; every arm is in the lower panel."""
 
 STYLES = ("-", (0, (5, 2)), (0, (1, 1.5)), (0, (6, 2, 1, 2)), (0, (3, 2)))
 
@@ -85,7 +84,7 @@ def draw(panels: NDArray[Any], table: pd.DataFrame) -> None:
         ax.xaxis.set_major_locator(MaxNLocator(integer=True))
     below.set_xlabel("epoch of the search phase")
     workload = table["workload"].iloc[0]
-    panels[0, 0].set_title(f"Search interval and searches, workload {workload}")
+    style.title(panels[0, 0], f"Search interval and searches, workload {workload}")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -110,11 +109,16 @@ def as_text(table: pd.DataFrame) -> str:
 
 
 def _curves(table: pd.DataFrame) -> list[str]:
-    """The arms whose F(t) is drawn: adaptive ones first, each kind in the order of the study."""
+    """The arms whose F(t) is drawn: moving ones first, each kind in the order of the study.
+
+    Of arms that look the same (the budgets of a schedule) the first.
+    """
     known = table.dropna(subset=["interval"])
     spans = known.groupby("arm", sort=False)["interval"].agg(lambda f: f.max() > f.min())
-    moving, still = spans[spans].index, spans[~spans].index
-    return [*moving, *still][:CURVES]
+    looks = {style.look(str(arm)): str(arm) for arm in spans.index[::-1]}
+    first = [arm for arm in spans.index if arm in looks.values()]
+    moving = [arm for arm in first if spans[arm]]
+    return [*moving[:MOVING], *(arm for arm in first if not spans[arm])][:CURVES]
 
 
 def _draw_curves(ax: Axes, table: pd.DataFrame) -> None:
@@ -134,7 +138,7 @@ def _draw_curves(ax: Axes, table: pd.DataFrame) -> None:
             level = trial["interval"].clip(upper=top) * aside
             at = trial["searched"].to_numpy()
             ax.plot(
-                trial["epoch"], level, drawstyle="steps-post", color=_dark(look.colour),
+                trial["epoch"], level, drawstyle="steps-post", color=style.dark(look.colour),
                 linestyle=line, linewidth=1.1, gid=f"interval:{arm}", zorder=2 + order,
             )  # fmt: skip
             ax.plot(
@@ -157,7 +161,10 @@ def _name(ax: Axes, names: Sequence[str], ends: NDArray[np.float64]) -> None:
     """Write the names beside the right ends of the curves, given as powers of two."""
     low, high = np.log2(ax.get_ylim())
     inches = ax.get_window_extent().height / ax.figure.dpi
-    places = style.spread(list((ends - low) / (high - low)), 0.15 / inches)
+    gap = 0.15 / inches
+    places = style.spread(list((ends - low) / (high - low)), gap)
+    # Names at the upper end must not reach into the title.
+    places -= max(0.0, places.max(initial=0.0) - (1 - gap / 2))
     for name, place in zip(names, places, strict=True):
         ax.annotate(
             name, (1, place), xycoords="axes fraction", xytext=(5, 0),
@@ -168,13 +175,6 @@ def _name(ax: Axes, names: Sequence[str], ends: NDArray[np.float64]) -> None:
 def _longest(table: pd.DataFrame) -> float:
     """What the scale of F(t) ends at: the longest interval, or the phase where that is shorter."""
     return float(max(min(table["interval"].max(), table["epoch"].max() + 1), 2))
-
-
-def _dark(colour: str) -> tuple[float, ...]:
-    """A colour for a line: the light ones of the markers, whose edges are dark, would be faint."""
-    parts = np.array(to_rgb(colour))
-    lightness = float(parts @ (0.2126, 0.7152, 0.0722))
-    return tuple(parts * min(1.0, 0.5 / lightness))
 
 
 def _rows(table: pd.DataFrame) -> pd.DataFrame:

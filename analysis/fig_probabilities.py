@@ -6,6 +6,7 @@ ranks per block that they end with.
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -19,7 +20,6 @@ from scipy.special import softmax
 from adacomcat.checks import require
 from analysis import command, load, notes, style
 from analysis.fig_ranks import place
-from study.store import Results
 
 NAME = "probabilities"
 
@@ -35,17 +35,17 @@ PANELS = 2
 FIRST = ("adaptive", "fixed_1")
 """Arms that are drawn before others."""
 
-KINDS: Mapping[str, tuple[str, str]] = {
-    "qk": ("#0072b2", "o"), "vo": ("#56b4e9", "s"), "fc1": ("#d55e00", "^"),
-    "fc2": ("#f0b27a", "v"), "head": ("#222222", "D"),
-}  # fmt: skip
-"""Kind of a site -> colour and marker; unknown ones look like the head."""
+KINDS: Mapping[str, tuple[str, str]] = MappingProxyType({
+    "qk": ("#222222", "o"), "vo": ("#ffffff", "s"), "fc1": ("#6e6e6e", "^"),
+    "fc2": ("#dddddd", "v"), "head": ("#a0a0a0", "D"),
+})  # fmt: skip
+"""Kind of a site -> shade and marker; the hues are the arms'. Unknown ones look like the head."""
 
-CURVES: Mapping[str, tuple[str, str, str, Any]] = {
-    "top_probability": ("in the search", "#0072b2", "o", "-"),
-    "top_probability_plain": ("temperature 1", "#d55e00", "s", (0, (4, 1.5))),
-}  # fmt: skip
-"""Column -> name, colour, marker and line."""
+CURVES: Mapping[str, tuple[str, str, str, Any]] = MappingProxyType({
+    "top_probability": ("in the search", "#222222", "o", "-"),
+    "top_probability_plain": ("temperature 1", "#ffffff", "s", (0, (4, 1.5))),
+})  # fmt: skip
+"""Column -> name, shade of the marks, marker and line."""
 
 
 def data(results: Path) -> pd.DataFrame:
@@ -67,7 +67,7 @@ def data(results: Path) -> pd.DataFrame:
     """
     trials = notes.sound(results)
     done = load.finished(trials)
-    records = {record["trial_id"]: record for record in Results(results.resolve()).trials()}
+    records = load.usable(results)
     searches = load.finished(load.searches(results))
     require(len(searches) > 0, f"{results}: searches", 0, "a finished trial that searched")
     rows: list[dict[str, Any]] = []
@@ -133,7 +133,7 @@ def axes(table: pd.DataFrame) -> NDArray[Any]:
     rows = 2 if _has_probabilities(table) else 1
     return style.new_figure(
         rows, len(arms), height=2.35 * rows + 0.85 * (rows - 1), down=0.85, across=0.65,
-        width=7.4 if len(arms) > 1 else 6.6, top=0.6, left=0.85, right=0.3, note=_note(table),
+        width=7.4 if len(arms) > 1 else 6.6, top=0.8, left=0.85, right=0.3, note=_note(table),
     )  # fmt: skip
 
 
@@ -155,7 +155,7 @@ def draw(panels: NDArray[Any], table: pd.DataFrame) -> None:
             panels[row, column].set_ylabel("")
     what = "Do the logits commit" if len(panels) > 1 else "Ranks at the end"
     title = f"{what}? Workload" if len(panels) > 1 else f"{what}, workload"
-    panels[0, 0].set_title(f"{title} {table['workload'].iloc[0]}", pad=22)
+    style.headline(panels[0, 0].figure, f"{title} {table['workload'].iloc[0]}")
     last = table[table["arm"].isin(arms) & table["last"]]
     _draw_legend(panels[-1, -1], {k: KINDS.get(k, KINDS["head"]) for k in last["kind"].unique()})
     if len(panels) > 1:
@@ -195,18 +195,20 @@ def _arms(table: pd.DataFrame) -> list[str]:
 
 def _draw_probabilities(ax: Axes, of_arm: pd.DataFrame) -> None:
     """Medians over sites and seeds with bands from the 10th to the 90th percentile."""
-    for column, (_, colour, marker, line) in CURVES.items():
+    for number, (column, (_, colour, marker, line)) in enumerate(CURVES.items()):
         known = of_arm.dropna(subset=[column])
         if known.empty:
             continue
         low, middle, high = (known.groupby("epoch")[column].quantile(q) for q in (0.1, 0.5, 0.9))
-        if len(middle) > 1:
-            ax.fill_between(middle.index, low, high, color=colour, alpha=0.18, linewidth=0)
+        # Side by side, so that neither bar hides the other.
+        at = middle.index + 0.12 * number
+        if len(middle) > 1 and number == 0:
+            ax.fill_between(at, low, high, color=colour, alpha=0.15, linewidth=0)
         ax.plot(
-            middle.index, middle, color=colour, linestyle=line, marker=marker, markersize=3.5,
-            markeredgecolor=style.INK, markeredgewidth=0.5, linewidth=1.4, gid=column,
+            at, middle, color=style.INK, linestyle=line, marker=marker, markersize=3.5,
+            markerfacecolor=colour, markeredgewidth=0.7, linewidth=1.2, gid=column,
         )  # fmt: skip
-        ax.vlines(middle.index, low, high, color=colour, linewidth=0.7)
+        ax.vlines(at, low, high, color=style.INK, linewidth=0.7, linestyle=line)
     even = 1 / of_arm["candidates"].max()
     ax.axhline(even, color=style.QUIET, linewidth=0.9, linestyle=(0, (1, 2)))
     ax.annotate(
@@ -279,7 +281,7 @@ def _note(table: pd.DataFrame) -> str:
     if _has_probabilities(table):
         parts.append(
             "Above: the likeliest rank of a site; median over sites and the seeds that searched"
-            " then, bars and bands from the 10th to the 90th percentile. In the search: at its"
+            " then, bars (and the band) from the 10th to the 90th percentile. In the search: at its"
             " temperature, which falls and so sharpens any logits. Temperature 1: the logits by"
             " themselves, which decide. No Gumbel noise in either."
         )

@@ -150,7 +150,7 @@ def axes(table: pd.DataFrame) -> NDArray[Any]:
     high = min(ROW * rows, TALLEST)
     return style.new_figure(
         2, 1, height=high + 0.3 + 0.9, heights=(high, 0.9), down=0.3,
-        top=0.5 + 0.18 * (1 + _title(table).count("\n")),
+        top=0.34 + 0.18 * (1 + _title(table).count("\n")),
         left=1.05, right=0.75, note=_note(table),
     )  # fmt: skip
 

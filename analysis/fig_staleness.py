@@ -19,7 +19,6 @@ from adacomcat.plan import Plan
 from adacomcat.schedule import regret, stale_distance
 from analysis import command, load, notes, style
 from analysis.fig_ranks import in_force
-from study.store import Results
 
 NAME = "staleness"
 
@@ -110,7 +109,7 @@ def _plan(decisions: Mapping[str, int | None]) -> Plan:
 
 def _references(results: Path, done: pd.DataFrame, traces: Mapping[str, _Trace]) -> dict[str, str]:
     """Trial id -> that of the trial that it is compared with."""
-    records = {record["trial_id"]: record for record in Results(results.resolve()).trials()}
+    records = load.usable(results)
     by_settings: dict[str, str] = {}
     keys = {}
     for trial_id in done["trial_id"]:
@@ -157,7 +156,7 @@ def draw(panels: NDArray[Any], table: pd.DataFrame) -> None:
     _draw_distances(over_time, shown)
     _draw_regrets(cost, shown)
     workload = table["workload"].iloc[0]
-    over_time.set_title(f"Staleness of the plan in force, workload {workload}", pad=20)
+    style.title(over_time, f"Staleness of the plan in force, workload {workload}", pad=20)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -211,7 +210,7 @@ def _draw_distances(ax: Axes, shown: pd.DataFrame) -> None:
         ax.plot(ends, steps, drawstyle="steps-post", color=style.INK, linewidth=0.9)
         if mean.max() > top * 1.0001:
             ax.annotate(
-                f"up to {mean.max():.2g}, cut off", (last + 0.5, base + 0.72), xytext=(-3, 0),
+                f"up to {mean.max():.2g}, cut off", (last + 0.5, base + 0.36), xytext=(-3, 0),
                 textcoords="offset points", ha="right", va="center", fontsize=7,
                 bbox={"facecolor": "white", "edgecolor": "none", "pad": 1.0},
             )  # fmt: skip
@@ -229,7 +228,7 @@ def _draw_distances(ax: Axes, shown: pd.DataFrame) -> None:
     ax.xaxis.set_major_locator(MaxNLocator(integer=True))
     ax.set_xlabel("epoch of the search phase")
     ax.annotate(
-        f"distance to the plan of every epoch; height of a row: {top:.2g}", (0, 1),
+        f"distance to the plan of an every-epoch trial; height of a row: {top:.2g}", (0, 1),
         xycoords="axes fraction", xytext=(0, 5), textcoords="offset points",
         fontsize="small", color=style.QUIET,
     )  # fmt: skip
@@ -275,7 +274,8 @@ def _note(table: pd.DataFrame) -> str:
     seeds = shown.groupby("arm")["seed"].nunique()
     count = notes.count(seeds, "seed")
     labels = table.drop_duplicates("arm").set_index("arm")["label"]
-    references = ", ".join(style.short(labels[arm]) for arm in known["reference"].unique()[:6])
+    names = [style.short(labels[arm]) for arm in known["reference"].unique()]
+    references = "; ".join(names) if len(names) < 3 else f"{names[0]}, and so on"
     parts = [
         f"Left: distance of a trial's own plan in force to the plan that the trial that always"
         f" searched ({references}) found then; same seed and settings, mean over {count}"

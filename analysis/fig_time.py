@@ -38,13 +38,13 @@ class Part:
     hatch: str
 
 
-# From dark to light and hatched by turns, so that neighbours differ in greyscale.
+# Slates, since the hues are the arms'; searching is darkest, and neighbours differ in greyscale.
 PARTS: Mapping[str, Part] = MappingProxyType({
-    "train_s": Part("training", "#5b7f9e", ""),
-    "data_s": Part("waiting for data", "#e8eef3", "...."),
-    "search_s": Part("searching", "#d55e00", "////"),
-    "rebuild_s": Part("rebuilding", "#f5c9a4", ""),
-    "eval_s": Part("evaluating", "#2a2a2a", ""),
+    "train_s": Part("training", "#c3cdd6", ""),
+    "data_s": Part("waiting for data", "#ffffff", "...."),
+    "search_s": Part("searching", "#2c3e50", ""),
+    "rebuild_s": Part("rebuilding", "#8496a6", "////"),
+    "eval_s": Part("evaluating", "#e9eef2", "xxxx"),
     "other_s": Part("other", "#ffffff", ""),
 })  # fmt: skip
 
@@ -112,10 +112,7 @@ def draw(panels: NDArray[Any], table: pd.DataFrame) -> None:
         ax.tick_params(axis="y", length=0, labelsize=8.3)
         ax.grid(axis="y", visible=False)
     workload = table["workload"].iloc[0]
-    left.figure.text(
-        0.015, 1 - 0.1 / left.figure.get_figheight(), f"Where the time goes, workload {workload}",
-        va="top", fontsize=11,
-    )  # fmt: skip
+    style.headline(left.figure, f"Where the time goes, workload {workload}")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -132,20 +129,27 @@ def as_text(table: pd.DataFrame) -> str:
     return f"{shown.to_string()}\n{most(table)}"
 
 
-def most(table: pd.DataFrame) -> str:
-    """The sentence on what any schedule could save at all; empty where nothing ever searched.
+def _ceiling(table: pd.DataFrame) -> tuple[pd.Series, bool]:
+    """What any schedule could save at all, % of a run that searches at every epoch; trial by trial.
 
-    Measured on the trials of `fixed_1` where there are any; else reckoned from all that searched.
+    Measured (True) on the trials of `fixed_1` where there are any; else reckoned from all that
+    searched; empty where none did.
     """
     measured = table[table["arm"].str.fullmatch(r"fixed_1(_\d+)?")]["every_epoch_share"].dropna()
     shares = measured if len(measured) else table["every_epoch_share"].dropna()
+    return 100 * shares, len(measured) > 0
+
+
+def most(table: pd.DataFrame) -> str:
+    """The sentence on what any schedule could save at all; empty where nothing ever searched."""
+    shares, measured = _ceiling(table)
     if not len(shares):
         return ""
-    found = stats.estimate(100 * shares)
+    found = stats.estimate(shares)
     interval = "no interval" if not found.has_interval else (
         f"{100 * stats.LEVEL:g} % t interval {found.low:.1f} to {found.high:.1f}"
     )  # fmt: skip
-    how = "measured on every epoch's own trials" if len(measured) else (
+    how = "measured on every epoch's own trials" if measured else (
         "reckoned from what a search takes here, since no trial searched at every epoch"
     )  # fmt: skip
     trials = f"{found.seeds} trial{'s' if found.seeds > 1 else ''}"
@@ -248,14 +252,23 @@ def _draw_shares(ax: Axes, table: pd.DataFrame, arms: Sequence[str]) -> None:
             color=look.colour, markeredgecolor=style.INK, markeredgewidth=0.8, zorder=3,
             gid=f"mark:{arm}",
         )  # fmt: skip
-        # Beyond all marks of the row, so that none is covered.
+        # In a column of its own, so that it covers no mark.
         ax.annotate(
-            f"{shares.mean():.1f} %", (shares.max(), row), xytext=(8, 0),
-            textcoords="offset points", va="center", fontsize=8.3,
+            f"{shares.mean():.1f} %", (1, row), xycoords=("axes fraction", "data"), ha="right",
+            va="center", fontsize=8.3,
         )  # fmt: skip
-    highest = float(100 * table["searching_share"].max())
-    ax.set_xlim(0 - 0.04 * max(highest, 1), 1.38 * max(highest, 1))
+    ceiling, highest = _ceiling(table)[0].mean(), float(100 * table["searching_share"].max())
+    highest = max(highest, float(np.nan_to_num(ceiling)), 1)
+    ax.set_xlim(0 - 0.04 * highest, 1.45 * highest)
     ax.set_xlabel("searching, share of a trial (%)")
+    if not np.isnan(ceiling):
+        ax.axvline(ceiling, color=style.INK, linewidth=1.0, linestyle=(0, (4, 2)), zorder=1,
+                   gid="ceiling")  # fmt: skip
+        ax.annotate(
+            f"if every epoch: {ceiling:.1f} %,\nthe most to be saved", (1, 1),
+            xycoords="axes fraction", xytext=(0, 4), textcoords="offset points", ha="right",
+            fontsize=8, linespacing=1.1,
+        )  # fmt: skip
 
 
 def _note(table: pd.DataFrame) -> str:
@@ -263,7 +276,7 @@ def _note(table: pd.DataFrame) -> str:
     done = table.dropna(subset=["wall_s"])
     absent = [PARTS[name].name for name in CLOCKS if done[name].isna().all()]
     parts = [
-        most(table),
+        f"{most(table)} Dashed on the right." if most(table) else "",
         "Searching on the right includes rebuilding the model; small strokes are single trials.",
         "Seconds also tell what else the machine did; shares do so less.",
         f"Not recorded: {', '.join(absent)}." if absent else "",

@@ -87,6 +87,8 @@ def annotate(ax: Axes, texts: Sequence[str], scene: Scene) -> None:
             text, tuple(at), xytext=tuple(offset), textcoords="offset points",
             ha="left", va="bottom", gid=f"label:{text}", zorder=5, annotation_clip=False,
             arrowprops=leader if led else None,
+            # What it cannot help but cover must not strike it through.
+            bbox={"facecolor": "white", "alpha": 0.8, "edgecolor": "none", "pad": 0.5},
         )  # fmt: skip
 
 

@@ -1,10 +1,13 @@
 """A results directory as tidy tables.
 
 Tables hold every trial, whatever its status; who draws takes the finished ones and shows the count
-of the others (`left_out`), so that nothing is dropped in silence.
+of the others (`left_out`), so that nothing is dropped in silence. A trial that no figure can use,
+for instance since a newer version wrote it, has the status `unusable` and costs none of the others.
 """
 
-from collections.abc import Callable
+import math
+import re
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,18 +15,30 @@ import pandas as pd
 
 from adacomcat.checks import require
 from adacomcat.config import leakage_note
+from study.record import TRIAL_FIELDS
 from study.store import Results
 
 TRIAL_KEYS = ("trial_id", "workload", "arm", "label", "seed", "status")
 """What names a trial: the first columns of every table."""
 
-RECORD_COLUMNS = ("started", "finished", "error", "leakage")
+RECORD_COLUMNS = ("started", "finished", "error", "leakage", "unusable")
 
 SUMMARY_COLUMNS = (
     "test_acc", "test_loss", "val_acc", "searches", "search_epochs", "params", "macs", "plan",
     "train_s", "search_s", "rebuild_s", "eval_s", "data_s", "wall_s",
     "dense_test_acc", "dense_params", "dense_macs",
 )  # fmt: skip
+
+UNUSABLE = "unusable"
+"""The status of a trial whose files do not read, or do not belong to the study."""
+
+STRAY = "?"
+"""The arm of an unusable trial that no arm of the study can be named for."""
+
+NO_SEED = -1
+"""The seed of such a trial."""
+
+_FOLDER = re.compile(r"(?P<workload>.+)-(?P<arm>[a-z][a-z0-9_]*)-s(?P<seed>\d+)-[0-9a-f]{8}")
 
 
 def study(results: Path) -> dict[str, Any]:
@@ -35,31 +50,74 @@ def study(results: Path) -> dict[str, Any]:
     return Results(results.resolve()).study()
 
 
+def records(results: Path) -> list[dict[str, Any]]:
+    """What stands in each `trial.json`, unusable ones included, by trial id.
+
+    An entry has all of `study.record.TRIAL_FIELDS`, and `unusable`: empty, or the cause in a few
+    words that follow a number of trials (`2 of schema 7`). With a cause, `status` is `UNUSABLE` and
+    `error` a sentence; of one that does not read, `trial_id` is its folder, by which `arm` and
+    `seed` go, and the rest is None. Unusable are
+
+    - a record that is no JSON, has a newer schema, or lacks an entry;
+    - one of another workload, or of an arm that the study does not have;
+    - a finished trial without an accuracy or a trace, and any whose trace does not read.
+
+    Raises:
+        ValueError: as `study`.
+    """
+    asked, store = study(results), Results(results.resolve())
+    read, unread = store.readable()
+    found = []
+    for record in read:
+        short, error = _fault(record, asked, store)
+        cause = {"status": UNUSABLE, "error": error} if short else {}
+        found.append(record | cause | {"unusable": short})
+    for folder, wrong in unread.items():
+        found.append(
+            dict.fromkeys(TRIAL_FIELDS)
+            | _named(folder, asked)
+            | {"status": UNUSABLE, "unusable": wrong.short}
+            | {"error": str(wrong).replace(f"{store.root}/", "")}
+        )
+    return sorted(found, key=lambda record: str(record["trial_id"]))
+
+
+def usable(results: Path) -> dict[str, dict[str, Any]]:
+    """The records that are not unusable: trial id -> content of `trial.json`.
+
+    Raises:
+        ValueError: as `study`.
+    """
+    return {r["trial_id"]: r for r in records(results) if r["status"] != UNUSABLE}
+
+
 def trials(results: Path) -> pd.DataFrame:
     """One row a trial: `TRIAL_KEYS`, `RECORD_COLUMNS`, then the entries of its summary.
 
     `SUMMARY_COLUMNS` are there even when no trial has finished; they are empty in the row of a
-    trial that has not. A trial that the study asks for and that has no record yet is a row with the
-    status `pending`. `leakage` is a sentence where the search or the selection saw the test images,
-    else empty. Rows are in the order of the study's arms, then of seeds.
+    trial that has not, as in that of an unusable one (`records`), whose arm may be `STRAY` and its
+    seed `NO_SEED`. A trial that the study asks for and that has no record yet is a row with the
+    status `pending`. `workload` is that of the study. `leakage` is a sentence where the search or
+    the selection saw the test images, else empty. Rows are in the order of the study's arms, then
+    of seeds.
 
     Raises:
-        ValueError: as `study`, for any of the files; several workloads, an arm that the study does
-            not have, or two trials of the same arm and seed.
+        ValueError: as `study`; trials of an exploration beyond the study's arms, or two usable
+            trials of the same arm and seed.
     """
-    asked = study(results)
-    records = Results(results.resolve()).trials()
-    _check(asked, records, results)
-    recorded = {(record["arm"], record["seed"]) for record in records}
-    rows = [_row(record) for record in records]
+    asked, found = study(results), records(results)
+    arms = {arm["name"]: arm["label"] for arm in asked["arms"]}
+    _check(found, arms, results)
+    recorded = {(record["arm"], record["seed"]) for record in found}
+    rows = [_row(record, asked["workload"], arms) for record in found]
     rows += [
-        {"workload": asked["workload"], "arm": arm["name"], "label": arm["label"]}
-        | {"seed": seed, "status": "pending"}
-        for arm in asked["arms"]
+        {"workload": asked["workload"], "arm": arm, "label": label, "seed": seed}
+        | {"status": "pending", "unusable": ""}
+        for arm, label in arms.items()
         for seed in asked["seeds"]
-        if (arm["name"], seed) not in recorded
+        if (arm, seed) not in recorded
     ]
-    order = [arm["name"] for arm in asked["arms"]]
+    order = [*arms, STRAY]
     rows.sort(key=lambda row: (order.index(row["arm"]), row["seed"]))
     columns = dict.fromkeys(
         [*TRIAL_KEYS, *RECORD_COLUMNS, *SUMMARY_COLUMNS, *(key for row in rows for key in row)]
@@ -68,21 +126,21 @@ def trials(results: Path) -> pd.DataFrame:
 
 
 def epochs(results: Path) -> pd.DataFrame:
-    """One row an epoch of every trial that has begun: `TRIAL_KEYS`, then the row's own entries.
+    """One row an epoch of every usable trial that has begun: `TRIAL_KEYS`, then its own entries.
 
     Raises:
-        ValueError: as `trials`, or a line that is no JSON.
+        ValueError: as `trials`.
     """
-    return _traces(results, Results(results.resolve()).epochs)
+    return _traces(results, "epochs")
 
 
 def searches(results: Path) -> pd.DataFrame:
-    """One row a search of every trial that has begun: `TRIAL_KEYS`, then the row's own entries.
+    """One row a search of every usable trial that has begun: `TRIAL_KEYS`, then its own entries.
 
     Raises:
-        ValueError: as `trials`, or a line that is no JSON.
+        ValueError: as `trials`.
     """
-    return _traces(results, Results(results.resolve()).searches)
+    return _traces(results, "searches")
 
 
 def finished(table: pd.DataFrame) -> pd.DataFrame:
@@ -91,39 +149,85 @@ def finished(table: pd.DataFrame) -> pd.DataFrame:
 
 
 def left_out(table: pd.DataFrame) -> dict[str, int]:
-    """How many trials have not finished: status -> count, by name.
+    """How many trials have not finished or are unusable: status or cause -> count, by name.
 
     Args:
         table: of `trials`, or some of its rows.
     """
-    others = table.loc[table["status"] != "finished", "status"]
-    return {str(status): int(count) for status, count in others.value_counts().sort_index().items()}
+    others = table[table["status"] != "finished"]
+    causes = others["status"].where(others["status"] != UNUSABLE, others["unusable"])
+    return {str(cause): int(count) for cause, count in causes.value_counts().sort_index().items()}
 
 
-def _row(record: dict[str, Any]) -> dict[str, Any]:
-    head = {key: record[key] for key in (*TRIAL_KEYS, *RECORD_COLUMNS)}
-    return {**head, "leakage": leakage_note(record["leakage"]), **(record["summary"] or {})}
+def leaks(table: pd.DataFrame) -> str:
+    """The sentences on leakage of some trials, each once; empty where nothing leaks.
+
+    Args:
+        table: of `trials`, or some of its rows.
+    """
+    return "; ".join(sorted({*table["leakage"].dropna()} - {""}))
 
 
-def _traces(results: Path, read: Callable[[str], list[dict[str, Any]]]) -> pd.DataFrame:
-    table = trials(results)
-    keys = table.loc[table["trial_id"].notna(), list(TRIAL_KEYS)].to_dict("records")
+def _fault(
+    record: Mapping[str, Any], asked: Mapping[str, Any], store: Results
+) -> tuple[str, str | None]:
+    """Why no figure can use a trial whose record reads: in a few words, and as a sentence."""
+    trial_id, arms = record["trial_id"], [arm["name"] for arm in asked["arms"]]
+    if record["workload"] != asked["workload"]:
+        short = f"of the workload {record['workload']}"
+        return short, f"{short}; the study is of {asked['workload']}"
+    if record["arm"] not in arms and asked.get("exploration") is None:
+        short = f"of the arm {record['arm']}"
+        return short, f"{short}, which the study does not have"
+    try:
+        begun = bool(store.epochs(trial_id))
+        store.searches(trial_id)
+    except ValueError as error:
+        return "with a broken trace", str(error).replace(f"{store.root}/", "")
+    if record["status"] == "finished":
+        accuracy = (record["summary"] or {}).get("test_acc")
+        if not isinstance(accuracy, int | float) or not math.isfinite(accuracy):
+            return "without an accuracy", f"it has finished with the accuracy {accuracy!r}"
+        if not begun:
+            return "without a trace", "it has finished, and its epochs.jsonl is not there or empty"
+    return "", None
+
+
+def _named(folder: str, asked: Mapping[str, Any]) -> dict[str, Any]:
+    """What the name of a trial's folder tells: the trial's id, its arm and its seed."""
+    match = _FOLDER.fullmatch(folder)
+    known = match is not None and match["workload"] == asked["workload"]
+    arm, seed = (match["arm"], int(match["seed"])) if match and known else (STRAY, NO_SEED)
+    return {"trial_id": folder, "arm": arm, "seed": seed}
+
+
+def _row(record: dict[str, Any], workload: str, arms: Mapping[str, str]) -> dict[str, Any]:
+    head = {key: record[key] for key in (*TRIAL_KEYS, *RECORD_COLUMNS)} | {"workload": workload}
+    if record["status"] != UNUSABLE:
+        return {**head, "leakage": leakage_note(record["leakage"]), **(record["summary"] or {})}
+    head["leakage"] = ""
+    if record["arm"] in arms:
+        return head | {"label": arms[record["arm"]]}
+    return head | {"arm": STRAY, "label": "of no arm", "seed": NO_SEED}
+
+
+def _traces(results: Path, name: str) -> pd.DataFrame:
+    table, store = trials(results), Results(results.resolve())
+    read = store.epochs if name == "epochs" else store.searches
+    begun = table[table["trial_id"].notna() & (table["status"] != UNUSABLE)]
+    keys = begun[list(TRIAL_KEYS)].to_dict("records")
     rows = [{**trial, **row} for trial in keys for row in read(str(trial["trial_id"]))]
     columns = dict.fromkeys([*TRIAL_KEYS, *(key for row in rows for key in row)])
     return pd.DataFrame(rows, columns=list(columns))
 
 
-def _check(asked: dict[str, Any], records: list[dict[str, Any]], results: Path) -> None:
-    workloads = sorted({asked["workload"], *(record["workload"] for record in records)})
-    require(len(workloads) == 1, f"{results}: workload", workloads, "one workload in a study")
-    arms = [arm["name"] for arm in asked["arms"]]
-    strangers = sorted({record["arm"] for record in records} - set(arms))
-    explored = asked.get("exploration") is not None and len(strangers) > 0
+def _check(found: Sequence[Mapping[str, Any]], arms: Mapping[str, str], results: Path) -> None:
+    sound = [record for record in found if record["status"] != UNUSABLE]
+    explored = {record["arm"] for record in sound} - set(arms)
     allowed = "none for this; the figure coefficients is what explorations have"
-    require(not explored, f"{results}: explored arms", len(strangers), allowed)
-    require(not strangers, f"{results}: arm", strangers, f"the arms of study.json: {arms}")
+    require(not explored, f"{results}: explored arms", len(explored), allowed)
     seen: dict[tuple[str, int], str] = {}
-    for record in records:
+    for record in sound:
         first = seen.setdefault((record["arm"], record["seed"]), record["trial_id"])
         both = [first, record["trial_id"]]
         require(first == both[1], f"{results}: trials", both, "one trial of an arm and a seed")

@@ -7,12 +7,16 @@ import argparse
 import contextlib
 import importlib
 import io
+import multiprocessing
+import os
 import pkgutil
 import sys
 import time
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
+from itertools import repeat
 from pathlib import Path
 from types import ModuleType
 
@@ -55,7 +59,7 @@ def modules() -> list[ModuleType]:
     ]
 
 
-def make_all(results: Path, tell: Callable[[Made], None] = lambda made: None) -> list[Made]:
+def make_all(results: Path) -> list[Made]:
     """Draw what the results allow into their folder `figures`.
 
     A figure that they do not allow, or that fails, keeps none of the others from being drawn. What
@@ -63,21 +67,31 @@ def make_all(results: Path, tell: Callable[[Made], None] = lambda made: None) ->
 
     Args:
         results: a results directory.
-        tell: hears of each figure as soon as it is done.
 
     Raises:
         ValueError: no results directory at all: as `load.study`.
     """
     load.study(results)
-    made = []
-    for module in modules():
-        made.append(_make(module, results))
-        tell(made[-1])
-    return made
+    found = modules()
+    if sys.platform == "linux" and (cores := len(os.sched_getaffinity(0))) > 1:
+        # Forked, the processes have all modules already; to load them takes as long as to draw.
+        fork = multiprocessing.get_context("fork")
+        with ProcessPoolExecutor(min(cores, len(found)), mp_context=fork) as pool:
+            pairs = list(pool.map(_make, range(len(found)), repeat(results)))
+    else:
+        pairs = [_make(number, results) for number in range(len(found))]
+    for _, wrong in pairs:
+        sys.stderr.write(wrong)
+    return [made for made, _ in pairs]
 
 
-def as_text(made: Sequence[Made]) -> str:
-    """A line a figure: whether it was written, and in how many seconds, or why not."""
+def as_text(made: Sequence[Made], seconds: float) -> str:
+    """A line a figure: whether it was written, and in how many seconds, or why not.
+
+    Args:
+        made: of `make_all`.
+        seconds: that all of it took; some are drawn at the same time.
+    """
     width = max(len(one.name) for one in made)
     lines = []
     for one in made:
@@ -85,7 +99,6 @@ def as_text(made: Sequence[Made]) -> str:
         what = one.reason or ", ".join(path.name for path in one.paths)
         lines.append(f"{one.name:<{width}}  {state}  {one.seconds:5.1f} s  {what}")
     written = sum(not one.reason for one in made)
-    seconds = sum(one.seconds for one in made)
     return "\n".join([*lines, f"{written} of {len(made)} written in {seconds:.1f} s"])
 
 
@@ -94,20 +107,27 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("results", type=Path, help="a results directory, with its study.json")
     results = parser.parse_args(argv).results
+    start = time.perf_counter()
     try:
         made = make_all(results)
     except ValueError as error:
         print(f"make_all: {error}", file=sys.stderr)
         return 2
-    print(as_text(made))
+    print(as_text(made, time.perf_counter() - start))
     written = [one for one in made if not one.reason]
     if written:
         print(f"in {written[0].paths[0].parent}")
     return 0 if written else 1
 
 
-def _make(module: ModuleType, results: Path) -> Made:
-    """Run the command of one figure, what it prints kept from the terminal."""
+def _make(number: int, results: Path) -> tuple[Made, str]:
+    """Run the command of one figure; what became of it, and the traceback of its fault.
+
+    Args:
+        number: of its module in `modules()`.
+        results: a results directory.
+    """
+    module = modules()[number]
     name = str(module.NAME)
     folder = results / "figures"
     for path in _files(folder, name):
@@ -126,9 +146,10 @@ def _make(module: ModuleType, results: Path) -> Made:
     if not paths and not reason:
         lines = wrong.getvalue().strip().splitlines()
         reason = lines[-1].removeprefix(f"{name}: ") if lines else "it wrote no file"
-    if fault:
-        sys.stderr.write(wrong.getvalue())
-    return Made(name, command.headline(module), paths, reason, fault, time.perf_counter() - start)
+        reason = reason.removeprefix(f"{results}: ")
+    seconds = time.perf_counter() - start
+    made = Made(name, command.headline(module), paths, reason, fault, seconds)
+    return made, wrong.getvalue() if fault else ""
 
 
 def _files(folder: Path, name: str) -> list[Path]:

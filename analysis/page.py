@@ -50,9 +50,11 @@ pre { font-size: .8rem; line-height: 1.4; background: #f6f6f6; padding: .6rem; m
   overflow-x: auto; }
 code { font-size: .9em; overflow-wrap: anywhere; }
 summary { cursor: pointer; color: #00527f; }
+.hint { display: none; }
 .warn { border-left: 4px solid var(--warn); background: #fff4ea; padding: .5rem .8rem; }
 .quiet { color: var(--quiet); }
-@media (max-width: 40rem) { dl { grid-template-columns: 1fr; } dd { margin-bottom: .4rem; } }
+@media (max-width: 40rem) { dl { grid-template-columns: 1fr; } dd { margin-bottom: .4rem; }
+  .hint { display: block; color: var(--quiet); font-size: .85rem; } }
 @media print { details > * { display: block; } .scroll { overflow: visible; } }
 """
 
@@ -135,7 +137,9 @@ def picture(path: Path, name: str) -> str:
     return (
         f'<figure><div class="scroll" tabindex="0" role="region" aria-label="{text(name)}">'
         f'<img src="data:image/png;base64,{content}" alt="{text(name)}" '
-        f'width="{width}" height="{height}"></div></figure>'
+        f'width="{width}" height="{height}"></div>'
+        '<figcaption class="hint">Wider than this window: scroll it sideways.</figcaption>'
+        "</figure>"
     )
 
 

@@ -6,6 +6,7 @@
 import argparse
 import json
 import sys
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
@@ -17,7 +18,6 @@ from adacomcat.config import leakage_note
 from adacomcat.files import atomic_write_bytes
 from analysis import load, page
 from analysis.make_all import Made, make_all
-from study.store import Results
 
 QUESTIONS: Mapping[str, str] = MappingProxyType({
     "table_arms": "Do the arms differ by more than their seeds do, and how large a loss of "
@@ -39,31 +39,12 @@ QUESTIONS: Mapping[str, str] = MappingProxyType({
 ROWS = 150
 """Of a figure's table, at most; its CSV file has all."""
 
-WORDS = {"pending": "not begun", "unreadable": "its record does not read"}
+WORDS = {"pending": "not begun", load.UNUSABLE: "no figure can use it"}
 
 
 def records(results: Path) -> list[dict[str, Any]]:
-    """What stands in each trial's `trial.json`, by trial id.
-
-    One that does not read, or is of a newer schema, has the status `unreadable` and the cause as
-    its error; a key that an older one lacks is None.
-
-    Args:
-        results: a results directory.
-    """
-    store = Results(results.resolve())
-    found = []
-    for folder in sorted((store.root / "trials").glob("*/trial.json")):
-        name = folder.parent.name
-        keys = ("arm", "label", "seed", "started", "finished", "error", "leakage", "provenance",
-                "summary", "stopped")  # fmt: skip
-        entry: dict[str, Any] = dict.fromkeys(keys) | {"trial_id": name}
-        try:
-            read = store.trial(name) or {}
-            found.append(entry | {"status": "unreadable"} | page.plain(read))
-        except ValueError as error:
-            found.append(entry | {"status": "unreadable", "error": str(error)})
-    return found
+    """The records of `load.records`, with texts that a page may hold."""
+    return [page.plain(record) for record in load.records(results)]
 
 
 def counts(study: Mapping[str, Any], trials: Sequence[Mapping[str, Any]]) -> pd.DataFrame:
@@ -71,14 +52,14 @@ def counts(study: Mapping[str, Any], trials: Sequence[Mapping[str, Any]]) -> pd.
 
     Columns: `arm`, `asked`, `finished`, then a column a status that occurs besides. Trials that the
     study asks for and that have no record are `pending`; arms that only records know, as those of
-    an exploration, follow by their names, and trials without a readable record as the arm `?`.
+    an exploration, follow by their names, unusable trials of no arm as the arm `?`.
 
     Args:
         study: `study.json`.
         trials: of `records`.
     """
     labels = {arm["name"]: arm.get("label", arm["name"]) for arm in study["arms"]}
-    stand = [(t["arm"] or "?", t["label"] or t["arm"] or "?", str(t["status"])) for t in trials]
+    stand = [(t["arm"], t["label"] or t["arm"], str(t["status"])) for t in trials]
     begun = {(t["arm"], t["seed"]) for t in trials}
     for name, label in labels.items():
         missing = [seed for seed in study["seeds"] if (name, seed) not in begun]
@@ -115,7 +96,7 @@ def provenance(trials: Sequence[Mapping[str, Any]]) -> pd.DataFrame:
             "wall s": (trial["summary"] or {}).get("wall_s"),
             "commit": commit + (" + local changes" if origin.get("git_dirty") else ""),
             **{kind: _number(groups[kind], origin.get(KINDS[kind])) for kind in KINDS},
-            "leakage": ", ".join(trial["leakage"] or []) or "none",
+            "leakage": _uses(trial["leakage"]),
             "remark": trial["error"] or (json.dumps(stopped) if stopped else ""),
         })  # fmt: skip
     return pd.DataFrame(rows)
@@ -146,6 +127,11 @@ def shared(trials: Sequence[Mapping[str, Any]]) -> dict[str, list[dict[str, Any]
 def _moment(written: Any) -> str:
     """A time as the store writes it, shorter."""
     return str(written or "").replace("T", " ").removesuffix("+00:00")
+
+
+def _uses(leakage: Sequence[str] | None) -> str:
+    """What saw the images that a trial is reported on, in a cell of a table."""
+    return "unknown" if leakage is None else ", ".join(leakage) or "none"
 
 
 def _number(entries: Sequence[dict[str, Any]], entry: Any) -> str:
@@ -224,10 +210,14 @@ def _warnings(trials: Sequence[Mapping[str, Any]]) -> list[str]:
             str(t["label"] or t["arm"]) for t in trials if leakage_note(t["leakage"] or []) == leak
         })  # fmt: skip
         everywhere = len(arms) == len({t["label"] or t["arm"] for t in trials})
-        said.append(f"{leak}: {'all arms' if everywhere else ', '.join(arms)}.")
+        said.append(f"{leak}: {'all arms' if everywhere else '; '.join(arms)}.")
     finished = sum(trial["status"] == "finished" for trial in trials)
     if not finished:
         said.append("No trial has finished.")
+    causes = Counter(str(trial["unusable"]) for trial in trials if trial["unusable"])
+    if causes:
+        listed = ", ".join(f"{count} {cause}" for cause, count in sorted(causes.items()))
+        said.append(f"Left out, since no figure can use them: {listed}.")
     dirty = sum(bool((trial["provenance"] or {}).get("git_dirty")) for trial in trials)
     if dirty:
         said.append(f"{dirty} of {len(trials)} trials ran code with changes in no commit.")
@@ -321,10 +311,9 @@ def _reproduce(study: Mapping[str, Any], results: Path, trials: Sequence[Mapping
     body = [page.code("\n".join(steps), "Commands")]
     config = results / "study.yaml"
     if config.is_file():
-        body.append(page.paragraph(
-            "Or save the text below as study.yaml and run: "
-            "python study/run.py --config study.yaml --results RESULTS"
-        ))  # fmt: skip
+        body.append(page.paragraph("Or save the text below as study.yaml and run:"))
+        command = "python study/run.py --config study.yaml --results RESULTS"
+        body.append(page.code(command, "Command for study.yaml"))
         content = config.read_text(errors="replace")
         body.append(page.details("study.yaml", page.code(content, "study.yaml")))
     return page.section("reproduce", "How to reproduce", *body)

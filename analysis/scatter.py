@@ -1,6 +1,7 @@
 """Arms as marks over what they cost, with intervals, direct labels and the Pareto front."""
 
 import dataclasses
+import textwrap
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -8,13 +9,14 @@ from typing import Any
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 from matplotlib.ticker import EngFormatter
 from matplotlib.transforms import ScaledTranslation
 from numpy.typing import NDArray
 from scipy.optimize import isotonic_regression
 from scipy.sparse.csgraph import connected_components
 
-from analysis import labels, style
+from analysis import arms, labels, rootscale, style
 
 Array = NDArray[np.float64]
 Groups = NDArray[np.int64]
@@ -25,9 +27,10 @@ MARK_PT = 13.0
 BAR_PT = 7.0
 """What the upright bar of an interval takes, where marks are at different heights."""
 
-MOVED = "Marks that would hide one another are moved apart; a bracket says where they truly are."
+RING_PT = 5.0
+"""By how much the ring around an arm on the front is wider than its mark."""
 
-ROUND = tuple(factor * 10**power for power in range(13) for factor in (1, 2, 5))
+MOVED = "Marks that would hide one another are moved apart; a bracket says where they truly are."
 
 
 @dataclass(frozen=True)
@@ -42,38 +45,84 @@ class Across:
 
     column: str
     name: str
-    ticks: Sequence[int] | None = (0, *ROUND)
+    ticks: Sequence[int] | None = (0, *rootscale.ROUND)
 
 
-def new_axes(table: pd.DataFrame, note: str) -> Axes:
-    """The axes for `draw`, the higher the more arms there are to be labelled."""
-    arms = int((table["seeds"] > 0).sum())
-    height = 2.86 + 0.2 * max(arms - 8, 0)
-    made = style.new_figure(1, 1, height=height, left=0.75, right=0.63, note=note)
-    ax: Axes = made[0, 0]
-    return ax
+def new_axes(table: pd.DataFrame, note: str) -> list[Axes]:
+    """The axes for `draw`: one panel, or one a budget; higher with more arms to be labelled."""
+    budgets = _budgets(table)
+    most = max(int((of_budget["seeds"] > 0).sum()) for _, of_budget in budgets)
+    if len(budgets) == 1:
+        height = 2.86 + 0.2 * max(most - 8, 0)
+        made = style.new_figure(1, 1, height=height, left=0.75, right=0.63, note=note)
+        return list(made[0])
+    rows = -(-len(budgets) // 2)
+    height = rows * (1.35 + 0.15 * max(most - 3, 0)) + (rows - 1) * 0.55
+    made = style.new_figure(
+        rows, 2, width=7.4, height=height, left=0.75, right=0.63, across=1.25, down=0.55, top=0.65,
+        below=0.75, note=note,
+    )  # fmt: skip
+    for ax in made.ravel()[len(budgets) :]:
+        ax.remove()
+    return list(made.ravel()[: len(budgets)])
+
+
+def _budgets(table: pd.DataFrame) -> list[tuple[float | None, pd.DataFrame]]:
+    """The arms of each reduction (%); all together, with None, in a study of one budget."""
+    if table["reduction"].isna().all():
+        return [(None, table)]
+    # An arm without a budget of its own stands in every panel.
+    return [
+        (float(share), table[table["reduction"].isna() | (table["reduction"] == share)])
+        for share in sorted(table["reduction"].dropna().unique())
+    ]
 
 
 def said(table: pd.DataFrame) -> list[str]:
     """What a note has to say of the marks and of the front."""
-    if table["reduction"].notna().any():
-        return ["Stepped lines: Pareto front of the means, budget by budget.", MOVED]
+    moved = MOVED if (table["seeds"] > 0).sum() > 1 else ""
+    if len(_budgets(table)) > 1:
+        return ["Rings and stepped lines: Pareto front of the means of each budget.", moved]
     front = table.loc[table["on_front"], "label"]
-    drawn = " (stepped line)" if len(front) > 1 else ""
-    return [f"Pareto front of the means{drawn}: {'; '.join(front)}.", MOVED]
+    drawn = "rings, stepped line" if len(front) > 1 else "ring"
+    return [f"Pareto front of the means ({drawn}): {'; '.join(front)}.", moved]
 
 
-def draw(ax: Axes, table: pd.DataFrame, across: Across) -> None:
+def draw(panels: Sequence[Axes], table: pd.DataFrame, across: Across, title: str) -> None:
     """Draw the arms of a table, which has the columns of `summary.arms`, and `on_front`.
 
-    The axes must have their final place in the figure. Arms without a finished trial are not drawn.
-    Marks of arms that would hide one another are moved apart sideways.
+    The axes must be those of `new_axes`. Arms without a finished trial are not drawn. Marks of arms
+    that would hide one another are moved apart sideways.
     """
-    shown, dense = percent(table), 100 * float(table["dense_test_acc"].mean())
-    set_axes(ax, shown, across, dense)
+    budgets = _budgets(table)
+    for ax, (share, of_budget) in zip(panels, budgets, strict=True):
+        shown = percent(of_budget)
+        if share is not None:
+            shown["label"] = shown["label"].map(arms.without_budget)
+            ax.set_title(f"reduction {share:.0f} %", fontsize="medium")
+        _draw_panel(ax, shown, across, percent(table))
+    if len(panels) == 1:
+        style.title(panels[0], title)
+        return
+    for index, ax in enumerate(panels):
+        name = textwrap.fill(across.name, 34)
+        ax.set_xlabel(name if index >= len(panels) - 2 else "")
+        ax.set_ylabel(ax.get_ylabel() if index % 2 == 0 else "")
+    figure = panels[0].figure
+    assert isinstance(figure, Figure)
+    style.headline(figure, title)
+
+
+def _draw_panel(ax: Axes, shown: pd.DataFrame, across: Across, every: pd.DataFrame) -> None:
+    """Draw the arms of one panel; `every` has those of all panels, which share the x axis."""
+    dense = 100 * float(shown["dense_test_acc"].mean())
+    if shown.empty:
+        ax.text(0.5, 0.5, "no finished trial", transform=ax.transAxes, ha="center")
+        return
+    set_axes(ax, shown, across, dense, every)
     draw_dense(ax, dense)
     moves, groups = shifts(ax, shown, across)
-    steps = _draw_fronts(ax, shown, across, moves)
+    steps = _draw_front(ax, shown, across, moves)
     said = draw_moves(ax, shown, across, moves, groups)
     for (_, arm), move in zip(shown.iterrows(), moves, strict=True):
         draw_mark(ax, arm, across, move)
@@ -91,7 +140,13 @@ def percent(table: pd.DataFrame) -> pd.DataFrame:
     return shown
 
 
-def set_axes(ax: Axes, shown: pd.DataFrame, across: Across, dense: float) -> None:
+def set_axes(
+    ax: Axes,
+    shown: pd.DataFrame,
+    across: Across,
+    dense: float,
+    every: pd.DataFrame | None = None,
+) -> None:
     """Scales, limits, ticks and names.
 
     Args:
@@ -99,10 +154,12 @@ def set_axes(ax: Axes, shown: pd.DataFrame, across: Across, dense: float) -> Non
         shown: of `percent`.
         across: what stands on the x axis.
         dense: test accuracy of the dense model, %; nan where it is not known.
+        every: of `percent`: all arms that have this x axis; None for those shown.
     """
-    least, most = (float(shown[f"{across.column}_{end}"].agg(end)) for end in ("min", "max"))
+    every = shown if every is None else every
+    least, most = (float(every[f"{across.column}_{end}"].agg(end)) for end in ("min", "max"))
     if across.ticks is not None:
-        _set_root_scale(ax, least, most, across.ticks)
+        rootscale.set_root_scale(ax, least, most, across.ticks)
     else:
         air = 0.12 * max(most - least, 0.02 * most, 1.0)
         ax.set_xlim(least - air, most + air)
@@ -117,44 +174,6 @@ def set_axes(ax: Axes, shown: pd.DataFrame, across: Across, dense: float) -> Non
     ax.ticklabel_format(axis="y", useOffset=False)
     ax.set_xlabel(across.name)
     ax.set_ylabel("test accuracy (%)")
-
-
-def _set_root_scale(ax: Axes, least: float, most: float, candidates: Sequence[int]) -> None:
-    # Square roots spread the low counts, where schedules differ, and unlike logs know zero.
-    ax.set_xscale("function", functions=(_root, _square))
-    low, high = least**0.5, max(most, 1.0) ** 0.5
-    # Zero is shown unless all arms are far from it and near one another.
-    low = min(low, high - 0.5) if least > most / 2 and high > 1 else 0.0
-    air = 0.08 * (high - low)
-    ax.set_xlim(_square(low - air), _square(high + air))
-    ticks = _ticks(ax, candidates)
-    if len(ticks) < 3:
-        ticks = _ticks(ax, range(int(max(ax.get_xlim()[0], 0)), int(ax.get_xlim()[1]) + 1))
-    ax.set_xticks(ticks)
-    ax.xaxis.set_major_formatter("{x:,.0f}")
-    ax.minorticks_off()
-
-
-def _root(counts: Any) -> Any:
-    return np.sign(counts) * np.sqrt(np.abs(counts))
-
-
-def _square(roots: Any) -> Any:
-    return np.sign(roots) * np.square(roots)
-
-
-def _ticks(ax: Axes, candidates: Sequence[int]) -> list[int]:
-    """The candidates that lie in the axes, without those too close to the one before."""
-    kept: list[int] = []
-    last = -np.inf
-    for count in candidates:
-        at = float(ax.transData.transform((count, 0))[0])
-        # Wide numbers need more room.
-        room = 13 + 5 * len(f"{count:,}") + 2
-        if ax.get_xlim()[0] <= count <= ax.get_xlim()[1] and at - last >= room * ax.figure.dpi / 72:
-            kept.append(count)
-            last = at
-    return kept
 
 
 def draw_dense(ax: Axes, dense: float) -> None:
@@ -298,25 +317,29 @@ def draw_mark(
         markerfacecolor="white" if hollow else look.colour,
         markeredgecolor=style.INK, markeredgewidth=0.8,
     )  # fmt: skip
+    if arm.get("on_front", False):
+        ax.plot(
+            [x], [y], transform=move, gid=f"ring:{arm['arm']}", zorder=2.5, linestyle="none",
+            marker="o", markersize=look.size + RING_PT, markerfacecolor="white",
+            markeredgecolor=style.INK, markeredgewidth=1.1,
+        )  # fmt: skip
 
 
-def _draw_fronts(ax: Axes, shown: pd.DataFrame, across: Across, moves: Array) -> Array:
-    """Join the marks on the front of each budget by steps; the boxes of the steps, in pixels."""
+def _draw_front(ax: Axes, shown: pd.DataFrame, across: Across, moves: Array) -> Array:
+    """Join the marks on the front by steps; the boxes of the steps, in pixels."""
     at = ax.transData.transform(shown[[across.column, "test_acc"]].to_numpy(float))
     moved = at + np.column_stack([moves, np.zeros_like(moves)])
-    pixel, boxes = ax.figure.dpi / 72, [np.empty((0, 4))]
-    for budget in shown["reduction"].unique():
-        of_budget = shown["reduction"].isna() if np.isnan(budget) else shown["reduction"] == budget
-        points = moved[(of_budget & shown["on_front"]).to_numpy(bool)]
-        points = points[np.lexsort(points.T[::-1])]
-        path = np.empty((max(2 * len(points) - 1, 0), 2))
-        path[::2] = points
-        path[1::2] = np.column_stack([points[1:, 0], points[:-1, 1]])
-        line = ax.transData.inverted().transform(path)
-        ax.plot(*line.T, color=style.QUIET, linewidth=1.6, zorder=1.5, gid="front")
-        low, high = np.minimum(path[:-1], path[1:]), np.maximum(path[:-1], path[1:])
-        boxes.append(np.hstack([low - pixel, high + pixel]))
-    return np.vstack(boxes)
+    points = moved[shown["on_front"].to_numpy(bool)]
+    points = points[np.lexsort(points.T[::-1])]
+    path = np.empty((max(2 * len(points) - 1, 0), 2))
+    path[::2] = points
+    path[1::2] = np.column_stack([points[1:, 0], points[:-1, 1]])
+    line = ax.transData.inverted().transform(path)
+    ax.plot(*line.T, color=style.QUIET, linewidth=1.6, zorder=1.5, gid="front")
+    low, high = np.minimum(path[:-1], path[1:]), np.maximum(path[:-1], path[1:])
+    pixel = ax.figure.dpi / 72
+    boxes: Array = np.hstack([low - pixel, high + pixel])
+    return boxes
 
 
 def scene(
@@ -332,7 +355,9 @@ def scene(
 
     x = across.column
     anchors = at(x, "test_acc")
-    radii = np.array([[style.look(arm).size * pixel / 2] for arm in shown["arm"]])
+    rings = RING_PT * shown.get("on_front", pd.Series(False, shown.index)).to_numpy(float)
+    sizes = np.array([style.look(arm).size for arm in shown["arm"]]) + rings
+    radii = sizes[:, None] * pixel / 2
     bars = [
         (at(x, "test_acc_low"), at(x, "test_acc_high")),
         (at(f"{x}_min", "test_acc"), at(f"{x}_max", "test_acc")),

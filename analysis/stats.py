@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import moocore
 import numpy as np
-from numpy.typing import ArrayLike
+from numpy.typing import ArrayLike, NDArray
 from scipy import stats
 from statsmodels.stats.multitest import multipletests
 
@@ -45,6 +45,14 @@ class Estimate:
     def has_interval(self) -> bool:
         return not math.isnan(self.low)
 
+    def named(self) -> str:
+        """What kind of interval there is, or why there is none."""
+        if self.has_interval:
+            return f"{LEVEL:.0%} t"
+        equal = f"all {self.seeds} seeds are equal"
+        few = _counted(self.seeds, "seed", "seeds")
+        return f"no interval: {few if self.seeds < MIN_SEEDS else equal}"
+
 
 @dataclass(frozen=True)
 class Difference(Estimate):
@@ -74,7 +82,7 @@ class Difference(Estimate):
         Numbers are rounded to the side that claims less.
         """
         if self.seeds < MIN_SEEDS:
-            return f"no interval: {_counted(self.seeds)}"
+            return f"no interval: {_counted(self.seeds, 'pair of seeds', 'pairs of seeds')}"
         if self.equal:
             return f"no interval: all {self.seeds} differences are equal"
         hundredths = 1e4 * self.bound
@@ -85,15 +93,16 @@ class Difference(Estimate):
         return f"a loss of more than {math.ceil(-hundredths) / 100:.2f} points"
 
 
-def _counted(pairs: int) -> str:
-    return {0: "no pair of seeds", 1: "1 pair of seeds"}.get(pairs, f"{pairs} pairs of seeds")
+def _counted(number: int, one: str, several: str) -> str:
+    return {0: f"no {one}", 1: f"1 {one}"}.get(number, f"{number} {several}")
 
 
 def estimate(values: Iterable[float], *, level: float = LEVEL) -> Estimate:
     """The mean and its two-sided Student t interval (Student, Biometrika 6, 1908).
 
     `mean -+ t(level, n - 1) * s / sqrt(n)` with the sample's standard deviation s. Seeds are taken
-    as independent draws. With fewer than `MIN_SEEDS` there is a mean but no interval.
+    as independent draws. With fewer than `MIN_SEEDS` there is a mean but no interval, nor where all
+    values are equal: without a spread it would be a point, which is more than a few seeds can say.
 
     Args:
         values: one a seed.
@@ -109,10 +118,15 @@ def estimate(values: Iterable[float], *, level: float = LEVEL) -> Estimate:
     if seeds == 0:
         return Estimate(math.nan, math.nan, math.nan, 0)
     mean = float(sample.mean())
-    if seeds < MIN_SEEDS:
+    if seeds < MIN_SEEDS or _all_equal(sample, sample):
         return Estimate(mean, math.nan, math.nan, seeds)
     half = float(stats.t.ppf((1 + level) / 2, seeds - 1) * sample.std(ddof=1) / math.sqrt(seeds))
     return Estimate(mean, mean - half, mean + half, seeds)
+
+
+def _all_equal(values: NDArray[np.float64], scale: NDArray[np.float64]) -> bool:
+    """Whether values differ by no more than the rounding of what they were computed from."""
+    return bool(np.ptp(values) <= _SAME * np.abs(scale).max())
 
 
 def difference(
@@ -122,8 +136,7 @@ def difference(
 
     The interval, the p-value and the one-sided lower bound are those of the paired t test (Student,
     Biometrika 6, 1908; `scipy.stats.ttest_rel`). With fewer than `MIN_SEEDS` pairs there is a mean
-    and nothing else. The same holds where all differences are equal: without a spread, the interval
-    would be a point and p 0 or undefined, which is more than a few seeds can say.
+    and nothing else, as where all differences are equal: see `estimate`.
 
     Args:
         values: seed -> value of the arm.
@@ -139,7 +152,7 @@ def difference(
     require(bool(np.isfinite(sample).all()), "values", sample.tolist(), "finite numbers")
     apart = sample[:, 0] - sample[:, 1]
     mean = float(apart.mean()) if seeds else math.nan
-    equal = bool(seeds) and bool(np.ptp(apart) <= _SAME * np.abs(sample).max())
+    equal = bool(seeds) and _all_equal(apart, sample)
     if len(seeds) < MIN_SEEDS or equal:
         return Difference(mean, math.nan, math.nan, len(seeds), equal=equal)
     test = stats.ttest_rel(sample[:, 0], sample[:, 1])

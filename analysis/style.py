@@ -2,7 +2,8 @@
 
 Arms are told apart by their markers and by direct labels, so that a figure reads in greyscale;
 colours help, and are safe for colour-blind readers (Okabe and Ito, 2008; the fixed schedules are
-shades of its blue, darker the more often they search).
+shades of its blue, darker the more often they search; the violet was chosen by simulation). Hues
+are the arms' alone: what else is told apart (parts of a trial, kinds of sites) has shades.
 """
 
 import textwrap
@@ -19,6 +20,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 from scipy.optimize import isotonic_regression
@@ -56,13 +58,22 @@ LOOKS: Mapping[str, Look] = MappingProxyType({
     "fixed_1": Look("#003a5c", "o", 7.5),
     "adaptive": Look("#d55e00", "*", 12.0),
     "oracle": Look("#009e73", "D", 6.5),
-    "settled": Look("#882255", "P", 9.0),
+    "settled": Look("#7a4fb5", "P", 9.0),
     "even": Look("#56b4e9", "d"),
     "front": Look("#e69f00", "<"),
     "random": Look("#f0e442", "h", 8.5),
     "ours": Look("#009e73", "o", 7.5),
     "reference": Look("#d55e00", "s", 7.0),
 })  # fmt: skip
+
+CHANGED: Mapping[str, str] = MappingProxyType({"ours": "#a8e0cf", "reference": "#7a3600"})
+"""End -> colour of the arms that are this end but for a choice: a light and a dark one."""
+
+CHOICES: Mapping[str, str] = MappingProxyType({
+    "source": "^", "clock": "v", "search_split": "D", "optimiser": "P", "biases": "X",
+    "truncation": "h",
+})  # fmt: skip
+"""Choice -> marker of the arms that are an end but for this choice."""
 
 OTHER_COLOURS = ("#e69f00", "#56b4e9", "#f0e442", "#882255", "#999933", "#ddcc77")
 OTHER_MARKERS = ("P", "<", ">", "h", "d", "8")
@@ -73,8 +84,12 @@ def look(arm: str) -> Look:
 
     So an arm looks the same in every figure, whatever other arms there are. A last number is no
     part of the name where `LOOKS` has the rest: `adaptive_30` (a budget) looks like `adaptive`,
-    `random_2` (a draw) like `random`.
+    `random_2` (a draw) like `random`. `END_but_CHOICE` has a colour by its end, a marker by its
+    choice.
     """
+    end, _, choice = arm.partition("_but_")
+    if end in CHANGED and choice in CHOICES:
+        return Look(CHANGED[end], CHOICES[choice])
     rest, _, last = arm.rpartition("_")
     for name in (arm, rest if last.isdecimal() else arm):
         if name in LOOKS:
@@ -82,6 +97,13 @@ def look(arm: str) -> Look:
     number = zlib.crc32(arm.encode())
     colour = OTHER_COLOURS[number % len(OTHER_COLOURS)]
     return Look(colour, OTHER_MARKERS[number // len(OTHER_COLOURS) % len(OTHER_MARKERS)])
+
+
+def dark(colour: str) -> tuple[float, ...]:
+    """A colour for a line: the light ones of the markers, whose edges are dark, would be faint."""
+    parts = np.array(to_rgb(colour))
+    lightness = float(parts @ (0.2126, 0.7152, 0.0722))
+    return tuple(parts * min(1.0, 0.5 / lightness))
 
 
 def shared_style() -> AbstractContextManager[None]:
@@ -175,6 +197,26 @@ def caption(ax: Axes, note: str) -> None:
         NOTE_MARGIN / figure.get_figwidth(), NOTE_MARGIN / figure.get_figheight(),
         _wrapped(note, figure.get_figwidth()), gid="note",
         va="bottom", fontsize=NOTE_PT, color=QUIET, linespacing=NOTE_SPACING,
+    )  # fmt: skip
+
+
+def title(ax: Axes, text: str, **how: Any) -> None:
+    """Write a title above axes, smaller where it would not end within the figure."""
+    figure = ax.figure
+    assert isinstance(figure, Figure)
+    written = ax.set_title(text, **how)
+    left = ax.get_window_extent().x0 + how.get("x", 0.0) * ax.get_window_extent().width
+    there = figure.bbox.x1 - NOTE_MARGIN * figure.dpi - left
+    needed = written.get_window_extent().width
+    if needed > there:
+        written.set_fontsize(written.get_fontsize() * there / needed)
+
+
+def headline(figure: Figure, text: str) -> None:
+    """Write the title of a figure with several panels into its left upper corner."""
+    figure.text(
+        NOTE_MARGIN / figure.get_figwidth(), 1 - 0.1 / figure.get_figheight(), text, va="top",
+        fontsize=11,
     )  # fmt: skip
 
 

@@ -1,4 +1,4 @@
-"""The arms of a study summed up over their seeds: what the figures of accuracy have in common."""
+"""The arms of a study in numbers, summed up over their seeds; `notes` puts them in words."""
 
 from typing import Any
 
@@ -20,8 +20,8 @@ def arms(trials: pd.DataFrame) -> pd.DataFrame:
     Columns: `arm`, `label`, `workload`; `series`, its name without its budget, and `reduction`, the
     budget in % (nan in a study of one budget); `seeds`, the number of finished trials, over which
     all that follows is a mean, nan for none; `test_acc` (a share) with the ends `test_acc_low` and
-    `test_acc_high` of its 95 % t interval, nan with fewer than three seeds; each of `MEASURES` with
-    its `_min` and `_max` over the seeds; `DENSE`; then `notes.COLUMNS`.
+    `test_acc_high` of its 95 % t interval, nan where there is none, as `interval` says in words;
+    each of `MEASURES` with its `_min` and `_max` over the seeds; `DENSE`; then `notes.COLUMNS`.
 
     `searching_s` is the time that searches took and, where it was recorded, that of putting their
     plans in force (`search_s + rebuild_s`): what a schedule can save.
@@ -61,29 +61,9 @@ def _row(arm: str, done: pd.DataFrame) -> dict[str, Any]:
     row: dict[str, Any] = {
         "arm": arm, "seeds": accuracy.seeds,
         "test_acc": accuracy.mean, "test_acc_low": accuracy.low, "test_acc_high": accuracy.high,
+        "interval": accuracy.named(),
     }  # fmt: skip
     for name in MEASURES:
         values = done[name].astype(float)
         row |= {name: values.mean(), f"{name}_min": values.min(), f"{name}_max": values.max()}
     return row | {name: done[name].astype(float).mean() for name in DENSE}
-
-
-def means(table: pd.DataFrame) -> list[str]:
-    """The sentences on means and intervals of a table with `label`, `seeds`, `test_acc_low`."""
-    shown = table[table["seeds"] > 0]
-    seeds = f"{shown['seeds'].min()} to {shown['seeds'].max()}"
-    if shown["seeds"].nunique() == 1:
-        seeds = str(shown["seeds"].iloc[0])
-    bare = shown[shown["test_acc_low"].isna()]
-    bars = f", bars: {100 * stats.LEVEL:g} % t interval" if len(bare) < len(shown) else ""
-    said = [f"Test accuracy: mean over seeds ({seeds}){bars}."]
-    if len(bare):
-        which = "" if len(bare) == len(shown) else f" for {', '.join(bare['label'])}"
-        said.append(f"No interval{which}: fewer than {stats.MIN_SEEDS} seeds.")
-    return said
-
-
-def span(values: pd.Series, what: str) -> str:
-    """The sentence on the least and the greatest of some values: `WHAT: 5 to 8.`"""
-    least, most = f"{values.min():,.0f}", f"{values.max():,.0f}"
-    return f"{what}: {least}{'' if most == least else f' to {most}'}."

@@ -18,7 +18,7 @@ from analysis import arms, load, notes, stats, summary
 NAME = "table_arms"
 
 ARM_COLUMNS = (
-    "arm", "label", "workload", "seeds", "test_acc", "test_acc_low", "test_acc_high",
+    "arm", "label", "workload", "seeds", "test_acc", "test_acc_low", "test_acc_high", "interval",
     "searches", "searching_s", "params", "macs",
 )  # fmt: skip
 
@@ -31,11 +31,10 @@ COLUMNS = (*ARM_COLUMNS, *COMPARED_COLUMNS, *notes.COLUMNS)
 
 LEGEND = (
     f"±: half of the {stats.LEVEL:.0%} t interval of a mean; [ ]: {stats.LEVEL:.0%} t interval of "
-    "the mean of paired differences (same seed). p: paired t test, two-sided; Holm: corrected for "
-    "all comparisons with the same reference, and for all those of adaptive with its controls. "
-    f"Ruled out: by the one-sided {stats.LEVEL:.0%} bound of the difference, each by itself. "
-    "All this is over seeds, on one set of test images; accuracies go in steps of one image, and "
-    "with few of either a t interval is rough."
+    "the mean of paired differences (same seed). p: paired t test, two-sided. Ruled out: by the "
+    f"one-sided {stats.LEVEL:.0%} bound of the difference, each by itself. All this is over seeds, "
+    "on one set of test images; accuracies go in steps of one image, and with few of either a t "
+    "interval is rough."
 )
 
 
@@ -46,8 +45,9 @@ def data(results: Path) -> pd.DataFrame:
     arm, `random`: the mean over the draws, for each seed that all of them have finished.
 
     The columns of an arm, the same in all its rows: `arm`, `label`, `workload`; `seeds`, over which
-    the means `test_acc` (a share, with the ends of its 95 % t interval), `searches`, `searching_s`
-    (seconds of searching and of putting plans in force), `params`, `macs` are taken.
+    the means `test_acc` (a share, with the ends of its interval, and its name or why there is none
+    as `interval`), `searches`, `searching_s` (seconds of searching and of putting plans in force),
+    `params`, `macs` are taken.
 
     Those of a comparison: `against`, the reference (empty for none), with its `against_label`;
     `family`, what `p_holm` is corrected over; `pairs` of seeds; `difference`, the mean of the
@@ -56,7 +56,8 @@ def data(results: Path) -> pd.DataFrame:
     95 %); all shares. `ruled_out` says in words what they rule out. nan with fewer than three
     pairs, and where all differences are equal.
 
-    `left_out`, `left_out_why`, `leakage`: as `notes.standing`.
+    `left_out`, `left_out_why`, `leakage`: as `notes.standing`; the arm `random` counts seeds, of
+    trials that its draws count already.
 
     Args:
         results: a results directory.
@@ -75,8 +76,8 @@ def data(results: Path) -> pd.DataFrame:
 def with_pool(trials: pd.DataFrame) -> pd.DataFrame:
     """The trials with those of the arm `arms.POOLED` after the last draw, where there are draws.
 
-    Its trial of a seed is the mean of all draws' trials of it; it stands as the first of them that
-    has not finished does.
+    Its trial of a seed is the mean of all draws' trials of it, and is finished where all of them
+    are; else it stands as the first that is not.
 
     Args:
         trials: of `load.trials`.
@@ -90,15 +91,17 @@ def with_pool(trials: pd.DataFrame) -> pd.DataFrame:
              *summary.DENSE]  # fmt: skip
     pooled = []
     for seed, of_seed in drawn.groupby("seed"):
-        others = of_seed.loc[of_seed["status"] != "finished", "status"]
+        done = load.finished(of_seed)
+        whole = set(done["arm"]) == set(found)
+        first = (done if whole else of_seed[of_seed["status"] != "finished"]).iloc[0]
         row: dict[str, Any] = {
-            "workload": of_seed["workload"].iloc[0], "arm": arms.POOLED, "seed": seed,
+            "workload": first["workload"], "arm": arms.POOLED, "seed": seed,
             "label": f"random (mean of {len(found)} draws)",
-            "status": "finished" if others.empty else others.iloc[0],
-            "leakage": "; ".join(sorted({*of_seed["leakage"].dropna()} - {""})),
+            "status": first["status"], "unusable": first["unusable"],
+            "leakage": load.leaks(of_seed),
         }  # fmt: skip
-        if others.empty:
-            row |= {name: of_seed[name].astype(float).mean() for name in means}
+        if whole:
+            row |= {name: done[name].astype(float).mean() for name in means}
         pooled.append(row)
     last = int(trials.index.get_indexer(drawn.index).max()) + 1
     made = pd.DataFrame(pooled).reindex(columns=trials.columns).astype(object)
@@ -140,13 +143,12 @@ def comparisons(trials: pd.DataFrame) -> pd.DataFrame:
 def readable_arms(table: pd.DataFrame) -> pd.DataFrame:
     """The arms of the table of `data` as text, an arm a row."""
     table = table.drop_duplicates("arm")
-    half = (table["test_acc_high"] - table["test_acc_low"]) / 2
     return pd.DataFrame({
         "arm": table["label"],
         "seeds": table["seeds"].astype(str),
         "test accuracy %": [
-            _number(100 * mean, ".2f") + (f" ± {100 * h:.2f}" if h == h else "")
-            for mean, h in zip(table["test_acc"], half, strict=True)
+            f"{_number(100 * row['test_acc'], '.2f')} {_half(row)}".strip()
+            for _, row in table.iterrows()
         ],
         "searches": [_number(value, ".1f") for value in table["searches"]],
         "searching s": [_number(value, ",.1f") for value in table["searching_s"]],
@@ -171,14 +173,36 @@ def readable_comparisons(table: pd.DataFrame) -> pd.DataFrame:
         "points": [_points(row) for _, row in table.iterrows()],
         "p": [_number(p, ".3f") for p in table["p"]],
         "Holm": [_number(p, ".3f") for p in table["p_holm"]],
+        "family": table["family"],
         "ruled out": table["ruled_out"],
     }).reset_index(drop=True)  # fmt: skip
 
 
+def families(table: pd.DataFrame) -> str:
+    """The sentence on what the p-values of the table of `data` are corrected for."""
+    tested = table[table["p_holm"].notna()]
+    if tested.empty:
+        return ""
+    sizes = tested.groupby("family", sort=False).size()
+    listed = [f"{family} ({notes.count([size], 'test')})" for family, size in sizes.items()]
+    return f"Holm: p corrected for all tests of the same family: {', '.join(listed)}."
+
+
+def _half(row: pd.Series) -> str:
+    """What stands behind the mean of an arm: half of its interval, or that there is none."""
+    if row["seeds"] == 0:
+        return ""
+    half = (row["test_acc_high"] - row["test_acc_low"]) / 2
+    return "(no interval)" if math.isnan(half) else f"± {100 * half:.2f}"
+
+
 def _points(row: pd.Series) -> str:
+    if math.isnan(row["difference"]):
+        return ""
     ends = row["difference_low"], row["difference_high"]
-    span = "" if math.isnan(ends[0]) else f" [{100 * ends[0]:+.2f}, {100 * ends[1]:+.2f}]"
-    return _number(100 * row["difference"], "+.2f") + span
+    span = f"[{100 * ends[0]:+.2f}, {100 * ends[1]:+.2f}]"
+    shown = "(no interval)" if math.isnan(ends[0]) else span
+    return f"{_number(100 * row['difference'], '+.2f')} {shown}"
 
 
 def _number(value: float, form: str) -> str:
@@ -189,13 +213,22 @@ def _number(value: float, form: str) -> str:
 def as_text(table: pd.DataFrame) -> str:
     """The table of `data` for a terminal: the arms, the comparisons, what the columns mean."""
     compared = readable_comparisons(table)
-    parts = [readable_arms(table).to_string(index=False)]
+    parts = [_aligned(readable_arms(table))]
     if len(compared):
         title = "Paired differences of test accuracy, in percentage points:"
-        parts.append(f"{title}\n{compared.to_string(index=False)}")
+        parts.append(f"{title}\n{_aligned(compared)}")
     single = table[table["arm"] != arms.POOLED] if arms.draws([*table["arm"]]) else table
-    parts.append(textwrap.fill(notes.write([LEGEND], single), width=100))
+    parts.append(textwrap.fill(notes.write([LEGEND, families(table)], single), width=100))
     return "\n\n".join(parts)
+
+
+def _aligned(table: pd.DataFrame) -> str:
+    """A table of texts: names and sentences set left, numbers right."""
+    names = {"arm", "less", "family", "ruled out", "left out"}
+    widths = {c: max(len(c), table[c].str.len().max()) for c in table if c in names}
+    shown = table.assign(**{c: table[c].str.ljust(width) for c, width in widths.items()})
+    shown = shown.rename(columns={c: c.ljust(width) for c, width in widths.items()})
+    return "\n".join(line.rstrip() for line in shown.to_string(index=False).splitlines())
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -21,8 +21,17 @@ from typing import Any
 
 from adacomcat.checks import require
 from adacomcat.files import atomic_write_json
-from study.configfile import check_version, read_config, write_config
-from study.record import changes, refusal, refuse_growth, study_record, union
+from study.configfile import read_config, write_config
+from study.record import (
+    UnreadableError,
+    changes,
+    read_record,
+    read_trial,
+    refusal,
+    refuse_growth,
+    study_record,
+    union,
+)
 from study.schema import SCHEMA_VERSION, Experiment, Status, TrialSpec
 
 EPOCHS, SEARCHES = "epochs.jsonl", "searches.jsonl"
@@ -49,6 +58,7 @@ def read_rows(path: Path) -> list[dict[str, Any]]:
             rows.append(json.loads(line))
         except ValueError as error:
             raise ValueError(f"{path}, line {number}: not JSON ({error})") from None
+        require(isinstance(rows[-1], dict), f"{path}, line {number}", rows[-1], "a JSON object")
     return rows
 
 
@@ -56,22 +66,6 @@ def _whole_lines(path: Path) -> list[bytes]:
     if not path.exists():
         return []
     return path.read_bytes().split(b"\n")[:-1]
-
-
-def _read_json(path: Path) -> dict[str, Any]:
-    try:
-        content = json.loads(path.read_bytes())
-    except ValueError as error:
-        raise ValueError(f"{path}: not JSON ({error})") from None
-    require(isinstance(content, dict), str(path), type(content).__name__, "a JSON object")
-    check_version(content, f"{path}: schema_version")
-    return content
-
-
-def _read_trial(path: Path) -> dict[str, Any]:
-    record = _read_json(path)
-    record.setdefault("stopped", None)  # Schema 1 knew no early end.
-    return record
 
 
 class Rows:
@@ -187,16 +181,16 @@ class Results:
             ValueError: no such file, not JSON, or a newer schema.
         """
         require(self.study_file.is_file(), "results", str(self.root), "a directory with study.json")
-        return _read_json(self.study_file)
+        return read_record(self.study_file)
 
     def trial(self, trial_id: str) -> dict[str, Any] | None:
         """The content of a trial's `trial.json`; None before it is written.
 
         Raises:
-            ValueError: not JSON, or a newer schema.
+            ValueError: a record that does not read; see `read_trial`.
         """
         path = self.folder(trial_id) / "trial.json"
-        return _read_trial(path) if path.exists() else None
+        return read_trial(path) if path.exists() else None
 
     def spec(self, trial_id: str) -> TrialSpec:
         """What a trial of this study is to do, as its record says."""
@@ -206,9 +200,25 @@ class Results:
         return TrialSpec(**{name: record[name] for name in names})
 
     def trials(self) -> list[dict[str, Any]]:
-        """All trials, by id."""
-        folders = sorted((self.root / "trials").glob("*/trial.json"))
-        return [_read_trial(path) for path in folders]
+        """All trials, by id.
+
+        Raises:
+            ValueError: a record that does not read; see `read_trial`.
+        """
+        return [read_trial(path) for path in self._trial_files()]
+
+    def readable(self) -> tuple[list[dict[str, Any]], dict[str, UnreadableError]]:
+        """The trials whose records read, by id, and of each other one's folder the cause."""
+        read, unread = [], {}
+        for path in self._trial_files():
+            try:
+                read.append(read_trial(path))
+            except UnreadableError as error:
+                unread[path.parent.name] = error
+        return read, unread
+
+    def _trial_files(self) -> list[Path]:
+        return sorted((self.root / "trials").glob("*/trial.json"))
 
     def status(self, trial_id: str) -> Status:
         """Where a trial stands."""

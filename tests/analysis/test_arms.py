@@ -5,11 +5,13 @@ from experiments.budget_sweep import experiment as budget_sweep
 from experiments.schedule_ablation import experiment as schedule_ablation
 from experiments.source_and_annealing import CHOICES
 from experiments.source_and_annealing import experiment as source_and_annealing
-from experiments.workloads import digits
+from experiments.workloads import workloads
+
+DIGITS = next(workload for workload in workloads() if workload.name == "digits")
 
 
 def names(experiment):
-    return [arm.name for arm in experiment(digits()).arms]
+    return [arm.name for arm in experiment(DIGITS).arms]
 
 
 def test_budgets_are_no_part_of_a_series():

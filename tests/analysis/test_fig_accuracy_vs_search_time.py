@@ -19,8 +19,8 @@ def timed(tmp_path, record, write_results):
 
 def drawn(table):
     with style.shared_style():
-        ax = fig.axes(table)
-        fig.draw(ax, table)
+        (ax,) = fig.axes(table)
+        fig.draw([ax], table)
     (text,) = (text for text in ax.figure.texts if text.get_gid() == "note")
     return ax, " ".join(text.get_text().split())
 
@@ -38,7 +38,7 @@ def test_the_front_is_drawn_and_named(timed):
     ax, note = drawn(fig.data(timed))
     (front,) = (line for line in ax.lines if line.get_gid() == "front")
     np.testing.assert_allclose(front.get_xdata(), [1.5, 7.5, 7.5])
-    assert "(stepped line): never (uniform ranks); adaptive." in note
+    assert "(rings, stepped line): never (uniform ranks); adaptive." in note
     assert "searching and of putting the plans in force" in note
 
 

@@ -66,15 +66,14 @@ HARD = {
     "a rising front": table(0.95 + 0.0015 * np.sqrt(COUNTS)),
     "no dense model": table([0.96] * 8, dense=np.nan),
     "far from zero": table(0.96 + 0.0005 * np.arange(8), counts=(40, 41, 41, 41, 42, 43, 43, 60)),
-    "budgets": table(0.9 + 0.01 * np.arange(8), reduction=(30, 30, 50, 50, 70, 70, 80, 80)),
 }  # fmt: skip
 
 
 @pytest.fixture
 def drawn(request):
     with style.shared_style():
-        ax = fig.axes(HARD[request.param])
-        fig.draw(ax, HARD[request.param])
+        (ax,) = fig.axes(HARD[request.param])
+        fig.draw([ax], HARD[request.param])
         yield ax, HARD[request.param]
 
 
@@ -164,8 +163,8 @@ def test_marks_keep_the_order_of_their_counts(drawn):
 def test_marks_far_apart_in_height_stay_at_their_count():
     made = table([0.90, 0.99], counts=(6, 6), half=0.001)
     with style.shared_style():
-        ax = fig.axes(made)
-        fig.draw(ax, made)
+        (ax,) = fig.axes(made)
+        fig.draw([ax], made)
     low, high = boxes(ax)[1].values()
     assert (low.x0 + low.x1) / 2 == pytest.approx((high.x0 + high.x1) / 2, abs=1)
 
@@ -173,8 +172,8 @@ def test_marks_far_apart_in_height_stay_at_their_count():
 def test_a_bracket_says_where_moved_marks_truly_are():
     made = table([0.95, 0.951, 0.952, 0.97], counts=(7, 7, 7, 19), half=0.01)
     with style.shared_style():
-        ax = fig.axes(made)
-        fig.draw(ax, made)
+        (ax,) = fig.axes(made)
+        fig.draw([ax], made)
     assert [text.get_text() for text in ax.texts if "truly" in text.get_text()] == ["truly at 7"]
     (bracket,) = (line for line in ax.lines if "moved:" in (line.get_gid() or ""))
     left, right = bracket.get_window_extent().x0, bracket.get_window_extent().x1
@@ -191,17 +190,44 @@ def test_the_front_is_a_staircase_through_the_arms_that_no_other_beats():
     made = table([0.95, 0.96, 0.955, 0.97], counts=(0, 1, 10, 20), half=0.0)
     assert made["on_front"].tolist() == [True, True, False, True]
     with style.shared_style():
-        ax = fig.axes(made)
-        fig.draw(ax, made)
+        (ax,) = fig.axes(made)
+        fig.draw([ax], made)
     assert fronts(ax) == [[[0, 95], [1, 95], [1, 96], [20, 96], [20, 97]]]
-    assert "(stepped line): never (uniform ranks); once; every 4 epochs." in note(ax)
+    assert "(rings, stepped line): never (uniform ranks); once; every 4 epochs." in note(ax)
 
 
-@pytest.mark.parametrize("drawn", ["budgets"], indirect=True)
-def test_each_budget_has_a_front_of_its_own(drawn):
-    # By the table, two arms a budget; of the first budget alone both are on the common front.
-    assert len(fronts(drawn[0])) == 4
-    assert "budget by budget" in note(drawn[0])
+def test_the_arms_on_the_front_are_ringed_also_a_lone_one():
+    made = table([0.97, 0.96, 0.98], counts=(0, 1, 10), half=0.0)
+    for front, expected in ((made, ["never", "fixed_8"]), (made[:2], ["never"])):
+        with style.shared_style():
+            (ax,) = fig.axes(front)
+            fig.draw([ax], front)
+        gids = [line.get_gid() or "" for line in ax.lines]
+        assert [gid[5:] for gid in gids if gid.startswith("ring:")] == expected
+        _, marks = boxes(ax)
+        assert "(ring" in note(ax)
+
+
+def test_each_budget_has_a_panel_with_its_arms_and_its_front():
+    shares = (30, 30, 50, 50, 80)
+    made = table([0.95, 0.96, 0.93, 0.94, 0.9], counts=(0, 6, 0, 6, 0), reduction=shares)
+    made["label"] = [f"arm {index}, -{share}%" for index, share in enumerate(shares)]
+    made["on_front"] = [True, True, True, True, True]
+    with style.shared_style():
+        panels = fig.axes(made)
+        fig.draw(panels, made)
+    titles = [ax.get_title(loc="left") for ax in panels]
+    assert titles == ["reduction 30 %", "reduction 50 %", "reduction 80 %"]
+    assert [list(boxes(ax)[0]) for ax in panels] == [
+        ["arm 0", "arm 1"],
+        ["arm 2", "arm 3"],
+        ["arm 4"],
+    ]
+    assert fronts(panels[1]) == [[[0, 93], [6, 93], [6, 94]]]
+    assert len({ax.get_xlim() for ax in panels}) == 1
+    assert "of each budget" in note(panels[0])
+    whole = panels[0].figure.get_tightbbox()
+    assert whole.x0 >= 0 and whole.x1 <= panels[0].figure.get_figwidth()
 
 
 @pytest.mark.parametrize("drawn", ["no dense model"], indirect=True)
@@ -223,9 +249,9 @@ def note(ax):
 @pytest.mark.parametrize(
     ("drawn", "said"),
     [
-        ("spread", ["mean over seeds (3), bars: 95 % t interval.", "left out: none"]),
-        ("one seed", ["mean over seeds (1).", "No interval: fewer than 3 seeds."]),
-        ("missing arms", ["every 4 epochs (3 failed), oracle (hindsight) (3 failed)"]),
+        ("spread", ["mean over 3 seeds, bars: 95 % t interval.", "left out: none"]),
+        ("one seed", ["mean over 1 seed.", "No interval: fewer than 3 seeds."]),
+        ("missing arms", ["every 4 epochs (3 failed); oracle (hindsight) (3 failed)"]),
         ("all within 0.3 points", ["fewest to most searches of a seed", "moved apart"]),
     ],
     indirect=["drawn"],
@@ -239,9 +265,9 @@ def test_an_arm_with_two_seeds_is_named_as_without_interval():
     made = table([0.95, 0.96])
     made.loc[1, ["seeds", "test_acc_low", "test_acc_high"]] = 2, np.nan, np.nan
     with style.shared_style():
-        ax = fig.axes(made)
-        fig.draw(ax, made)
-    assert "mean over seeds (2 to 3), bars" in note(ax)
+        (ax,) = fig.axes(made)
+        fig.draw([ax], made)
+    assert "mean over 2 to 3 seeds, bars" in note(ax)
     assert "No interval for once: fewer than 3 seeds." in note(ax)
 
 
@@ -249,8 +275,8 @@ def test_arms_without_interval_keep_their_own_mean_when_others_are_missing():
     made = missing()
     made.loc[4:, ["test_acc_low", "test_acc_high"]] = np.nan
     with style.shared_style():
-        ax = fig.axes(made)
-        fig.draw(ax, made)
+        (ax,) = fig.axes(made)
+        fig.draw([ax], made)
     spans = [line.get_ydata() for line in ax.lines if len(line.get_ydata()) == 2]
     upright = [tuple(span) for span in spans if span[0] != span[1]]
     # The intervals of the first three arms; the others have nothing to show.
@@ -261,10 +287,10 @@ def test_arms_without_interval_keep_their_own_mean_when_others_are_missing():
 
 def test_the_note_says_that_arms_differ_in_size():
     with style.shared_style():
-        one = fig.axes(table([0.95, 0.96], params=(14378.0, 8706.67)))
-        other = fig.axes(table([0.95, 0.96]))
-    assert "Mean parameters of an arm: 8,707 to 14,378." in note(one)
-    assert "Mean parameters of an arm: 50,000." in note(other)
+        (one,) = fig.axes(table([0.95, 0.96], params=(14378.0, 8706.67)))
+        (other,) = fig.axes(table([0.95, 0.96]))
+    assert "Mean of an arm: 8,707 to 14,378 parameters." in note(one)
+    assert "Mean of an arm: 50,000 parameters." in note(other)
 
 
 def test_data_sums_up_each_arm(results):
@@ -294,7 +320,7 @@ def test_counts_that_differ_between_seeds_keep_their_range(tmp_path, record, wri
 
 def test_a_study_without_a_finished_trial_is_refused(tmp_path, record, write_results):
     results = write_results(tmp_path / "r", [record("never", 0, status="failed")])
-    with pytest.raises(ValueError, match="'failed': 1, 'pending': 8.*a finished trial"):
+    with pytest.raises(ValueError, match="1 failed, 8 pending.*a finished trial"):
         fig.data(results)
 
 
@@ -350,5 +376,5 @@ def test_leakage_is_said_in_table_figure_and_text(record, write_results, tmp_pat
     assert plotted.loc["fixed_1", "leakage"] == LEAK
     assert LEAK in fig.as_text(fig.data(root)).splitlines()
     with style.shared_style():
-        ax = fig.axes(fig.data(root))
+        (ax,) = fig.axes(fig.data(root))
     assert f"{LEAK} (every epoch)." in note(ax)

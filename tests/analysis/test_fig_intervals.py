@@ -48,7 +48,7 @@ def test_an_arm_that_only_failed_is_said(tmp_path, record, write_results, trace)
 
 def test_nothing_finished_is_refused(tmp_path, record, write_results):
     root = write_results(tmp_path / "r", [record("never", 0, status="running")])
-    with pytest.raises(ValueError, match="'running': 1.*a finished trial"):
+    with pytest.raises(ValueError, match="1 running.*a finished trial"):
         fig.data(root)
 
 

@@ -122,6 +122,8 @@ def test_bars_are_the_means_and_the_note_says_what_is_missing(timed):
     assert "Not recorded: waiting for data." in " ".join(note.split())
     marks = [line.get_xdata()[0] for line in panels[0, 1].lines if "mark:" in line.get_gid()]
     assert marks == pytest.approx([100 * 20 / 85, 100 * 10 / 75])
+    (ceiling,) = (line for line in panels[0, 1].lines if line.get_gid() == "ceiling")
+    assert ceiling.get_xdata()[0] == pytest.approx(100 * 20 / 85)
 
 
 def test_results_without_clocks_are_refused(results):

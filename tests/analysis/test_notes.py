@@ -1,6 +1,8 @@
+import math
+
 import pytest
 
-from analysis import load, notes
+from analysis import load, notes, summary
 
 
 def test_standing_counts_what_was_left_out_arm_by_arm(results):
@@ -14,7 +16,7 @@ def test_a_note_says_leakage_first_and_what_was_left_out_last(results):
     table = notes.standing(load.trials(results))
     said = notes.write(["Lines: means.", ""], table)
     assert said == (
-        "Lines: means. Trials left out: every epoch (1 failed), adaptive (1 pending, 1 running)."
+        "Lines: means. Trials left out: every epoch (1 failed); adaptive (1 pending, 1 running)."
     )
     table.loc[0, "leakage"] = "LEAKAGE: some"
     assert notes.write([], table).startswith("LEAKAGE: some (never (uniform ranks)). Trials")
@@ -23,8 +25,10 @@ def test_a_note_says_leakage_first_and_what_was_left_out_last(results):
 
 
 @pytest.mark.parametrize(
-    ("numbers", "said"), [([1, 1], "1 seed"), ([3], "3 seeds"), ([3, 5, 4], "3 to 5 seeds")]
-)
+    ("numbers", "said"),
+    [([1, 1], "1 seed"), ([3], "3 seeds"), ([3, 5, math.nan, 4], "3 to 5 seeds"),
+     ([1200.2, 1199.8], "1,200 seeds"), ([0, 1], "0 to 1 seed")],
+)  # fmt: skip
 def test_count(numbers, said):
     assert notes.count(numbers, "seed") == said
 
@@ -34,3 +38,23 @@ def test_sound_needs_a_finished_trial(results, tmp_path, record, write_results):
     root = write_results(tmp_path / "none", [record("never", 0, status="failed")])
     with pytest.raises(ValueError, match="a study with a finished trial"):
         notes.sound(root)
+
+
+def test_means_say_which_arms_have_no_interval_and_why(tmp_path, record, write_results):
+    accuracies = {"never": (0.9, 0.91, 0.92), "fixed_1": (0.9, 0.9, 0.9), "adaptive": (0.9, 0.95)}
+    records = [
+        record(arm, seed, test_acc=value, search_s=1.0, rebuild_s=None, macs=1,
+               dense_params=1, dense_macs=1)
+        for arm, values in accuracies.items() for seed, value in enumerate(values)
+    ]  # fmt: skip
+    table = summary.arms(load.trials(write_results(tmp_path / "r", records)))
+    assert list(table["interval"]) == [
+        "95% t", "no interval: all 3 seeds are equal", "no interval: 2 seeds",
+    ]  # fmt: skip
+    means, bare = notes.means(table)
+    assert means == "Test accuracy: mean over 2 to 3 seeds, bars: 95 % t interval."
+    assert bare == (
+        "No interval for every epoch; adaptive: fewer than 3 seeds, or all seeds equal."
+    )
+    (_, alone) = notes.means(table[table["arm"] == "adaptive"])
+    assert alone == "No interval: fewer than 3 seeds."

@@ -157,13 +157,23 @@ def test_what_does_not_read_is_counted(results, made):
     for name, content in (("a-broken", "{"), ("b-newer", json.dumps({"schema_version": 99}))):
         (results / "trials" / name).mkdir()
         (results / "trials" / name / "trial.json").write_text(content)
-    found = Page(report.build(results, made))
+    text = report.build(results, made)
+    found = Page(text)
     assert "11 trials" in found.text and "Left out: 5." in found.text
-    assert "a-broken: its record does not read" in found.text and "schema_version" in found.text
+    warning = "Left out, since no figure can use them: 1 not JSON, 1 of schema 99."
+    assert found.text.index(warning) < found.text.index("Trials by arm and status")
+    assert "a-broken: no figure can use it: trials/a-broken/trial.json: not JSON" in found.text
+    assert "trials/b-newer/trial.json: schema_version: got 99" in found.text
+    assert "? 2 0 0 0 0 2" in found.text
+    table = report.provenance(report.records(results)).set_index("trial")
+    assert table.loc["a-broken", "leakage"] == "unknown"
+    # Where the results lie is nothing that a page for others should tell.
+    assert str(results) not in text
 
 
 def test_trials_of_an_exploration_have_rows_of_their_own(record, write_results, tmp_path):
-    root = write_results(tmp_path / "r", [record("never", 0), record("c_1", 0, "stopped")])
+    records = [record("never", 0), record("c_1", 0, "stopped")]
+    root = write_results(tmp_path / "r", records, exploration={"samples": 1})
     table = report.counts(report.load.study(root), report.records(root))
     assert table.set_index("arm").loc["c_1", ["asked", "finished", "stopped"]].tolist() == [1, 0, 1]
 

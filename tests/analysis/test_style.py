@@ -136,3 +136,20 @@ def test_labels_are_no_formulas():
         (ax,) = style.new_figure(1, 1, note="costs $\\frac and $5").flat
         ax.set_title("$\\sqrt{")
         ax.figure.canvas.draw()
+
+
+def test_arms_with_one_choice_changed_look_like_their_end_and_unlike_one_another():
+    names = [f"{end}_but_{choice}" for end in style.CHANGED for choice in style.CHOICES]
+    looks = [style.look(name) for name in [*names, "ours", "reference"]]
+    assert len({(look.colour, look.marker) for look in looks}) == len(looks)
+    assert {style.look(name).colour for name in names if "ours" in name} == {"#a8e0cf"}
+
+
+def test_a_long_title_is_made_smaller_until_it_fits():
+    with style.shared_style():
+        ax = style.new_figure(1, 1)[0, 0]
+        style.title(ax, "short")
+        assert ax.title.get_fontsize() == ax._left_title.get_fontsize()
+        style.title(ax, "a title that is far too long for this figure, " * 3)
+        text = ax._left_title.get_window_extent()
+    assert text.x1 <= ax.figure.bbox.x1
