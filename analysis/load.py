@@ -7,6 +7,7 @@ for instance since a newer version wrote it, has the status `unusable` and costs
 
 import math
 import re
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -15,8 +16,7 @@ import pandas as pd
 
 from adacomcat.checks import require
 from adacomcat.config import leakage_note
-from study.record import TRIAL_FIELDS
-from study.store import Results
+from study.store import TRIAL_ENTRIES, VERSIONS, Results
 
 TRIAL_KEYS = ("trial_id", "workload", "arm", "label", "seed", "status")
 """What names a trial: the first columns of every table."""
@@ -53,10 +53,10 @@ def study(results: Path) -> dict[str, Any]:
 def records(results: Path) -> list[dict[str, Any]]:
     """What stands in each `trial.json`, unusable ones included, by trial id.
 
-    An entry has all of `study.record.TRIAL_FIELDS`, and `unusable`: empty, or the cause in a few
-    words that follow a number of trials (`2 of schema 7`). With a cause, `status` is `UNUSABLE` and
-    `error` a sentence; of one that does not read, `trial_id` is its folder, by which `arm` and
-    `seed` go, and the rest is None. Unusable are
+    An entry has all of `study.store.TRIAL_ENTRIES`, and `unusable`: empty, or the cause in a few
+    words that follow a number of trials (`2 of schema 7`). With a cause, `status` is `UNUSABLE`,
+    `error` a sentence, and `arm` and `seed` are `STRAY` and `NO_SEED` where the study has no such
+    arm; of one that does not read they go by the name of its folder, the rest is None. Unusable are
 
     - a record that is no JSON, has a newer schema, or lacks an entry;
     - one of another workload, or of an arm that the study does not have;
@@ -70,15 +70,13 @@ def records(results: Path) -> list[dict[str, Any]]:
     found = []
     for record in read:
         short, error = _fault(record, asked, store)
-        cause = {"status": UNUSABLE, "error": error} if short else {}
+        cause = {"status": UNUSABLE, "error": error, **_placed(record, asked)} if short else {}
         found.append(record | cause | {"unusable": short})
     for folder, wrong in unread.items():
-        found.append(
-            dict.fromkeys(TRIAL_FIELDS)
-            | _named(folder, asked)
-            | {"status": UNUSABLE, "unusable": wrong.short}
-            | {"error": str(wrong).replace(f"{store.root}/", "")}
-        )
+        named = dict.fromkeys(TRIAL_ENTRIES) | _named(folder, asked)
+        error = str(wrong).replace(f"{store.root}/", "")
+        cause = {"status": UNUSABLE, "error": error, "unusable": wrong.short}
+        found.append(named | cause | _placed(named, asked))
     return sorted(found, key=lambda record: str(record["trial_id"]))
 
 
@@ -89,6 +87,20 @@ def usable(results: Path) -> dict[str, dict[str, Any]]:
         ValueError: as `study`.
     """
     return {r["trial_id"]: r for r in records(results) if r["status"] != UNUSABLE}
+
+
+def require_usable(results: Path) -> None:
+    """Refuse a study that has trials of which none is usable.
+
+    Raises:
+        ValueError: as `study`, or all trials are unusable; it tells the causes.
+    """
+    found = records(results)
+    if found and all(record["status"] == UNUSABLE for record in found):
+        causes = Counter(record["unusable"] for record in found)
+        got = ", ".join(f"{count} {cause}" for cause, count in sorted(causes.items()))
+        allowed = f"trials that this version can use (it reads {VERSIONS})"
+        raise ValueError(f"{results}: got {got}, allowed: {allowed}")
 
 
 def trials(results: Path) -> pd.DataFrame:
@@ -109,7 +121,7 @@ def trials(results: Path) -> pd.DataFrame:
     arms = {arm["name"]: arm["label"] for arm in asked["arms"]}
     _check(found, arms, results)
     recorded = {(record["arm"], record["seed"]) for record in found}
-    rows = [_row(record, asked["workload"], arms) for record in found]
+    rows = [_row(record) | {"workload": asked["workload"]} for record in found]
     rows += [
         {"workload": asked["workload"], "arm": arm, "label": label, "seed": seed}
         | {"status": "pending", "unusable": ""}
@@ -201,14 +213,20 @@ def _named(folder: str, asked: Mapping[str, Any]) -> dict[str, Any]:
     return {"trial_id": folder, "arm": arm, "seed": seed}
 
 
-def _row(record: dict[str, Any], workload: str, arms: Mapping[str, str]) -> dict[str, Any]:
-    head = {key: record[key] for key in (*TRIAL_KEYS, *RECORD_COLUMNS)} | {"workload": workload}
-    if record["status"] != UNUSABLE:
-        return {**head, "leakage": leakage_note(record["leakage"]), **(record["summary"] or {})}
-    head["leakage"] = ""
-    if record["arm"] in arms:
-        return head | {"label": arms[record["arm"]]}
-    return head | {"arm": STRAY, "label": "of no arm", "seed": NO_SEED}
+def _placed(record: Mapping[str, Any], asked: Mapping[str, Any]) -> dict[str, Any]:
+    """Arm, label and seed under which an unusable trial is counted."""
+    arms = {arm["name"]: arm["label"] for arm in asked["arms"]}
+    arm, seed = record["arm"], record["seed"]
+    if arm not in arms and (asked.get("exploration") is None or arm == STRAY):
+        return {"arm": STRAY, "label": "of no arm", "seed": NO_SEED}
+    return {"arm": arm, "label": arms.get(arm, arm), "seed": seed}
+
+
+def _row(record: dict[str, Any]) -> dict[str, Any]:
+    head = {key: record[key] for key in (*TRIAL_KEYS, *RECORD_COLUMNS)}
+    if record["status"] == UNUSABLE:
+        return head | {"leakage": ""}
+    return {**head, "leakage": leakage_note(record["leakage"]), **(record["summary"] or {})}
 
 
 def _traces(results: Path, name: str) -> pd.DataFrame:
@@ -223,7 +241,7 @@ def _traces(results: Path, name: str) -> pd.DataFrame:
 
 def _check(found: Sequence[Mapping[str, Any]], arms: Mapping[str, str], results: Path) -> None:
     sound = [record for record in found if record["status"] != UNUSABLE]
-    explored = {record["arm"] for record in sound} - set(arms)
+    explored = {record["arm"] for record in found} - {*arms, STRAY}
     allowed = "none for this; the figure coefficients is what explorations have"
     require(not explored, f"{results}: explored arms", len(explored), allowed)
     seen: dict[tuple[str, int], str] = {}

@@ -69,9 +69,10 @@ def make_all(results: Path) -> list[Made]:
         results: a results directory.
 
     Raises:
-        ValueError: no results directory at all: as `load.study`.
+        ValueError: no results directory at all, or none of its trials is usable: as
+            `load.require_usable`.
     """
-    load.study(results)
+    load.require_usable(results)
     found = modules()
     if sys.platform == "linux" and (cores := len(os.sched_getaffinity(0))) > 1:
         # Forked, the processes have all modules already; to load them takes as long as to draw.

@@ -10,7 +10,7 @@ from pathlib import Path
 import pandas as pd
 
 from analysis import load, stats
-from study.schema import SCHEMA_VERSION
+from study.store import VERSIONS
 
 COLUMNS = ("left_out", "left_out_why", "leakage")
 """The last columns of a figure's table, the same in all rows of an arm."""
@@ -24,7 +24,7 @@ def sound(results: Path) -> pd.DataFrame:
     """
     trials = load.trials(results)
     got = ", ".join(f"{count} {cause}" for cause, count in load.left_out(trials).items())
-    allowed = f"a study with a finished trial (this version reads schemas up to {SCHEMA_VERSION})"
+    allowed = f"a study with a finished trial (this version reads {VERSIONS})"
     if len(load.finished(trials)) == 0:
         raise ValueError(f"{results}: got {got or 'no trial'}, allowed: {allowed}")
     return trials

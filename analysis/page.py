@@ -44,7 +44,8 @@ th, td { border-bottom: 1px solid var(--line); padding: .2rem .6rem .2rem 0; tex
   vertical-align: top; max-width: 26rem; }
 th { font-weight: 600; }
 #provenance td { white-space: nowrap; }
-#provenance td:last-child { white-space: normal; min-width: 12rem; }
+#provenance td:last-child { white-space: normal; }
+#provenance td:last-child:not(:empty) { min-width: 26rem; }
 td.number, th.number { text-align: right; white-space: nowrap; }
 pre { font-size: .8rem; line-height: 1.4; background: #f6f6f6; padding: .6rem; margin: .4rem 0;
   overflow-x: auto; }

@@ -125,6 +125,8 @@ def comparisons(trials: pd.DataFrame) -> pd.DataFrame:
     }
     rows = []
     for arm in names:
+        if arm == load.STRAY:
+            continue
         for against, family in arms.references(arm, names).items():
             found = stats.difference(values[arm], values[against])
             rows.append({

@@ -23,6 +23,7 @@ from adacomcat.checks import require
 from adacomcat.files import atomic_write_json
 from study.configfile import read_config, write_config
 from study.record import (
+    TRIAL_FIELDS,
     UnreadableError,
     changes,
     read_record,
@@ -35,6 +36,10 @@ from study.record import (
 from study.schema import SCHEMA_VERSION, Experiment, Status, TrialSpec
 
 EPOCHS, SEARCHES = "epochs.jsonl", "searches.jsonl"
+TRIAL_ENTRIES = tuple(TRIAL_FIELDS)
+"""What every `trial.json` has, as it is read here; `experiment` and `needs` are for a run alone."""
+VERSIONS = f"schemas up to {SCHEMA_VERSION}"
+"""What is read here, in words."""
 EARLY = ("study.yaml", "driver.lock")
 """Files that a driver may leave before it has begun a study."""
 

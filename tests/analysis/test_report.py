@@ -164,7 +164,7 @@ def test_what_does_not_read_is_counted(results, made):
     assert found.text.index(warning) < found.text.index("Trials by arm and status")
     assert "a-broken: no figure can use it: trials/a-broken/trial.json: not JSON" in found.text
     assert "trials/b-newer/trial.json: schema_version: got 99" in found.text
-    assert "? 2 0 0 0 0 2" in found.text
+    assert "of no arm 2 0 0 0 0 2" in found.text
     table = report.provenance(report.records(results)).set_index("trial")
     assert table.loc["a-broken", "leakage"] == "unknown"
     # Where the results lie is nothing that a page for others should tell.

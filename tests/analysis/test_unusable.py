@@ -149,6 +149,8 @@ def test_every_figure_table_and_the_report_are_made_of_what_is_sound(schedules):
         assert found["adaptive"] == f"1 of schema {NEWER}", name
         # The figure of one trial tells of that trial's arm.
         assert name == "ranks" or found[load.STRAY] == "1 not JSON", name
+    compared = pd.read_csv(schedules / "figures" / "table_arms.csv")
+    assert compared.loc[compared["arm"] == load.STRAY, "against"].isna().all()
     text = report.build(schedules, list(made.values()))
     assert f"Left out, since no figure can use them: 1 not JSON, 1 of schema {NEWER}." in text
 
@@ -168,6 +170,20 @@ def test_when_no_trial_reads_one_message_names_folder_and_versions(tmp_path, rec
         f"{root}: got 1 not JSON, 2 of schema {NEWER}, allowed: a study with a finished trial "
         f"(this version reads schemas up to {SCHEMA_VERSION})"
     )
+
+
+@pytest.mark.parametrize("tool", [make_all, report])
+def test_when_no_trial_reads_nothing_is_drawn(tool, tmp_path, record, write_results, capsys):
+    root = write_results(tmp_path / "r", [record("never", s) for s in range(3)])
+    for seed in range(3):
+        newer(root, "never", seed)
+    assert tool.main([str(root)]) == 2
+    said = capsys.readouterr()
+    assert said.err.endswith(
+        f"{root}: got 3 of schema {NEWER}, allowed: trials that this version can use (it reads "
+        f"schemas up to {SCHEMA_VERSION})\n"
+    )
+    assert said.out == "" and not (root / "figures").exists()
 
 
 @pytest.mark.parametrize("status", ["interrupted", "failed", "stopped", "pending", "running"])
