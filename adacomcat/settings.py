@@ -255,6 +255,7 @@ def _adapter(hint: Any) -> TypeAdapter[Any]:
     return TypeAdapter(hint)
 
 
-def _field_types(cls: type) -> dict[str, Any]:
+@cache
+def _field_types(cls: type) -> Mapping[str, Any]:
     hints = get_type_hints(cls)
     return {f.name: hints[f.name] for f in dataclasses.fields(cls)}

@@ -15,6 +15,7 @@ from rich.console import Console
 
 from adacomcat.files import default_cache
 from study import cluster, provenance
+from study.disk import LogFile
 from study.expand import expand
 from study.export import export
 from study.lock import driver_lock
@@ -154,7 +155,7 @@ class Session:
 @contextmanager
 def _warnings_to(path: Path) -> Iterator[None]:
     """Send warnings and log records to a file, so that none is lost and none spoils the display."""
-    handler = logging.FileHandler(path)
+    handler = LogFile(path)
     handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
     root, ray = logging.getLogger(), logging.getLogger("ray")
     before = ray.handlers, ray.propagate

@@ -1,6 +1,5 @@
 """The trials of one arm in a worker, under Ray Tune or Ray Train, and what is recorded of them."""
 
-import errno
 import logging
 import time
 import traceback
@@ -15,6 +14,7 @@ import torch
 from adacomcat.parallel import from_first_worker
 from study.body import Body, Outcome, train_trial
 from study.cluster import Placement
+from study.disk import is_disk_full
 from study.judge import Verdict
 from study.lock import trial_lock
 from study.metrics import TrialMetrics
@@ -268,16 +268,6 @@ def record_failure(
         if results.status(spec.trial_id) not in FINAL:
             results.update(spec.trial_id, "failed", finished=now(), error=failure_text(error))
             report({"trial": spec.trial_id, "status": "failed"})
-
-
-def is_disk_full(error: BaseException | None) -> bool:
-    """Whether a full disk or an exhausted quota is behind an error."""
-    while error is not None:
-        if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
-            return True
-        # Ray wraps what an actor raised, and keeps it as `cause`.
-        error = getattr(error, "cause", None) or error.__cause__ or error.__context__
-    return False
 
 
 def failure_text(error: BaseException) -> str:

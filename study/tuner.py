@@ -12,6 +12,7 @@ import ray
 from ray import tune
 
 from adacomcat.settings import build_config
+from study.disk import is_disk_full
 from study.expand import as_json, expand
 from study.exploration import Exploration
 from study.judge import Judge, Verdict
@@ -26,7 +27,6 @@ from study.trial import (
     Job,
     Referee,
     failure_text,
-    is_disk_full,
     ray_folder,
     record_failure,
     run_arm,
@@ -56,15 +56,7 @@ def run_study(
     shutil.rmtree(_tune_folder(job.root), ignore_errors=True)
     study = _Study(experiment, job, monitor, loggers)
     try:
-        if experiment.exploration is None:
-            study.run_grid()
-        else:
-            study.explore()
-    except KeyboardInterrupt:
-        # First the workers, then the records: a worker must not write after us.
-        ray.shutdown()
-        study.mark_interrupted()
-        raise
+        study.run()
     except Exception as error:
         if is_disk_full(error):
             ray.shutdown()
@@ -88,6 +80,19 @@ class _Study:
         self.loggers = loggers
         self.results = Results(Path(job.root))
         self._errors: dict[str, str] = {}
+
+    def run(self) -> None:
+        """All that is left, up to its end or its user's interrupt."""
+        try:
+            if self.experiment.exploration is None:
+                self.run_grid()
+            else:
+                self.explore()
+        except KeyboardInterrupt:
+            # First the workers, then the records: a worker must not write after us.
+            ray.shutdown()
+            self.mark_interrupted()
+            raise
 
     def run_grid(self) -> None:
         """Every trial of the experiment, each after those that it needs."""
@@ -181,11 +186,13 @@ class _Study:
                 callbacks=[events, *self.loggers],
             ),
         ).fit()
-        if events.disk_full:
+        ended = [outcome[number] for number in range(len(outcome))]
+        # A worker that could not even say so has raised it.
+        if events.disk_full or any(is_disk_full(result.error) for result in ended):
             raise _disk_full(job.root)
         self._errors = {
             trial_id: failure_text(result.error)
-            for result in map(outcome.__getitem__, range(len(outcome)))
+            for result in ended
             if result.error is not None and result.config is not None
             for trial_id in result.config["trials"]
         }

@@ -13,6 +13,8 @@ from study.schema import Arm, Experiment, Need, Workload
 
 # Here, at import: Ray reads its settings when it is imported, whichever test comes first.
 cluster.set_environment(dashboard=False)
+# By default Ray's workers stand back for every other process: on a busy machine, for minutes.
+os.environ.setdefault("RAY_worker_niceness", "0")
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -3,6 +3,7 @@
 Without training, the rows of a trial follow from its configuration.
 """
 
+import io
 import json
 import os
 import signal
@@ -10,6 +11,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +19,7 @@ import pytest
 
 from study.exploration import Dimension, Exploration, Stopping
 from study.provenance import repository
+from study.run import main
 from study.schema import Arm, Experiment, Status, TrialSpec, Workload
 from study.store import EPOCHS, Results
 
@@ -179,9 +182,21 @@ class Script:
         """Start a driver, wait for it and return what it printed."""
         return self.finish(self.start(*arguments, cwd=cwd), status=status)
 
+    @staticmethod
+    def call(*arguments: object, status: int = 0) -> str:
+        """What a command prints, errors included, without the seconds that a process costs.
+
+        Trials run on the Ray of the tests' session, whose fixture the caller has to name.
+        """
+        out = io.StringIO()
+        with redirect_stdout(out), redirect_stderr(out):
+            found = main([str(argument) for argument in arguments])
+        assert found == status, out.getvalue()
+        return out.getvalue()
+
     def wait_for(self, condition: Callable[[], bool], driver: subprocess.Popen[str]) -> None:
         """Wait until something holds while a driver is at work."""
-        deadline = time.monotonic() + 180
+        deadline = time.monotonic() + 300
         while not condition():
             assert driver.poll() is None, driver.communicate()[0]
             assert time.monotonic() < deadline, "nothing happened"

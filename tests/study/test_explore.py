@@ -18,7 +18,6 @@ from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend
 from optuna.trial import TrialState
 
-from study.provenance import hardware
 from study.store import read_rows
 
 pytestmark = [pytest.mark.ray, pytest.mark.timeout(600)]
@@ -32,8 +31,8 @@ EXPLORE = (
     "--samples", SAMPLES, "--set", "search_phase.epochs=5", "--set", "finetune.epochs=1",
     "--set", "data.options.images=400",
 )  # fmt: skip
-# Two trials at a time, on whatever machine.
-TWO = ("--cpus-per-worker", max(1, hardware()["cores"] // 2))
+TWO_CPUS = json.dumps({"CPU": 2})
+"""Two trials at a time, on whatever machine, as on the Ray of the tests' session."""
 
 
 @dataclass(frozen=True)
@@ -92,8 +91,14 @@ def events(out: str) -> list[list[str]]:
 @pytest.fixture(scope="module")
 def explored(script: Any, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Explored]:
     folder = tmp_path_factory.mktemp("explored")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("RAY_OVERRIDE_RESOURCES", TWO_CPUS)
+        yield explore(script, folder)
+
+
+def explore(script: Any, folder: Path) -> Explored:
     root = folder / "results"
-    driver = script.start(*EXPLORE, *TWO, "--results", root, cwd=folder)
+    driver = script.start(*EXPLORE, "--results", root, cwd=folder)
     script.wait_for(lambda: "running" in script.statuses(root), driver)
     status = script.run("--status", root, cwd=folder)
 
@@ -108,8 +113,8 @@ def explored(script: Any, tmp_path_factory: pytest.TempPathFactory) -> Iterator[
     driver.communicate()
     ended = {name: r for name, r in script.records(root).items() if r["status"] in OVER}
     files = written(*(folder_of(root, record) for record in ended.values()))
-    resumed = script.run("--resume", root, *TWO, cwd=folder)
-    yield Explored(root, status, ended, files, resumed)
+    resumed = script.run("--resume", root, cwd=folder)
+    return Explored(root, status, ended, files, resumed)
 
 
 @pytest.fixture
@@ -180,7 +185,7 @@ def test_the_status_of_a_study_while_its_driver_lives_and_after(
     assert any(line.endswith(f" of {SAMPLES} ended") for line in lines)
 
     before = written(explored.root)
-    page = script.run("--status", explored.root, cwd=explored.root.parent)
+    page = script.call("--status", explored.root)
     lines = [line.rstrip() for line in page.splitlines()]
     assert "driver      none, and nothing is left" in lines
     assert f"samples     {SAMPLES} of {SAMPLES} ended" in lines
@@ -197,7 +202,7 @@ def test_a_finished_study_is_resumed_without_running_anything(
     for name in TABLES:
         (copied / name).unlink()
     before = written(copied / "trials")
-    out = script.run("--resume", copied, cwd=copied.parent)
+    out = script.call("--resume", copied)
     assert f"all {len(REFERENCES) + SAMPLES} trials have ended already" in out
     assert not events(out)
     assert written(copied / "trials") == before
@@ -208,13 +213,12 @@ def test_a_finished_study_is_resumed_without_running_anything(
 
 
 def test_an_extension_adds_seeds_to_what_had_finished_and_then_an_arm(
-    script: Any, explored: Explored, copied: Path
+    script: Any, ray_cluster: Any, explored: Explored, copied: Path
 ) -> None:
     old = script.records(copied)
     finished = {record["arm"] for record in old.values() if record["status"] == "finished"}
     before = written(copied / "trials")
-    out = script.run("--resume", copied, "--extend", "--seeds", 2, "--quiet", *TWO,
-                     cwd=copied.parent)  # fmt: skip
+    out = script.call("--resume", copied, "--extend", "--seeds", 2, "--quiet")
     # What had been stopped stays with one seed.
     new = script.records(copied)
     assert new.keys() - old.keys() == {f"{arm}-1" for arm in finished}
@@ -224,12 +228,11 @@ def test_an_extension_adds_seeds_to_what_had_finished_and_then_an_arm(
     for row in table(copied, "arms.csv"):
         assert int(row["seeds"]) == (2 if row["arm"] in finished else 1)
     assert events(out) == [] and f"results: {copied}" in out.splitlines()
-    page = script.run("--status", copied, cwd=copied.parent)
+    page = script.call("--status", copied)
     assert "none, and nothing is left" in page and "pending" not in page
 
     before = written(copied / "trials")
-    out = script.run("--resume", copied, "--extend", "--samples", SAMPLES + 1, *TWO,
-                     cwd=copied.parent)  # fmt: skip
+    out = script.call("--resume", copied, "--extend", "--samples", SAMPLES + 1)
     study = optuna_study(copied)
     assert len(study.trials) == len(REFERENCES) + SAMPLES + 1
     added = study.trials[-1]
@@ -248,11 +251,11 @@ def test_a_study_does_not_grow_unless_it_is_told_to(
     before = written(copied)
     asked = ("--resume", copied)
     for flag in ("--seeds", "--samples"):
-        out = script.run(*asked, flag, 9, cwd=copied.parent, status=2)
+        out = script.call(*asked, flag, 9, status=2)
         assert out == f"error: {flag}: got 9, allowed: with --resume only to --extend\n"
     whole = [*EXPLORE, "--results", copied]
     whole[whole.index("--samples") + 1] = SAMPLES + 1
-    out = script.run(*whole, cwd=copied.parent, status=2)
+    out = script.call(*whole, status=2)
     assert out == (
         f"error: samples: got {SAMPLES + 1}, allowed: {SAMPLES}, as in {copied}; "
         f"to add some: --resume {copied} --extend\n"
@@ -265,7 +268,13 @@ def test_a_study_does_not_grow_unless_it_is_told_to(
     [("--objectives", "val_acc", 1), ("--sampler", "nsga2", 2)],
 )
 def test_an_edited_study_yaml_is_another_study(
-    script: Any, explored: Explored, tmp_path: Path, flag: str, value: str, directions: int
+    script: Any,
+    ray_cluster: Any,
+    explored: Explored,
+    tmp_path: Path,
+    flag: str,
+    value: str,
+    directions: int,
 ) -> None:
     config = yaml.safe_load((explored.root / "study.yaml").read_text())
     # Of two arms the first is quasi-random; the second is the sampler's own.
@@ -274,7 +283,7 @@ def test_an_edited_study_yaml_is_another_study(
     edited = tmp_path / "edited.yaml"
     edited.write_text(yaml.safe_dump(config))
     root = tmp_path / "results"
-    script.run("--config", edited, flag, value, "--results", root, *TWO, cwd=tmp_path)
+    script.call("--config", edited, flag, value, "--results", root)
 
     study = optuna_study(root)
     assert len(study.directions) == directions
@@ -296,12 +305,11 @@ def test_an_edited_study_yaml_is_another_study(
 
 
 def test_a_fork_runs_what_its_settings_change_and_takes_over_the_rest(
-    script: Any, explored: Explored, tmp_path: Path
+    script: Any, ray_cluster: Any, explored: Explored, tmp_path: Path
 ) -> None:
     root, before = tmp_path / "fork", written(explored.root)
     old = script.records(explored.root)
-    out = script.run("--resume", explored.root, "--fork", root, "--set", "schedule.at=2", *TWO,
-                     cwd=tmp_path)  # fmt: skip
+    out = script.call("--resume", explored.root, "--fork", root, "--set", "schedule.at=2")
     assert written(explored.root) == before
     new, study = script.records(root), optuna_study(root)
     taken = {n for n, r in old.items() if r["status"] == "finished"} - {"once-0"}
@@ -323,7 +331,7 @@ def test_a_fork_runs_what_its_settings_change_and_takes_over_the_rest(
 
     # A second one is not written over it.
     there = written(root)
-    out = script.run("--resume", explored.root, "--fork", root, cwd=tmp_path, status=2)
+    out = script.call("--resume", explored.root, "--fork", root, status=2)
     assert out == f"error: --fork: got {str(root)!r}, allowed: a new folder, or an empty one\n"
     assert written(root) == there
 
@@ -354,9 +362,9 @@ def test_results_that_cannot_be_written_are_refused_before_anything_runs(
         (*EXPLORE, "--results", new), (*EXPLORE, "--results", under),
     ):  # fmt: skip
         place = next(path for path in why if path in command)
-        out = script.run(*command, cwd=tmp_path, status=2)
+        out = script.call(*command, status=2)
         assert out == f"error: --results: cannot write to or lock {place} ({why[place]})\n"
-    out = script.run("--resume", root, "--fork", new, cwd=tmp_path, status=2)
+    out = script.call("--resume", root, "--fork", new, status=2)
     assert out.startswith("error: ") and out.count("\n") == 1 and "Read-only" in out
     # To look is allowed.
-    assert "nothing is left" in script.run("--status", root, cwd=tmp_path)
+    assert "nothing is left" in script.call("--status", root)

@@ -39,13 +39,15 @@ def workers_of(driver: subprocess.Popen[str], title: str) -> list[psutil.Process
 
 
 @pytest.fixture(scope="module")
-def undisturbed(script: Any, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+def undisturbed(
+    script: Any, ray_cluster: Any, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Path]:
     """A folder with a study of three arms and its results, which nothing disturbed."""
     folder = tmp_path_factory.mktemp("undisturbed")
     config = folder / "study.yaml"
     whole = ("--experiment", "adaptive_vs_fixed", "--workload", "synthetic", "--seeds", 1)
     settings = ("--set", "search_phase.epochs=8", "--results", folder / "grid", "--dry-run")
-    script.run(*whole, *settings, cwd=folder)
+    script.call(*whole, *settings)
     from study.catalog import load_experiment
     from study.configfile import write_config
     from study.expand import apply_settings
@@ -54,7 +56,7 @@ def undisturbed(script: Any, tmp_path_factory: pytest.TempPathFactory) -> Iterat
     arms = tuple(arm for arm in experiment.arms if arm.name in ARMS)
     small = experiment.model_copy(update={"arms": arms, "figures": ()})
     write_config(apply_settings(small, {"search_phase.epochs": 8}), config)
-    script.run("--config", config, "--results", folder / "results", cwd=folder)
+    script.call("--config", config, "--results", folder / "results")
     assert script.statuses(folder / "results") == ["finished"] * 3
     yield folder
 
@@ -80,7 +82,7 @@ def test_the_traces_after_a_killed_driver_are_those_of_an_undisturbed_run(
     }
     files = {p: p.stat().st_mtime_ns for n in before for p in _trace_files(script, root, n)}
 
-    script.run("--resume", root, cwd=tmp_path)
+    script.call("--resume", root)
     assert script.statuses(root) == ["finished"] * 3
     # What was finished was not run again.
     assert {n: script.records(root)[n]["finished"] for n in before} == before
@@ -115,21 +117,6 @@ def test_the_traces_after_a_killed_worker_are_those_of_an_undisturbed_run(
     assert script.traces(root) == script.traces(undisturbed / "results")
 
 
-def test_a_second_driver_is_refused_while_the_first_lives(
-    script: Any, undisturbed: Path, tmp_path: Path
-) -> None:
-    root = tmp_path / "results"
-    first = script.start("--config", undisturbed / "study.yaml", "--results", root, cwd=tmp_path)
-    try:
-        script.wait_for(lambda: bool(script.records(root)), first)
-        out = script.run("--resume", root, cwd=tmp_path, status=2)
-        assert str(first.pid) in out and "error: " in out
-    finally:
-        first.send_signal(signal.SIGINT)
-        first.communicate(timeout=60)
-    assert first.returncode == 130
-
-
 def test_a_trial_that_diverges_is_recorded_and_the_study_goes_on(
     script: Any, undisturbed: Path, tmp_path: Path
 ) -> None:
@@ -140,7 +127,7 @@ def test_a_trial_that_diverges_is_recorded_and_the_study_goes_on(
     changed = tmp_path / "study.yaml"
     changed.write_text(yaml.safe_dump(config))
     root = tmp_path / "results"
-    out = script.run("--config", changed, "--results", root, cwd=tmp_path, status=1)
+    out = script.call("--config", changed, "--results", root, status=1)
     assert script.statuses(root) == ["failed", "finished", "finished"]
     error = script.records(root)["never-0"]["error"]
     assert error.startswith("NonFiniteLoss: search phase, epoch ") and "Traceback" in error
@@ -231,6 +218,6 @@ def test_a_full_disk_stops_the_study_with_what_is_finished_whole(
     }
 
     filler.unlink()
-    script.run("--resume", root, cwd=tmp_path)
+    script.call("--resume", root)
     assert script.statuses(root) == ["finished"] * 3
     assert script.traces(root) == expected

@@ -40,9 +40,11 @@ finally:
     assert out.splitlines()[-1] == f"{script.path.parent.parent} False"
 
 
-def test_the_script_prints_its_trials_and_runs_nothing(script: Any, tmp_path: Path) -> None:
-    out = script.run(*EXPERIMENT, "--seeds", "2", "--dry-run", "--set", "schedule.growth=3",
-                     cwd=tmp_path)  # fmt: skip
+def test_a_dry_run_prints_its_trials_and_runs_nothing(
+    script: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    out = script.call(*EXPERIMENT, "--seeds", 2, "--dry-run", "--set", "schedule.growth=3")
     lines = out.splitlines()
     adaptive = next(line for line in lines if line.startswith("synthetic-adaptive-s1-"))
     assert "adaptive(growth=3)" in adaptive and "pending" in adaptive
@@ -253,7 +255,9 @@ def test_a_finished_study_is_summed_up_again_without_running(
 
 @pytest.mark.ray
 @pytest.mark.timeout(400)
-def test_an_interrupt_marks_what_was_running(script: Any, tmp_path: Path) -> None:
+def test_a_second_driver_is_refused_and_an_interrupt_marks_what_was_running(
+    script: Any, tmp_path: Path
+) -> None:
     root = tmp_path / "r"
     driver = script.start(
         *EXPERIMENT, "--results", root, "--seeds", 1, "--set", "search_phase.epochs=5000",
@@ -264,6 +268,8 @@ def test_an_interrupt_marks_what_was_running(script: Any, tmp_path: Path) -> Non
         return any(path.stat().st_size for path in root.glob("trials/*/epochs.jsonl"))
 
     script.wait_for(under_way, driver)
+    refused = script.call("--resume", root, status=2)
+    assert str(driver.pid) in refused and "error: " in refused
     driver.send_signal(signal.SIGINT)
     out = script.finish(driver, status=130)
     assert out.splitlines()[-1] == ("interrupted; --resume, or the same command, runs what is left")

@@ -14,7 +14,7 @@ from study.exploration import Stopping
 from study.judge import Judge
 from study.schema import Experiment, TrialSpec
 from study.store import Results
-from study.trial import TOLD, ArmRun, Job, Referee, failure_text, is_disk_full, run_arm
+from study.trial import TOLD, ArmRun, Job, Referee, failure_text, run_arm
 
 ONE_CPU = Placement("tune", 1, 1.0, 0.0, 1)
 GIT: dict[str, Any] = {"git_commit": "abc", "git_dirty": True}
@@ -295,12 +295,3 @@ def test_a_full_disk_is_no_failure_of_the_trial(
     run_arm([spec.trial_id], job(tmp_path, dense_cache, body), reports.append)
     assert reports == [{"trial": spec.trial_id, "disk_full": True}]
     assert results.status(spec.trial_id) == "running"
-
-
-def test_a_full_disk_is_recognised_behind_other_errors() -> None:
-    full = OSError(errno.EDQUOT, "Disk quota exceeded")
-    outer = RuntimeError("could not save")
-    outer.__cause__ = full
-    assert is_disk_full(full) and is_disk_full(outer)
-    assert not is_disk_full(OSError(errno.EACCES, "Permission denied"))
-    assert not is_disk_full(RuntimeError("no space left on device"))

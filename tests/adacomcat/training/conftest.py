@@ -91,9 +91,10 @@ def splits(config):
 
 
 @pytest.fixture
-def dense(config, splits, tmp_path):
+def dense(config, splits, dense_cache):
+    """Trained once a session, loaded anew for each test."""
     torch.set_num_threads(1)
-    return dense_model(config, splits, tmp_path / "cache")
+    return dense_model(config, splits, dense_cache / "training")
 
 
 @pytest.fixture

@@ -57,15 +57,25 @@ def work(rank, world, folder):
         dist.destroy_process_group()
 
 
-@pytest.mark.timeout(240)
+@pytest.mark.timeout(300)
 def test_two_workers_equal_one(config, tmp_path):
+    """Two trials: the two processes take longer to start than to train."""
     # Calibrated: the second moments, too, must be those of all images together.
-    settings = config.to_json() | {"method": {**config.method, "calibrated": True}}
-    compare(settings, tmp_path)
+    plain = config.to_json() | {"method": {**config.method, "calibrated": True}}
+    folders = [tmp_path / "calibrated", tmp_path / "files"]
+    for folder, settings in zip(folders, (plain, on_files(config, tmp_path)), strict=True):
+        folder.mkdir()
+        (folder / "settings.json").write_text(json.dumps(settings))
+        work(0, 1, folder)
+    command = [sys.executable, __file__]
+    workers = [subprocess.Popen([*command, str(rank), "2", *folders]) for rank in range(2)]
+    assert [worker.wait(timeout=200) for worker in workers] == [0, 0]
+    for folder in folders:
+        compare(folder)
 
 
-@pytest.mark.timeout(240)
-def test_two_workers_equal_one_on_augmented_files_in_parts_with_an_average(config, tmp_path):
+def on_files(config, tmp_path):
+    """Augmented image files, batches in parts, and an average."""
     root = write_image_folder(tmp_path / "images", classes=2, train=40, val=8, side=20)
     data = {
         "name": "imagefolder", "root": str(root), "image_size": 16, "search_images": 16,
@@ -74,27 +84,19 @@ def test_two_workers_equal_one_on_augmented_files_in_parts_with_an_average(confi
     }  # fmt: skip
     recipe = {"batch_size": 16, "accumulate": 2, "ema_decay": 0.8, "lr": 1e-2}
     alone = {"distill": {"kind": "none", "align_blocks": []}}
-    compare(
-        config.to_json() | {
-            "data": data,
-            "dense": {"recipe": {"epochs": 2, **recipe, **alone}},
-            "search": {"batch_size": 8, "lr": 0.2, "temperature_start": 1.0},
-            "search_phase": {"epochs": 3, **recipe},
-            "finetune": {"epochs": 1, **recipe},
-        },
-        tmp_path,
-    )  # fmt: skip
+    return config.to_json() | {
+        "data": data,
+        "dense": {"recipe": {"epochs": 2, **recipe, **alone}},
+        "search": {"batch_size": 8, "lr": 0.2, "temperature_start": 1.0},
+        "search_phase": {"epochs": 3, **recipe},
+        "finetune": {"epochs": 1, **recipe},
+    }
 
 
-def compare(settings, tmp_path):
-    """Run a trial on one worker and on two."""
-    (tmp_path / "settings.json").write_text(json.dumps(settings))
-    work(0, 1, tmp_path)
-    command = [sys.executable, __file__]
-    workers = [subprocess.Popen([*command, str(rank), "2", str(tmp_path)]) for rank in range(2)]
-    assert [worker.wait(timeout=200) for worker in workers] == [0, 0]
+def compare(folder):
+    """One worker's trial with that of two."""
     one, first, second = (
-        json.loads((tmp_path / f"{name}.json").read_text()) for name in ("1-0", "2-0", "2-1")
+        json.loads((folder / f"{name}.json").read_text()) for name in ("1-0", "2-0", "2-1")
     )
     assert (one["lines"], first["lines"], second["lines"]) == (len(one["epochs"]),) * 2 + (0,)
     for alone, row, other in zip(one["epochs"], first["epochs"], second["epochs"], strict=True):
@@ -111,4 +113,5 @@ def compare(settings, tmp_path):
 
 
 if __name__ == "__main__":
-    work(int(sys.argv[1]), int(sys.argv[2]), Path(sys.argv[3]))
+    for argument in sys.argv[3:]:
+        work(int(sys.argv[1]), int(sys.argv[2]), Path(argument))

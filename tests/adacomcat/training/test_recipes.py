@@ -23,17 +23,16 @@ AVERAGED = {
 }
 
 
-@pytest.mark.parametrize("stop_after", [1, 3, 5])
-def test_an_averaged_trial_resumes_bit_for_bit(
-    run, timeless, assert_same_state, tmp_path, stop_after
-):
+def test_an_averaged_trial_resumes_bit_for_bit(run, timeless, assert_same_state, tmp_path):
     whole, rows = run("whole", **AVERAGED)
-    run("cut", stop_after=stop_after, **AVERAGED)
-    resumed, after = run("cut", **AVERAGED)
-    assert after.epochs == rows.epochs[stop_after - 1 :]
-    assert timeless(resumed) == timeless(whole)
     assert load_state(tmp_path / "whole" / "checkpoint")["average"] is not None
-    assert_same_state("whole", "cut")
+    for stop_after in (1, 3, 5):
+        cut = f"cut after {stop_after}"
+        run(cut, stop_after=stop_after, **AVERAGED)
+        resumed, after = run(cut, **AVERAGED)
+        assert after.epochs == rows.epochs[stop_after - 1 :], cut
+        assert timeless(resumed) == timeless(whole), cut
+        assert_same_state("whole", cut)
 
 
 def test_an_average_changes_what_is_evaluated_and_handed_on_not_what_is_searched(run):
