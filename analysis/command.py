@@ -2,7 +2,8 @@
 
 import argparse
 import sys
-from collections.abc import Callable, Sequence
+import textwrap
+from collections.abc import Callable, Sequence, Set
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -16,6 +17,9 @@ from analysis import style
 ROWS = 60
 """Rows of a table that a terminal gets; the CSV has all of them."""
 
+WIDTH = 100
+"""Of a note below a table, in characters."""
+
 
 def headline(module: ModuleType) -> str:
     """The first paragraph of a module's docstring, in one line."""
@@ -25,6 +29,20 @@ def headline(module: ModuleType) -> str:
 def as_text(table: pd.DataFrame) -> str:
     """A table for a terminal, the middle left out where it is long."""
     return table.to_string(index=False, max_rows=ROWS)
+
+
+def aligned(table: pd.DataFrame, *, names: Set[str]) -> str:
+    """A table of texts: the columns of names and sentences set left, numbers right."""
+    left = [column for column in map(str, table.columns) if column in names]
+    widths = {c: max(len(c), table[c].str.len().max()) for c in left}
+    shown = table.assign(**{c: table[c].str.ljust(width) for c, width in widths.items()})
+    shown = shown.rename(columns={c: c.ljust(width) for c, width in widths.items()})
+    return "\n".join(line.rstrip() for line in shown.to_string(index=False).splitlines())
+
+
+def folded(note: str) -> str:
+    """A note in lines that a terminal shows whole."""
+    return textwrap.fill(note, width=WIDTH)
 
 
 def one_axes(table: pd.DataFrame) -> Axes:
@@ -58,8 +76,7 @@ def run(
     Returns:
         The exit code: 2 where `data` raises a ValueError, whose message is printed as one line.
     """
-    parser = argparse.ArgumentParser(description=headline(sys.modules[data.__module__]))
-    parser.add_argument("results", type=Path, help="a results directory, with its study.json")
+    parser = _parser(data)
     if options is not None:
         options(parser)
     given = vars(parser.parse_args(argv))
@@ -76,3 +93,34 @@ def run(
         paths = style.save(first, table, results / "figures", name)
     print(say(table), *paths, sep="\n")
     return 0
+
+
+def run_table(
+    name: str,
+    data: Callable[[Path], pd.DataFrame],
+    say: Callable[[pd.DataFrame], str],
+    argv: Sequence[str] | None = None,
+) -> int:
+    """Write a table of a results directory into its folder `figures` as CSV and text; print both.
+
+    The arguments and the exit code are those of `run`.
+    """
+    results = _parser(data).parse_args(argv).results
+    try:
+        table = data(results)
+    except ValueError as error:
+        print(f"{name}: {error}", file=sys.stderr)
+        return 2
+    text, folder = say(table), results / "figures"
+    folder.mkdir(parents=True, exist_ok=True)
+    csv, txt = (folder / f"{name}.{kind}" for kind in ("csv", "txt"))
+    table.to_csv(csv, index=False)
+    txt.write_text(f"{text}\n", encoding="utf-8")
+    print(text, "", csv, txt, sep="\n")
+    return 0
+
+
+def _parser(data: Callable[..., pd.DataFrame]) -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(description=headline(sys.modules[data.__module__]))
+    parser.add_argument("results", type=Path, help="a results directory, with its study.json")
+    return parser

@@ -22,6 +22,7 @@ from analysis.make_all import Made, make_all
 QUESTIONS: Mapping[str, str] = MappingProxyType({
     "table_arms": "Do the arms differ by more than their seeds do, and how large a loss of "
     "accuracy do the data rule out?",
+    "table_changes": "Do ranks still change after the first search, and do they grow or shrink?",
     "accuracy_vs_searches": "What accuracy does a schedule reach with how many searches?",
     "accuracy_vs_search_time": "What accuracy does a schedule reach for how many seconds of "
     "searching?",

@@ -3,17 +3,14 @@
 `python analysis/table_arms.py RESULTS`
 """
 
-import argparse
 import math
-import sys
-import textwrap
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
-from analysis import arms, load, notes, stats, summary
+from analysis import arms, command, load, notes, stats, summary
 
 NAME = "table_arms"
 
@@ -28,6 +25,9 @@ COMPARED_COLUMNS = (
 )  # fmt: skip
 
 COLUMNS = (*ARM_COLUMNS, *COMPARED_COLUMNS, *notes.COLUMNS)
+
+NAMES = frozenset({"arm", "less", "family", "ruled out", "left out"})
+"""Columns that a terminal gets set left."""
 
 LEGEND = (
     f"±: half of the {stats.LEVEL:.0%} t interval of a mean; [ ]: {stats.LEVEL:.0%} t interval of "
@@ -215,47 +215,18 @@ def _number(value: float, form: str) -> str:
 def as_text(table: pd.DataFrame) -> str:
     """The table of `data` for a terminal: the arms, the comparisons, what the columns mean."""
     compared = readable_comparisons(table)
-    parts = [_aligned(readable_arms(table))]
+    parts = [command.aligned(readable_arms(table), names=NAMES)]
     if len(compared):
         title = "Paired differences of test accuracy, in percentage points:"
-        parts.append(f"{title}\n{_aligned(compared)}")
+        parts.append(f"{title}\n{command.aligned(compared, names=NAMES)}")
     single = table[table["arm"] != arms.POOLED] if arms.draws([*table["arm"]]) else table
-    parts.append(textwrap.fill(notes.write([LEGEND, families(table)], single), width=100))
+    parts.append(command.folded(notes.write([LEGEND, families(table)], single)))
     return "\n\n".join(parts)
-
-
-def _aligned(table: pd.DataFrame) -> str:
-    """A table of texts: names and sentences set left, numbers right."""
-    names = {"arm", "less", "family", "ruled out", "left out"}
-    widths = {c: max(len(c), table[c].str.len().max()) for c in table if c in names}
-    shown = table.assign(**{c: table[c].str.ljust(width) for c, width in widths.items()})
-    shown = shown.rename(columns={c: c.ljust(width) for c, width in widths.items()})
-    return "\n".join(line.rstrip() for line in shown.to_string(index=False).splitlines())
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Write the table of a results directory into its folder `figures`, and print it."""
-    about = (__doc__ or "").partition("\n")[0]
-    parser = argparse.ArgumentParser(description=about)
-    parser.add_argument("results", type=Path, help="a results directory, with its study.json")
-    results = parser.parse_args(argv).results
-    try:
-        table = data(results)
-    except ValueError as error:
-        print(f"{NAME}: {error}", file=sys.stderr)
-        return 2
-    paths = save(table, results / "figures")
-    print(as_text(table), "", *paths, sep="\n")
-    return 0
-
-
-def save(table: pd.DataFrame, folder: Path) -> list[Path]:
-    """Write the table of `data` as CSV and as text; the paths of both files."""
-    folder.mkdir(parents=True, exist_ok=True)
-    paths = [folder / f"{NAME}.{kind}" for kind in ("csv", "txt")]
-    table.to_csv(paths[0], index=False)
-    paths[1].write_text(f"{as_text(table)}\n", encoding="utf-8")
-    return paths
+    return command.run_table(NAME, data, as_text, argv)
 
 
 if __name__ == "__main__":

@@ -171,14 +171,8 @@ def test_main_writes_csv_and_text(ablation, capsys):
     assert said.startswith(text) and said.rstrip().endswith("table_arms.txt")
     written, made = pd.read_csv(ablation / "figures" / "table_arms.csv"), tables.data(ablation)
     texts = [
-        "interval",
-        "against",
-        "against_label",
-        "family",
-        "ruled_out",
-        "left_out_why",
-        "leakage",
-    ]
+        "interval", "against", "against_label", "family", "ruled_out", "left_out_why", "leakage",
+    ]  # fmt: skip
     made[texts] = made[texts].replace("", np.nan)
     pd.testing.assert_frame_equal(written, made, check_dtype=False)
     # Mean and half of the interval of 0.90 0.92 0.91 0.93 0.90: t(0.975, 4) = 2.776, s = 0.0130.

@@ -1,0 +1,113 @@
+"""Whether ranks change after the first search, and which way.
+
+`python analysis/table_changes.py RESULTS`
+"""
+
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import pandas as pd
+
+from adacomcat.checks import require
+from analysis import command, load, notes
+
+NAME = "table_changes"
+
+COLUMNS = (
+    "arm", "label", "workload", "seeds", "settled", "searches", "changing", "grown", "shrunk",
+    "last_change", *notes.COLUMNS,
+)  # fmt: skip
+
+LEGEND = (
+    "Means over seeds. Searches that changed: of those after the first, which chooses all ranks. "
+    "Grown, shrunk: ranks that these changed, a site once for each change. Last change: the epoch, "
+    "over the seeds that had one; kept: the seeds in which no later search changed anything."
+)
+
+Plan = Mapping[str, int | None]
+
+
+def data(results: Path) -> pd.DataFrame:
+    """One row an arm that searched, with `COLUMNS`.
+
+    Over its finished trials with a search (`seeds`): how many of them kept the plan of their first
+    search (`settled`), and the means of `searches`, of later searches that changed a rank
+    (`changing`), and of how many ranks these raised (`grown`) and lowered (`shrunk`), sites counted
+    again at each change. A dense site is above every rank. `last_change` is the mean epoch of the
+    last change in the trials that had one, else nan.
+
+    Args:
+        results: a results directory.
+
+    Raises:
+        ValueError: as `load.trials`, no trial has finished, or none of them searched.
+    """
+    trials = notes.sound(results)
+    done = load.finished(trials)
+    searches = load.searches(results)
+    moved = pd.DataFrame(
+        {"arm": arm, **_moves(rows["epoch"].tolist(), rows["plan"].tolist())}
+        for (arm, _), rows in searches[searches["trial_id"].isin(done["trial_id"])].groupby(
+            ["arm", "trial_id"], sort=False
+        )
+    )
+    require(
+        len(moved) > 0, str(results), "no search", "a study with a finished trial that searched"
+    )
+    found = moved.groupby("arm", sort=False).agg(
+        seeds=("searches", "size"), settled=("changing", lambda each: int((each == 0).sum())),
+        searches=("searches", "mean"), changing=("changing", "mean"), grown=("grown", "mean"),
+        shrunk=("shrunk", "mean"), last_change=("last_change", "mean"),
+    )  # fmt: skip
+    return notes.standing(trials).merge(found, on="arm")[list(COLUMNS)]
+
+
+def _moves(epochs: Sequence[int], plans: Sequence[Plan]) -> dict[str, float]:
+    """What the searches of one trial changed after the first."""
+    pairs = list(zip(plans, plans[1:], strict=False))
+    steps = [
+        [_height(new[site]) - _height(old[site]) for site in new if new[site] != old[site]]
+        for old, new in pairs
+    ]
+    changed = [epoch for epoch, step in zip(epochs[1:], steps, strict=True) if step]
+    return {
+        "searches": len(plans),
+        "changing": len(changed),
+        "grown": sum(move > 0 for step in steps for move in step),
+        "shrunk": sum(move < 0 for step in steps for move in step),
+        "last_change": changed[-1] if changed else math.nan,
+    }
+
+
+def _height(rank: int | None) -> float:
+    return math.inf if rank is None else rank
+
+
+def readable(table: pd.DataFrame) -> pd.DataFrame:
+    """The table of `data` as text, an arm a row."""
+    return pd.DataFrame({
+        "arm": table["label"],
+        "seeds": table["seeds"].astype(str),
+        "kept": table["settled"].astype(str),
+        "searches": [f"{value:.1f}" for value in table["searches"]],
+        "that changed": [f"{value:.1f}" for value in table["changing"]],
+        "grown": [f"{value:.1f}" for value in table["grown"]],
+        "shrunk": [f"{value:.1f}" for value in table["shrunk"]],
+        "last change": ["" if math.isnan(v) else f"{v:.1f}" for v in table["last_change"]],
+    })  # fmt: skip
+
+
+def as_text(table: pd.DataFrame) -> str:
+    """The table of `data` for a terminal, and what its columns mean."""
+    note = notes.write([LEGEND], table)
+    return f"{command.aligned(readable(table), names={'arm'})}\n\n{command.folded(note)}"
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Write the table of a results directory into its folder `figures`, and print it."""
+    return command.run_table(NAME, data, as_text, argv)
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
