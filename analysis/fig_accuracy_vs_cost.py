@@ -208,8 +208,7 @@ def as_text(table: pd.DataFrame) -> str:
             "left out": table["left_out_why"],
         }
     )
-    leaks = "".join(f"\n{leak}" for leak in sorted({*table["leakage"]} - {""}))
-    return f"{shown.to_string(index=False)}{leaks}"
+    return f"{shown.to_string(index=False)}{notes.leak_lines(table)}"
 
 
 if __name__ == "__main__":

@@ -97,8 +97,8 @@ def as_text(table: pd.DataFrame) -> str:
             "left out": table["left_out_why"],
         }
     )
-    leaks = "".join(f"\n{leak}" for leak in sorted({*table["leakage"]} - {""}))
-    return f"{shown.to_string(index=False)}\n* on the Pareto front of the means{leaks}"
+    legend = "* on the Pareto front of the means"
+    return f"{shown.to_string(index=False)}\n{legend}{notes.leak_lines(table)}"
 
 
 if __name__ == "__main__":

@@ -97,11 +97,10 @@ def as_text(table: pd.DataFrame) -> str:
             "left out": table["left_out_why"],
         }
     )
-    leaks = "".join(f"\n{note}" for note in sorted({*table["leakage"]} - {""}))
     dense = f"dense model {table['dense_test_acc'].mean():.2%} test accuracy"
     legend = f"± half of the {stats.LEVEL:.0%} t interval, from {stats.MIN_SEEDS} seeds on"
     front = "* on the Pareto front of the means"
-    return f"{shown.to_string(index=False)}\n{dense}; {legend}; {front}{leaks}"
+    return f"{shown.to_string(index=False)}\n{dense}; {legend}; {front}{notes.leak_lines(table)}"
 
 
 if __name__ == "__main__":

@@ -74,6 +74,11 @@ def means(table: pd.DataFrame) -> list[str]:
     return said
 
 
+def leak_lines(table: pd.DataFrame) -> str:
+    """The sentences on leakage of a figure's table, each on a line of its own below a text."""
+    return "".join(f"\n{leak}" for leak in sorted({*table["leakage"]} - {""}))
+
+
 def write(parts: Iterable[str], table: pd.DataFrame) -> str:
     """A note: leakage first, then what the figure has to say, then what was left out.
 

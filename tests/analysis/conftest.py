@@ -4,6 +4,8 @@ import json
 
 import pytest
 
+from analysis import style
+
 ARMS = {"never": "never (uniform ranks)", "fixed_1": "every epoch", "adaptive": "adaptive"}
 
 
@@ -99,6 +101,31 @@ def write_results():
 @pytest.fixture
 def trace():
     return write_trace
+
+
+@pytest.fixture
+def drawn():
+    """Module of a figure and its table -> the axes of its figure, drawn."""
+
+    def draw(figure, table):
+        with style.shared_style():
+            panels = figure.axes(table)
+            figure.draw(panels, table)
+            panels[0, 0].figure.canvas.draw()
+        return panels
+
+    return draw
+
+
+@pytest.fixture
+def note():
+    """Axes of a figure -> the note below it, in one line."""
+
+    def read(panels):
+        (text,) = (t for t in panels[0, 0].figure.texts if t.get_gid() == "note")
+        return " ".join(text.get_text().split())
+
+    return read
 
 
 @pytest.fixture

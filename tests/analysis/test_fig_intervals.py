@@ -3,15 +3,6 @@ import pandas as pd
 import pytest
 
 from analysis import fig_intervals as fig
-from analysis import style
-
-
-def drawn(table):
-    with style.shared_style():
-        panels = fig.axes(table)
-        fig.draw(panels, table)
-        panels[0, 0].figure.canvas.draw()
-    return panels
 
 
 def test_data_has_a_row_an_epoch_of_the_search_phase(schedules):
@@ -27,21 +18,21 @@ def test_data_has_a_row_an_epoch_of_the_search_phase(schedules):
     assert (made["left_out"] == 0).all()
 
 
-def test_an_arm_without_a_finished_trial_keeps_a_row(results):
+def test_an_arm_without_a_finished_trial_keeps_a_row(results, drawn):
     made = fig.data(results)
     assert made.loc[made["arm"] == "adaptive", "left_out_why"].unique() == ["1 pending, 1 running"]
     assert made.loc[made["arm"] == "fixed_1", "left_out"].unique() == [1]
     # The traces of `results` have epochs 0 and 1 and no word of intervals: a panel less.
-    assert drawn(made).shape == (1, 1)
+    assert drawn(fig, made).shape == (1, 1)
 
 
-def test_an_arm_that_only_failed_is_said(tmp_path, record, write_results, trace):
+def test_an_arm_that_only_failed_is_said(tmp_path, record, write_results, trace, drawn):
     records = [record("never", 0), record("fixed_1", 0, status="failed")]
     root = write_results(tmp_path / "r", records, seeds=(0,))
     trace(root, records[0], {}, 4)
     made = fig.data(root).set_index("arm")
     assert np.isnan(made.loc["fixed_1", "seed"])
-    below = drawn(fig.data(root))[-1, 0]
+    below = drawn(fig, fig.data(root))[-1, 0]
     texts = [text.get_text() for text in below.texts]
     assert texts.count("no finished trial") == 2 and "0 searches" in texts
 
@@ -52,8 +43,8 @@ def test_nothing_finished_is_refused(tmp_path, record, write_results):
         fig.data(root)
 
 
-def test_searches_that_changed_the_plan_are_filled(schedules):
-    below = drawn(fig.data(schedules))[-1, 0]
+def test_searches_that_changed_the_plan_are_filled(schedules, drawn):
+    below = drawn(fig, fig.data(schedules))[-1, 0]
     marks = {line.get_gid(): line for line in below.lines}
     # Nine searches in each fixed trial, of which the first and that of epoch 4 change; 4 and 2 of
     # the adaptive ones, with two changes and one.
@@ -63,15 +54,15 @@ def test_searches_that_changed_the_plan_are_filled(schedules):
     assert {"0 searches", "9 searches", "2 to 4 searches"} <= set(texts)
 
 
-def test_a_first_search_counts_as_a_change_where_the_trace_does_not_say(schedules):
+def test_a_first_search_counts_as_a_change_where_the_trace_does_not_say(schedules, drawn):
     made = fig.data(schedules)
     made.loc[made["epoch"] == 1, "sites_changed"] = np.nan
-    marks = {line.get_gid(): line for line in drawn(made)[-1, 0].lines}
+    marks = {line.get_gid(): line for line in drawn(fig, made)[-1, 0].lines}
     assert len(marks["searches:True"].get_xdata()) == 2 * 2 + 2 + 1
 
 
-def test_the_curves_are_steps_at_the_intervals(schedules):
-    above = drawn(fig.data(schedules))[0, 0]
+def test_the_curves_are_steps_at_the_intervals(schedules, drawn):
+    above = drawn(fig, fig.data(schedules))[0, 0]
     lines = [line for line in above.lines if line.get_gid() == "interval:adaptive"]
     assert len(lines) == 2
     for line in lines:
@@ -83,17 +74,12 @@ def test_the_curves_are_steps_at_the_intervals(schedules):
     assert {"adaptive", "every epoch"} <= {text.get_text() for text in above.texts}
 
 
-def test_an_interval_beyond_the_phase_ends_at_its_length(schedules):
+def test_an_interval_beyond_the_phase_ends_at_its_length(schedules, drawn, note):
     made = fig.data(schedules)
     made.loc[(made["arm"] == "adaptive") & (made["epoch"] > 4), "interval"] = 1e9
-    panels = drawn(made)
+    panels = drawn(fig, made)
     assert panels[0, 0].get_ylim()[1] < 20
     assert "are drawn at its length" in note(panels)
-
-
-def note(panels):
-    (text,) = (t for t in panels[0, 0].figure.texts if t.get_gid() == "note")
-    return " ".join(text.get_text().split())
 
 
 def many(arms, seeds, epochs):
@@ -108,8 +94,8 @@ def many(arms, seeds, epochs):
 
 
 @pytest.mark.parametrize("size", [(1, 1, 1), (1, 1, 30), (18, 5, 20), (3, 3, 300), (40, 10, 20)])
-def test_everything_is_inside_the_page(size):
-    panels = drawn(many(*size))
+def test_everything_is_inside_the_page(size, drawn):
+    panels = drawn(fig, many(*size))
     figure = panels[0, 0].figure
     whole = figure.get_tightbbox()
     assert whole.x0 >= 0 and whole.x1 <= figure.get_figwidth()
@@ -117,8 +103,8 @@ def test_everything_is_inside_the_page(size):
     assert figure.get_figheight() < 14
 
 
-def test_names_beside_the_curves_do_not_overlap():
-    above = drawn(many(5, 2, 20).assign(interval=4.0))[0, 0]
+def test_names_beside_the_curves_do_not_overlap(drawn):
+    above = drawn(fig, many(5, 2, 20).assign(interval=4.0))[0, 0]
     renderer = above.figure.canvas.get_renderer()
     boxes = [text.get_window_extent(renderer) for text in above.texts]
     assert len(boxes) == 5

@@ -3,7 +3,6 @@ import pandas as pd
 import pytest
 
 from analysis import fig_probabilities as fig
-from analysis import style
 
 LOGITS = {"blocks.0.qk": {"4": 0.0, "8": 1.0, "16": 3.0}, "head": {"2": 0.0, "10": 0.5}}
 PLANS = {1: {"blocks.0.qk": 8, "head": 10}, 3: {"blocks.0.qk": 8, "head": 2}}
@@ -23,14 +22,6 @@ def searched(tmp_path, record, write_results, trace):
         return root
 
     return make
-
-
-def drawn(table):
-    with style.shared_style():
-        panels = fig.axes(table)
-        fig.draw(panels, table)
-        panels[0, 0].figure.canvas.draw()
-    return panels
 
 
 def test_probabilities_are_the_softmax_at_the_temperature_of_the_search(searched):
@@ -71,10 +62,10 @@ def test_an_arm_that_never_searches_keeps_a_row(searched):
     )
 
 
-def test_without_logits_there_are_ranks_alone(searched):
+def test_without_logits_there_are_ranks_alone(searched, drawn, note):
     made = fig.data(searched("dense", logits={}, temperature=None))
     assert made["top_probability"].isna().all()
-    panels = drawn(made)
+    panels = drawn(fig, made)
     assert panels.shape == (1, 1)
     assert "No logits were recorded" in note(panels)
 
@@ -87,14 +78,9 @@ def test_a_study_without_a_search_is_refused(tmp_path, record, write_results, tr
         fig.data(root)
 
 
-def note(panels):
-    (text,) = (t for t in panels[0, 0].figure.texts if t.get_gid() == "note")
-    return " ".join(text.get_text().split())
-
-
-def test_the_curves_are_medians_and_the_marks_last_ranks(searched):
+def test_the_curves_are_medians_and_the_marks_last_ranks(searched, drawn):
     made = fig.data(searched("dense"))
-    above, below = drawn(made)[:, 0]
+    above, below = drawn(fig, made)[:, 0]
     curves = {line.get_gid(): line for line in above.lines}
     medians = made.groupby("epoch")["top_probability"].median()
     np.testing.assert_allclose(curves["top_probability"].get_ydata(), medians)
@@ -120,8 +106,8 @@ def large(arms, blocks, epochs):
 
 
 @pytest.mark.parametrize("size", [(1, 1, 1), (1, 12, 6), (3, 24, 30)])
-def test_everything_is_inside_the_page(size):
-    panels = drawn(large(*size))
+def test_everything_is_inside_the_page(size, drawn, note):
+    panels = drawn(fig, large(*size))
     figure = panels[0, 0].figure
     whole = figure.get_tightbbox()
     assert whole.x0 >= 0 and whole.x1 <= figure.get_figwidth()

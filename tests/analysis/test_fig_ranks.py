@@ -4,15 +4,6 @@ import pytest
 from matplotlib.colors import to_rgb
 
 from analysis import fig_ranks as fig
-from analysis import style
-
-
-def drawn(table):
-    with style.shared_style():
-        panels = fig.axes(table)
-        fig.draw(panels, table)
-        panels[0, 0].figure.canvas.draw()
-    return panels
 
 
 def test_data_follows_the_plan_in_force(schedules):
@@ -36,12 +27,12 @@ def test_arm_and_seed_can_be_chosen(schedules):
     assert made.loc[made["searched"], "epoch"].nunique() == 9
 
 
-def test_a_trial_without_searches_has_its_plan_from_epoch_1_on(schedules):
+def test_a_trial_without_searches_has_its_plan_from_epoch_1_on(schedules, drawn):
     made = fig.data(schedules, arm="never")
     qk = made[made["site"] == "blocks.0.qk"].set_index("epoch")["rank"]
     assert np.isnan(qk[0]) and (qk[1:] == 6).all()
     assert not made["searched"].any() and not made["changed"].any()
-    drawn(made)
+    drawn(fig, made)
 
 
 @pytest.mark.parametrize(
@@ -57,7 +48,7 @@ def test_a_trial_that_is_not_there_is_refused(asked, said, schedules):
 
 
 def test_shares_are_of_the_largest_candidate_where_it_is_known(
-    tmp_path, record, write_results, trace
+    tmp_path, record, write_results, trace, drawn
 ):
     made = record("adaptive", 0, searches=1, plan={"blocks.0.qk": 4, "head": None})
     root = write_results(tmp_path / "r", [made], arms={"adaptive": "adaptive"}, seeds=(0,))
@@ -66,7 +57,7 @@ def test_shares_are_of_the_largest_candidate_where_it_is_known(
     table = fig.data(root).set_index(["site", "epoch"])
     assert table.loc[("blocks.0.qk", 1), "share"] == 0.25
     assert np.isnan(table.loc[("head", 2), "rank"]) and np.isnan(table.loc[("head", 2), "block"])
-    drawn(table.reset_index())
+    drawn(fig, table.reset_index())
 
 
 def test_default_is_an_arm_that_searched(tmp_path, record, write_results, trace):
@@ -80,8 +71,8 @@ def test_default_is_an_arm_that_searched(tmp_path, record, write_results, trace)
     assert fig.data(root)["arm"].unique() == ["fixed_1"]
 
 
-def test_cells_show_the_ranks_and_edges_the_changes(schedules):
-    ranks, changes = drawn(fig.data(schedules))[:, 0]
+def test_cells_show_the_ranks_and_edges_the_changes(schedules, drawn):
+    ranks, changes = drawn(fig, fig.data(schedules))[:, 0]
     # qk 8, then 4; fc1 16: written where they begin, the later one beside an edge.
     assert [text.get_text() for text in ranks.texts if text.get_text().isdecimal()] == [
         "8",
@@ -113,16 +104,16 @@ def large(blocks, epochs, label="adaptive"):
 
 
 @pytest.mark.parametrize("size", [(1, 2), (4, 20), (12, 30), (24, 40)])
-def test_everything_is_inside_the_page(size):
-    panels = drawn(large(*size, label="a label that goes on and on and on beyond all measure"))
+def test_everything_is_inside_the_page(size, drawn):
+    panels = drawn(fig, large(*size, label="a label that goes on and on and on beyond all measure"))
     figure = panels[0, 0].figure
     whole = figure.get_tightbbox()
     assert whole.x0 >= 0 and whole.x1 <= figure.get_figwidth()
     assert whole.y0 >= 0 and whole.y1 <= figure.get_figheight()
 
 
-def test_names_of_sites_do_not_overlap():
-    ranks = drawn(large(24, 5))[0, 0]
+def test_names_of_sites_do_not_overlap(drawn):
+    ranks = drawn(fig, large(24, 5))[0, 0]
     renderer = ranks.figure.canvas.get_renderer()
     boxes = [label.get_window_extent(renderer) for label in ranks.get_yticklabels()]
     assert len(boxes) == 97
@@ -136,7 +127,7 @@ def test_main_takes_arm_and_seed(schedules, capsys):
     assert tuple(written) == fig.COLUMNS and written["arm"].unique() == ["fixed_1"]
 
 
-def test_leakage_and_what_was_left_out_stand_below():
-    (note,) = (t for t in drawn(large(2, 5))[0, 0].figure.texts if t.get_gid() == "note")
+def test_leakage_and_what_was_left_out_stand_below(drawn):
+    (note,) = (t for t in drawn(fig, large(2, 5))[0, 0].figure.texts if t.get_gid() == "note")
     said = " ".join(note.get_text().split())
     assert said.startswith("LEAKAGE: all.") and said.endswith("left out: adaptive (1 failed).")

@@ -5,15 +5,6 @@ import pytest
 from adacomcat.plan import Plan
 from adacomcat.schedule import regret, stale_distance
 from analysis import fig_staleness as fig
-from analysis import style
-
-
-def drawn(table):
-    with style.shared_style():
-        panels = fig.axes(table)
-        fig.draw(panels, table)
-        panels[0, 0].figure.canvas.draw()
-    return panels
 
 
 def test_distances_are_those_to_the_plan_of_the_trial_that_always_searched(schedules):
@@ -45,7 +36,7 @@ def test_regret_is_that_of_the_oracle(schedules):
     assert made.loc[("never", 0), "stale_distance"] == 9
 
 
-def test_other_settings_have_no_reference(tmp_path, record, write_results, trace):
+def test_other_settings_have_no_reference(tmp_path, record, write_results, trace, drawn, note):
     records = [record("fixed_1", 0, searches=3), record("adaptive", 0, searches=1)]
     records[1]["config"] = {"seed": 0, "budget": {"reduction": 0.3}}
     root = write_results(tmp_path / "r", records, seeds=(0,))
@@ -54,7 +45,7 @@ def test_other_settings_have_no_reference(tmp_path, record, write_results, trace
     made = fig.data(root).set_index("arm")
     assert np.isnan(made.loc["adaptive", "epoch"]) and made.loc["adaptive", "seed"] == 0
     assert made.loc["never", "left_out_why"] == "1 pending" and np.isnan(made.loc["never", "seed"])
-    panels = drawn(made.reset_index())
+    panels = drawn(fig, made.reset_index())
     assert "to compare with: 1 of adaptive." in note(panels)
 
 
@@ -79,13 +70,8 @@ def test_a_study_without_a_trial_that_always_searched_is_refused(
         fig.data(root)
 
 
-def note(panels):
-    (text,) = (t for t in panels[0, 0].figure.texts if t.get_gid() == "note")
-    return " ".join(text.get_text().split())
-
-
-def test_areas_are_the_means_and_the_marks_the_regrets(schedules):
-    left, right = drawn(fig.data(schedules))[0]
+def test_areas_are_the_means_and_the_marks_the_regrets(schedules, drawn, note):
+    left, right = drawn(fig, fig.data(schedules))[0]
     lines = dict(zip(("never", "fixed_1", "adaptive"), left.lines, strict=True))
     # The scale is the largest mean of an arm that searched: 0.25 of one seed of two.
     height = lines["adaptive"].get_ydata() + 2
@@ -98,14 +84,14 @@ def test_areas_are_the_means_and_the_marks_the_regrets(schedules):
     assert "mean over 2 seeds" in note(np.array([[left]]))
 
 
-def test_every_row_has_its_own_height_where_nothing_is_stale(schedules):
+def test_every_row_has_its_own_height_where_nothing_is_stale(schedules, drawn):
     made = fig.data(schedules).assign(distance=0.0, regret=0.0)
-    left, right = drawn(made)[0]
+    left, right = drawn(fig, made)[0]
     assert right.get_xlim()[1] > 0 and left.get_ylim()[0] < -2
 
 
 @pytest.mark.parametrize("arms", [1, 18, 60])
-def test_everything_is_inside_the_page(arms):
+def test_everything_is_inside_the_page(arms, drawn, note):
     rows = [
         {"arm": f"arm{n}", "label": f"{n} of labels that are far too long", "workload": "digits",
          "seed": float(seed), "reference": "arm0", "epoch": float(epoch),
@@ -113,7 +99,7 @@ def test_everything_is_inside_the_page(arms):
          "stale_distance": 100.0 + n, "regret": 0.1 * n}
         for n in range(arms) for seed in range(5) for epoch in range(1, 20)
     ]  # fmt: skip
-    panels = drawn(pd.DataFrame(rows).assign(left_out=0, left_out_why="", leakage=""))
+    panels = drawn(fig, pd.DataFrame(rows).assign(left_out=0, left_out_why="", leakage=""))
     figure = panels[0, 0].figure
     whole = figure.get_tightbbox()
     assert whole.x0 >= 0 and whole.x1 <= figure.get_figwidth()
