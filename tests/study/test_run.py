@@ -1,6 +1,7 @@
 import shutil
 import signal
 import time
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ from study.catalog import load_experiment
 from study.configfile import to_yaml
 from study.expand import expand
 from study.run import main
-from study.store import Results
+from study.store import Results, TraceWriter
 
 EXPERIMENT = ("--experiment", "adaptive_vs_fixed", "--workload", "synthetic")
 EXPLORE = ("--experiment", "dp_coefficients", "--workload", "synthetic")
@@ -242,6 +243,9 @@ def test_a_finished_study_is_summed_up_again_without_running(
     results.begin(experiment, command="", provenance={})
     for spec in expand(experiment):
         results.add(spec)
+        # A finished trial without a trace would be one that no figure can use.
+        with closing(TraceWriter(results.folder(spec.trial_id))) as trace:
+            trace.epoch({"phase": "search", "epoch": 0, "step_epoch": 0, "searches": 0})
         summary = {"test_acc": 0.5, "searches": 3, "params": 1000, "dense_test_acc": 0.75}
         results.update(spec.trial_id, "finished", summary=summary)
     assert main([*EXPERIMENT, "--results", str(tmp_path), "--seeds", "1"]) == 0
