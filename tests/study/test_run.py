@@ -253,7 +253,7 @@ def test_a_finished_study_is_summed_up_again_without_running(
     assert "all 8 trials have ended already" in printed
     assert "dense model 75.00%" in printed
     rows = [line.split() for line in printed.splitlines()]
-    assert ["adaptive", "1", "50.00", "3.0", "1,000"] in rows
+    assert ["adaptive", "1", "50.00", "3.0", "1,000", "*"] in rows
     assert (tmp_path / "figures" / "accuracy_vs_searches.png").is_file()
 
 
