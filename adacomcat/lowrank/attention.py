@@ -63,17 +63,42 @@ class LowRankAttention(nn.Module):
         batch, tokens, _ = x.shape
         q, k, v = self.qkv(x).split(self.sizes, dim=-1)
         if self.q_bias is not None:
-            q = q + self.q_bias
-        q, k, v = (t.view(batch, tokens, self.num_heads, -1).transpose(1, 2) for t in (q, k, v))
-        x = F.scaled_dot_product_attention(
-            q, k, v,
+            # In its own type: autocast would take both, and all that follows, to float32.
+            q = q + self.q_bias.to(q.dtype)
+        x = attend(
+            *(t.view(batch, tokens, self.num_heads, -1) for t in (q, k, v)),
+            scale=self.scale,
             attn_mask=attn_mask,
             dropout_p=self.attn_drop.p if self.training else 0.0,
             is_causal=is_causal,
-            scale=self.scale,
-        )  # fmt: skip
-        x = x.transpose(1, 2).reshape(batch, tokens, -1)
-        return self.proj_drop(self.proj(x))
+        )
+        return self.proj_drop(self.proj(x.flatten(2)))
+
+
+def attend(q: Tensor, k: Tensor, v: Tensor, **settings: Any) -> Tensor:
+    """Fused attention of heads whose scores and values differ in width.
+
+    Torch's fused kernels want one width; without it attention falls back to separate products, with
+    an N x N matrix a head in memory. The narrower side is filled up with zeros: they change no
+    score, and the columns of output that they make are cut off.
+
+    Args:
+        q, k: (B, N, H, r_qk).
+        v: (B, N, H, r_vo).
+        settings: of `scaled_dot_product_attention`.
+
+    Returns:
+        (B, N, H, r_vo).
+    """
+    scores, values = q.shape[-1], v.shape[-1]
+    # Products on the meta device are only counted, and zeros are none that the model asks for.
+    if scores < values and not q.is_meta:
+        q, k = (F.pad(t, (0, values - scores)) for t in (q, k))
+    elif values < scores and not q.is_meta:
+        v = F.pad(v, (0, scores - values))
+    q, k, v = (t.transpose(1, 2) for t in (q, k, v))
+    heads = F.scaled_dot_product_attention(q, k, v, **settings)
+    return heads.transpose(1, 2)[..., :values]
 
 
 @dataclass(frozen=True)

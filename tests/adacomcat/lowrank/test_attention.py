@@ -1,9 +1,14 @@
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 from timm.layers import Attention
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from adacomcat.lowrank.attention import (
+    attend,
     attention_heads,
     build_attention,
     decompose_heads,
@@ -156,3 +161,25 @@ def test_dropout_is_kept_and_off_in_evaluation():
     torch.testing.assert_close(new(x), module(x), rtol=0, atol=1e-5)
     new.train()
     assert not torch.allclose(new(x), new(x))
+
+
+@pytest.mark.parametrize(("scores", "values"), [(3, 8), (8, 3), (5, 5)])
+@pytest.mark.parametrize("is_causal", [False, True])
+def test_heads_of_two_widths_attend_as_written_out_and_through_a_fused_kernel(
+    scores: int, values: int, is_causal: bool
+) -> None:
+    source = torch.Generator().manual_seed(0)
+    q, k = torch.randn(2, 2, 5, 3, scores, generator=source)
+    v = torch.randn(2, 5, 3, values, generator=source)
+    # The math backend takes unequal widths as they are.
+    settings: Any = {"scale": 0.3, "is_causal": is_causal}
+    inputs = [t.requires_grad_() for t in (q, k, v)]
+    with sdpa_kernel(SDPBackend.MATH):
+        heads = F.scaled_dot_product_attention(*(t.transpose(1, 2) for t in inputs), **settings)
+        expected = heads.transpose(1, 2)
+        wanted = torch.autograd.grad(expected.square().sum(), inputs)
+    with sdpa_kernel(SDPBackend.FLASH_ATTENTION):
+        found = attend(q, k, v, **settings)
+        gradients = torch.autograd.grad(found.square().sum(), inputs)
+    torch.testing.assert_close(found, expected)
+    torch.testing.assert_close(gradients, wanted)
