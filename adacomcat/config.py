@@ -11,11 +11,16 @@ import dataclasses
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from types import MappingProxyType
 from typing import Any, Literal, TypeVar, get_type_hints
 
 from adacomcat.checks import require, require_known
 
-Unit = Literal["params", "macs"]
+Unit = Literal["params", "macs", "latency"]
+COUNTED_IN: Mapping[Unit, str] = MappingProxyType(
+    {"params": "params", "macs": "macs", "latency": "ns an image"}
+)
+"""What a number of a unit is a number of."""
 Config = TypeVar("Config")
 
 
@@ -156,14 +161,23 @@ class BudgetConfig:
     """The target of a search: give `reduction` or `absolute`, not both."""
 
     unit: Unit = "params"
-    """`params`: weights without biases, as ComCAT counts; `macs`: multiply-accumulates an image."""
+    """`params`: weights without biases, as ComCAT counts; `macs`: multiply-accumulates an image;
+    `latency`: nanoseconds an image, from the table of `latency`."""
     reduction: float | None = 0.5
     """Share of the dense model's cost to remove."""
     absolute: float | None = None
     """The cost to reach, in `unit`, counted as `adacomcat.cost` counts it."""
+    latency: Mapping[str, Any] = field(default_factory=dict)
+    """Of the unit `latency`: what was measured, as `python -m adacomcat latency` writes it; the
+    method checks it."""
 
     def __post_init__(self) -> None:
-        require(self.unit in ("params", "macs"), "budget.unit", self.unit, "params, macs")
+        require(self.unit in COUNTED_IN, "budget.unit", self.unit, ", ".join(COUNTED_IN))
+        require(
+            self.unit != "latency" or len(self.latency) > 0, "budget.latency", dict(self.latency),
+            "a table of measured times with budget.unit latency: make one with `python -m adacomcat"
+            " latency --model M --output FILE`, and give it with --latency-table FILE",
+        )  # fmt: skip
         both = (self.reduction, self.absolute)
         require(
             (self.reduction is None) != (self.absolute is None),
@@ -181,6 +195,10 @@ class SearchConfig:
 
     steps: int | None = None
     """Steps of one search; None: one pass over the search split. More than a pass goes round."""
+    images: int | None = None
+    """In place of `steps`: a pass that ends before it has seen more than so many images."""
+    stable_steps: int | None = None
+    """End a search once the plan that it would propose stood still for so many steps; None: no."""
     batch_size: int = 64
     """Images of one step, over all workers."""
     lr: float = 1e-2
@@ -199,9 +217,15 @@ class SearchConfig:
     """Autocast to bfloat16 where the device has it."""
 
     def __post_init__(self) -> None:
-        if self.steps is not None:
-            require(self.steps > 0, "search.steps", self.steps, "1 or more, or None")
+        for name in ("steps", "stable_steps"):
+            value = getattr(self, name)
+            require(value is None or value > 0, f"search.{name}", value, "1 or more, or None")
         require(self.batch_size > 0, "search.batch_size", self.batch_size, "1 or more")
+        if self.images is not None:
+            steps, size = self.steps, self.batch_size
+            require(steps is None, "search.images", self.images, f"None with search.steps {steps}")
+            least = f"{size} or more, a batch of search.batch_size"
+            require(self.images >= size, "search.images", self.images, least)
         require(self.lr > 0, "search.lr", self.lr, "above 0")
         require(self.weight_decay >= 0, "search.weight_decay", self.weight_decay, "0 or more")
         require(self.beta >= 0, "search.beta", self.beta, "0 or more")
@@ -215,6 +239,12 @@ class SearchConfig:
             self.decision in ("projected", "argmax"),
             "search.decision", self.decision, "projected, argmax",
         )  # fmt: skip
+
+    def most_steps(self, batches: int) -> int:
+        """Steps of one search that is not ended early, where a pass has so many batches."""
+        if self.images is not None:
+            return min(self.images // self.batch_size, batches)
+        return self.steps or batches
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -234,6 +264,9 @@ class DistillConfig:
     """`cosine`: w cos(pi t / 2T); `compounding`: the product of those factors (reference)."""
     align_floor: float = 0.01
     """The alignment weight never falls below this."""
+    cache: str | None = None
+    """Folder of the teacher's logits, for a recipe that draws nothing of an image and aligns
+    nothing; if relative, in that of the dense models. None: the teacher runs at each step."""
 
     def __post_init__(self) -> None:
         kinds = ("none", "soft", "hard")

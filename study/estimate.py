@@ -108,7 +108,7 @@ def trial_seconds(
     seconds += first * rates.train.at(steps["train"])
     seconds += second * rates.finetune.at(steps["finetune"])
     seconds += epochs * (rates.evaluate.at(len(splits.val) / workers) + rates.rest)
-    one = rates.search.at(config.search.steps or batches) + rates.rebuild.at(batches)
+    one = rates.search.at(config.search.most_steps(batches)) + rates.rebuild.at(batches)
     seconds += searches * one
     if epochs == _epochs(config):
         # The compressed model and the dense one.

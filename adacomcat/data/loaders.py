@@ -103,6 +103,19 @@ class Loader:
             batch is empty; in evaluation the last may be short, or fall to the first workers only.
 
         Raises:
+            ValueError: as `indexed`.
+        """
+        for images, labels, _ in self.indexed():
+            yield images, labels
+
+    def indexed(self) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+        """One epoch, and which images it is of.
+
+        Yields:
+            images and labels as `__iter__`, and B, int64, on the CPU: which images of the split
+            they are.
+
+        Raises:
             ValueError: an image cannot be decoded, and `data.skip_unreadable` is not set, or
                 cannot be read at all; the message names it.
         """
@@ -113,12 +126,13 @@ class Loader:
             self._erasing, self.images, self._spec.image_size, self._rng(ERASING_STREAM)
         )
         places = self._places()
-        for place, (pixels, taken) in zip(places, self._read(order, places), strict=True):
-            if len(taken) == 0:
+        for place, (pixels, indices) in zip(places, self._read(order, places), strict=True):
+            if len(indices) == 0:
                 continue
             move = None if moves is None else moves[place]
             hidden = None if rectangles is None else rectangles[place]
-            yield self._finish(pixels, move, hidden), self._labels[taken]
+            labels = self._labels[indices.to(self.device, non_blocking=True)]
+            yield self._finish(pixels, move, hidden), labels, indices
 
     def _rng(self, stream: int) -> np.random.Generator:
         return np.random.default_rng((self.seed, self.epoch, stream))
@@ -145,11 +159,12 @@ class Loader:
         ]
 
     def _read(self, order: np.ndarray, places: list[slice]) -> Iterator[tuple[Tensor, Tensor]]:
-        """Yields: bytes of each batch, and which images of the split they are, on the device."""
+        """Yields: bytes of each batch, and which images of the split they are, on the CPU."""
         if isinstance(self._split.images, MemoryImages):
-            images = torch.from_numpy(order).to(self.device)
+            indices = torch.from_numpy(order)
+            images = indices.to(self.device)
             for place in places:
-                yield self._pixels[images[place]], images[place]
+                yield self._pixels[images[place]], indices[place]
             return
         self._batches.images, self._batches.places = order, places
         if self._seeded:
@@ -161,7 +176,7 @@ class Loader:
                 if position not in self._left_out:
                     self._left_out.add(position)
                     LOGGER.warning("left out of the %s split: %s", self._split.name, reason)
-            yield pixels, taken.to(self.device, non_blocking=True)
+            yield pixels, taken
 
     def _finish(
         self, pixels: Tensor, moves: Tensor | None, rectangles: np.ndarray | None

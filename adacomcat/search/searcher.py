@@ -11,7 +11,8 @@ from torch import Tensor, nn
 from adacomcat.checks import NonFiniteLoss
 from adacomcat.config import SearchConfig
 from adacomcat.method import Budget, CompressionMethod, Proposal
-from adacomcat.parallel import sum_over_workers_
+from adacomcat.parallel import from_first_worker, sum_over_workers_
+from adacomcat.plan import Plan
 from adacomcat.precision import autocast
 from adacomcat.search.anneal import temperature
 from adacomcat.search.budget import penalised
@@ -25,6 +26,7 @@ class SearchReport:
     Attributes:
         index: how many searches came before.
         expected_cost: of the searched sites, in the last step's mixture.
+        images: that it saw; steps: that it took, fewer than there were batches if it ended early.
     """
 
     index: int
@@ -76,12 +78,16 @@ class Searcher:
     def search(self, batches: Iterable[tuple[Tensor, Tensor]], epoch: int) -> SearchReport:
         """Run one search on a searchable model.
 
+        With `search.stable_steps` n it ends after the first step whose plan is that of each of the
+        n steps before; every step's plan is then read off the device.
+
         Args:
             batches: this worker's share of each step: images (B, C, H, W) and labels (B,).
             epoch: of the search phase, for temperature and noise.
 
         Raises:
             NonFiniteLoss: names the step.
+            ValueError: no plan meets the budget.
         """
         model = self.method.model
         tau = temperature(self.config, epoch, self.searches, self.epochs)
@@ -91,16 +97,15 @@ class Searcher:
         model.eval()
         totals: list[Tensor] = []
         expected = torch.zeros(())
+        plans: list[Plan] = []
         for images, labels in batches:
             sums, expected = self._step(model, images, labels, tau, noise)
             totals.append(sums)
+            if self.config.stable_steps is not None and self._stands_still(totals, plans):
+                break
         model.train(training)
         # Read once: a value taken off the device at each step would stall it.
-        sums = torch.stack(totals).cpu()
-        bad = (~sums[:, 0].isfinite()).nonzero()
-        if len(bad):
-            raise NonFiniteLoss(f"search loss {sums[bad[0, 0], 0].item()} at step {int(bad[0, 0])}")
-        loss, correct, count = sums.sum(0).tolist()
+        loss, correct, count = _finite(totals).sum(0).tolist()
         proposal = self.method.propose(self.budget, self.config.decision)
         report = SearchReport(
             self.searches, epoch, tau, loss / count, correct / count,
@@ -115,6 +120,23 @@ class Searcher:
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         self.searches = state["searches"]
         self.optimizer.load_state_dict(state["optimizer"])
+
+    def _stands_still(self, totals: list[Tensor], plans: list[Plan]) -> bool:
+        """Whether the plan has not changed for `stable_steps` steps.
+
+        Args:
+            totals: what `_step` gave so far.
+            plans: since the plan last changed, one a step; this step's is added.
+        """
+        # First: no plan can be read off logits that are not finite.
+        _finite(totals, first=len(totals) - 1)
+        plan = self.method.propose(self.budget, self.config.decision).plan
+        if plans and plan != plans[-1]:
+            plans.clear()
+        plans.append(plan)
+        assert self.config.stable_steps is not None
+        # A worker that went on alone would wait for the others for ever.
+        return from_first_worker(len(plans) > self.config.stable_steps)
 
     def _step(
         self,
@@ -144,3 +166,17 @@ class Searcher:
                 sum_over_workers_(parameter.grad.mul_((count / sums[2]).to(parameter.grad)))
         self.optimizer.step()
         return sums, expected.detach()
+
+
+def _finite(totals: list[Tensor], first: int = 0) -> Tensor:
+    """The sums of the steps from `first` on, (steps, 3), on the CPU.
+
+    Raises:
+        NonFiniteLoss: names the step.
+    """
+    sums = torch.stack(totals[first:]).cpu()
+    bad = (~sums[:, 0].isfinite()).nonzero()
+    if len(bad):
+        step = int(bad[0, 0])
+        raise NonFiniteLoss(f"search loss {sums[step, 0].item()} at step {first + step}")
+    return sums

@@ -33,7 +33,8 @@ def dense_key(config: TrialConfig, splits: Splits) -> str:
         ValueError: a file of weights that is not there, or has another hash than `dense.sha256`.
     """
     dense = asdict(config.dense) | {"weights": weights_identity(config.dense)}
-    del dense["sha256"]
+    # What is read from where changes no weights.
+    del dense["sha256"], dense["recipe"]["distill"]["cache"]
     parts = {
         "data": asdict(config.data),
         "model": asdict(config.model),

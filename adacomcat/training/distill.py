@@ -114,8 +114,14 @@ class Distiller:
         model.train(training)
 
     @torch.no_grad()
-    def teach(self, images: Tensor) -> Outputs:
-        """What the teacher makes of images (B, C, H, W), as the student sees them."""
+    def teach(self, images: Tensor, known: Tensor | None = None) -> Outputs:
+        """What the teacher makes of images (B, C, H, W), as the student sees them.
+
+        It does not run where its logits (B, classes) are known; then there is nothing to align.
+        """
+        if known is not None:
+            assert not self.teacher.indices, self.teacher.indices
+            return known, []
         taught: Outputs = self.teacher(images)
         return taught
 

@@ -9,6 +9,7 @@ import logging
 import math
 import time
 from collections.abc import Mapping
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +33,8 @@ from adacomcat.training.epoch import EpochStats, evaluate, train_epoch
 from adacomcat.training.loading import Loaders
 from adacomcat.training.optim import set_learning_rate
 from adacomcat.training.rows import Reporter, Row, epoch_line, search_row, summary_row
-from adacomcat.training.state import CHECKPOINT_FILE, load_state, save_state
+from adacomcat.training.state import CHECKPOINT_FILE, check_same, load_state, save_state
+from adacomcat.training.teacher import CachedTeacher, check_cacheable
 from adacomcat.training.trainee import Trainee
 
 PHASES = ("search", "finetune")
@@ -70,6 +72,7 @@ class Trial:
         self.clock = Clock(self.device)
         self.model = copy.deepcopy(dense).to(self.device)
         self.teacher = copy.deepcopy(dense).to(self.device).requires_grad_(False)
+        self.cached = CachedTeacher(self.teacher, config.model, splits.train, config.data)
         self.method = build_method(self.model, config.method)
         self.budget = self.method.budget(config.budget)
         self.schedule = build_schedule(config.schedule)
@@ -84,6 +87,7 @@ class Trial:
         self.splits = splits
         self.loaders = Loaders(splits, config.data, seed=config.seed, device=self.device)
         # What does not fit the data or the model is refused before anything runs.
+        check_cacheable(config)
         if config.search_phase.epochs:
             self.loaders.search(config.search.batch_size)
         for recipe in (config.search_phase, config.finetune):
@@ -217,14 +221,16 @@ class Trial:
         return None
 
     def _search(self) -> int:
-        loader = self.loaders.search(self.config.search.batch_size)
-        steps = self.config.search.steps or len(loader)
+        config = self.config.search
+        loader = self.loaders.search(config.batch_size)
+        steps = config.most_steps(len(loader))
+        seen = len(loader) if config.images is None else steps
         first = self.epoch * math.ceil(steps / len(loader))
         loader.set_epoch(first)
         before = self.method.plan
         started = time.perf_counter()
         with self.clock.span("rebuild"):
-            self.method.calibrate(images for images, _ in loader)
+            self.method.calibrate(images for images, _ in islice(loader, seen))
             self.method.prepare_()
         with self.clock.span("search"):
             batches = cycle(loader, steps, first_epoch=first)
@@ -252,7 +258,7 @@ class Trial:
         seed_everything(self.config.seed, self.phase, self.epoch, parallel.rank())
         return train_epoch(
             self.trainee,
-            self.clock.waiting(loader),
+            self.clock.waiting(self.cached.beside(loader, self.recipe)),
             num_classes=self.splits.num_classes,
             align_weight=self._align_weight(),
         )
@@ -302,8 +308,8 @@ class Trial:
         Raises:
             ValueError: the checkpoint is of another configuration or other data.
         """
-        _check_same("config", state["config"], self.config.to_json())
-        _check_same("split_hashes", state["split_hashes"], dict(self.splits.hashes))
+        check_same("config", state["config"], self.config.to_json())
+        check_same("split_hashes", state["split_hashes"], dict(self.splits.hashes))
         self.phase, self.epoch = state["phase"], state["epoch"]
         self.method.load_state_dict(state["method"])
         self.model.load_state_dict(state["model"])
@@ -388,11 +394,3 @@ def run_trial(
     summary = trial.run()
     assert summary is not None
     return summary
-
-
-def _check_same(name: str, saved: Mapping[str, Any], now: Mapping[str, Any]) -> None:
-    different = sorted(key for key in {*saved, *now} if saved.get(key) != now.get(key))
-    require(
-        not different, f"checkpoint.{name}", {key: saved.get(key) for key in different},
-        f"what the trial has: {({key: now.get(key) for key in different})}",
-    )  # fmt: skip

@@ -110,6 +110,19 @@ def load_state(directory: Path) -> dict[str, Any]:
     return state
 
 
+def check_same(name: str, saved: Mapping[str, Any], now: Mapping[str, Any]) -> None:
+    """Raise unless a part of a checkpoint is what the trial that goes on from it has.
+
+    Raises:
+        ValueError: names the entries that differ.
+    """
+    different = sorted(key for key in {*saved, *now} if saved.get(key) != now.get(key))
+    require(
+        not different, f"checkpoint.{name}", {key: saved.get(key) for key in different},
+        f"what the trial has: {({key: now.get(key) for key in different})}",
+    )  # fmt: skip
+
+
 def _read_document(path: Path) -> dict[str, Any]:
     """Read `checkpoint.json`, checked down to its last byte."""
     data = _read(path)

@@ -125,6 +125,23 @@ def test_measured_rates_are_those_of_the_engine(
     assert whole > trial_seconds(config, splits, rates, 2, 1, 3)
 
 
+def test_measuring_keeps_no_logits_of_an_untrained_teacher(
+    tiny_workload: Workload, dense_cache: Path
+) -> None:
+    kept = {"kind": "soft", "align_blocks": [], "cache": "estimated"}
+    search = {"batch_size": 8, "images": 16, "stable_steps": 1}
+    settings = {"search_phase.distill": kept, "search": search}
+    experiment = apply_settings(make(tiny_workload, arm("each", kind="fixed")), settings)
+    config = expand(experiment)[0].trial_config()
+    rates, splits = measure(config, ONE)
+    assert not (dense_cache / "estimated").exists()
+    # Two steps of a search, all that its images allow of a pass of three.
+    assert len(splits.search) // 8 == 3
+    longer = replace(config, search=replace(config.search, images=None, steps=4))
+    both = [trial_seconds(one, splits, rates, 1, 1, 4) for one in (config, longer)]
+    assert both[1] - both[0] == pytest.approx(2 * rates.search.each)
+
+
 def test_the_price_of_a_trial_is_the_sum_of_its_parts(tiny_workload: Workload) -> None:
     config = expand(make(tiny_workload, arm("each", kind="fixed")))[0].trial_config()
     splits = untrained(config).splits

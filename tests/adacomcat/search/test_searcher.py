@@ -131,6 +131,97 @@ def test_a_loss_that_is_not_finite_names_its_step():
         one.search([(images, LABELS), (broken, LABELS), (images, LABELS)], 1)
 
 
+def by_hand(of, epoch, count):
+    """The plan after each of so many steps of a first search as `of` would run it, and logits."""
+    method, config = LowRank(tiny_vit(), LowRankConfig()), of.config
+    optimizer = torch.optim.AdamW(
+        method.architecture_parameters(), lr=config.lr, weight_decay=config.weight_decay
+    )
+    tau, noise = temperature(config, epoch, 0, EPOCHS), generator(of.seed, "search", epoch)
+    method.prepare_()
+    plans = []
+    for images, labels in batches_of(count):
+        method.sample_(tau, noise)
+        cost = method.expected_cost(of.budget.unit)
+        entropy = F.cross_entropy(method.model(images), labels)
+        optimizer.zero_grad()
+        penalised(entropy, cost, of.budget.target, config.beta).backward()
+        optimizer.step()
+        plans.append(method.propose(of.budget, config.decision).plan)
+    return plans, method.mixture.logits.detach()
+
+
+def batches_of(count):
+    return [(tiny_images(seed=seed), LABELS) for seed in range(count)]
+
+
+@pytest.mark.parametrize("decision", ["projected", "argmax"])
+@pytest.mark.parametrize("stable", [1, 3, 6])
+def test_a_search_ends_when_the_plan_stood_still(decision, stable):
+    """At the first step whose plan is that of each of the `stable` steps before it."""
+    one = searcher(lr=0.05, decision=decision, stable_steps=stable)
+    plans, _ = by_hand(one, 2, 40)
+    end = next(step for step in range(stable, 40) if len(set(plans[step - stable : step + 1])) == 1)
+    assert 0 < end < 39 and plans[end] != plans[0]
+    taken, drawn = 0, by_hand(one, 2, end + 1)[1]
+
+    def counted():
+        nonlocal taken
+        for batch in batches_of(40):
+            taken += 1
+            yield batch
+
+    report = search(one, 2, counted())
+    assert report.proposal.plan == plans[end]
+    assert (report.steps, report.images, taken) == (end + 1, 8 * (end + 1), end + 1)
+    torch.testing.assert_close(logits(one), drawn)
+
+
+def test_a_plan_that_never_stands_still_has_the_whole_search():
+    plain, one = searcher(), searcher(stable_steps=10)
+    reports = [search(each, 1, batches_of(10)) for each in (plain, one)]
+    assert reports[0] == reports[1] and reports[0].steps == 10
+    assert torch.equal(logits(plain), logits(one))
+
+
+def test_an_early_end_names_a_step_that_is_not_finite():
+    """Before a plan is read off logits that are no numbers."""
+    one = searcher(stable_steps=5)
+    broken = tiny_images().fill_(float("nan"))
+    one.method.prepare_()
+    with pytest.raises(NonFiniteLoss, match="nan at step 2"):
+        one.search([*batches_of(2), (broken, LABELS), *batches_of(2)], 1)
+
+
+@pytest.mark.parametrize(
+    ("config", "batches", "steps"),
+    [
+        ({}, 7, 7),
+        ({"steps": 3}, 7, 3),
+        ({"steps": 30}, 7, 30),
+        ({"images": 64}, 7, 1),
+        ({"images": 300}, 7, 4),
+        ({"images": 100_000}, 7, 7),
+    ],
+)
+def test_steps_of_a_search(config, batches, steps):
+    assert SearchConfig(**config).most_steps(batches) == steps
+
+
+@pytest.mark.parametrize(
+    ("config", "message"),
+    [
+        ({"images": 64, "steps": 2}, "search.images: got 64, allowed: None with search.steps 2"),
+        ({"images": 63}, "search.images: got 63, allowed: 64 or more"),
+        ({"stable_steps": 0}, "search.stable_steps: got 0, allowed: 1 or more, or None"),
+        ({"steps": 0}, "search.steps: got 0, allowed: 1 or more, or None"),
+    ],
+)
+def test_a_length_that_cannot_be_is_refused(config, message):
+    with pytest.raises(ValueError, match=message):
+        SearchConfig(**config)
+
+
 @pytest.mark.parametrize("clock", ["per_epoch", "per_search"])
 def test_a_resumed_searcher_goes_on_as_if_never_stopped(clock):
     straight, first, second = (searcher(clock=clock) for _ in range(3))

@@ -79,6 +79,45 @@ def test_the_clocks_stay_apart_and_add_up(config, dense, splits, tmp_path):
         assert row["data_s"] <= row["train_s"] + row["search_s"]
 
 
+def test_a_search_sees_as_many_images_as_it_may(config, run, splits, monkeypatch):
+    """Its calibration, too; without a cap that sees the whole split, as a pass does."""
+    seen = []
+    monkeypatch.setattr(
+        LowRank, "calibrate", lambda _, batches: seen.append(sum(len(images) for images in batches))
+    )
+    size, whole = config.search.batch_size, len(splits.search)
+    assert 2 * size < whole
+    for name, given, images, calibrated in (
+        ("capped", {"steps": None, "images": 2 * size + 1}, 2 * size, 2 * size),
+        (
+            "pass",
+            {"steps": None, "images": whole + size},
+            whole // size * size,
+            whole // size * size,
+        ),
+        ("steps", {"steps": 1}, size, whole // size * size),
+    ):
+        seen.clear()
+        _, rows = run(name, search=dataclasses.replace(config.search, **given))
+        assert [row["images"] for row in rows.searches] == [images] * 3, name
+        assert [row["steps"] for row in rows.searches] == [images // size] * 3, name
+        assert seen == [calibrated] * 3, name
+
+
+def test_a_search_that_ends_early_is_recorded_and_resumed_alike(
+    config, run, timeless, assert_same_state
+):
+    changes = {"search": dataclasses.replace(config.search, steps=30, stable_steps=2)}
+    whole, rows = run("whole", **changes)
+    assert min(row["steps"] for row in rows.searches) < 30
+    assert all(row["images"] == 16 * row["steps"] for row in rows.searches)
+    _, before = run("cut", stop_after=3, **changes)
+    resumed, after = run("cut", **changes)
+    assert before.epochs[:-1] + after.epochs == rows.epochs
+    assert timeless(resumed) == timeless(whole)
+    assert_same_state("whole", "cut")
+
+
 def test_seeds_are_paired_across_schedules(run):
     _, often = run("often")
     _, seldom = run("seldom", schedule={"kind": "once", "at": 3})

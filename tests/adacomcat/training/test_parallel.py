@@ -1,5 +1,6 @@
 """Two workers are one worker with twice the hands: same images, same plan, same losses."""
 
+import dataclasses
 import json
 import logging
 import subprocess
@@ -7,10 +8,11 @@ import sys
 from pathlib import Path
 
 import pytest
+import safetensors.torch
 import torch
 import torch.distributed as dist
 
-from adacomcat.config import TrialConfig, from_mapping
+from adacomcat.config import DistillConfig, TrialConfig, from_mapping
 from adacomcat.data import build_splits
 from adacomcat.testing.images import write_image_folder
 from adacomcat.training import dense_model, run_trial
@@ -36,7 +38,8 @@ class Lines(logging.Handler):
 
 def work(rank, world, folder):
     torch.set_num_threads(1)
-    settings = json.loads((folder / "settings.json").read_text())
+    text = (folder / "settings.json").read_text()
+    settings = json.loads(text.replace("{folder}/{world}", f"{folder}/{world}"))
     if world > 1:
         rendezvous = f"file://{folder}/rendezvous"
         dist.init_process_group("gloo", init_method=rendezvous, rank=rank, world_size=world)
@@ -59,11 +62,12 @@ def work(rank, world, folder):
 
 @pytest.mark.timeout(300)
 def test_two_workers_equal_one(config, tmp_path):
-    """Two trials: the two processes take longer to start than to train."""
+    """Three trials: the two processes take longer to start than to train."""
     # Calibrated: the second moments, too, must be those of all images together.
     plain = config.to_json() | {"method": {**config.method, "calibrated": True}}
-    folders = [tmp_path / "calibrated", tmp_path / "files"]
-    for folder, settings in zip(folders, (plain, on_files(config, tmp_path)), strict=True):
+    folders = [tmp_path / "calibrated", tmp_path / "files", tmp_path / "kept"]
+    settings_of = (plain, on_files(config, tmp_path), kept_short(config))
+    for folder, settings in zip(folders, settings_of, strict=True):
         folder.mkdir()
         (folder / "settings.json").write_text(json.dumps(settings))
         work(0, 1, folder)
@@ -72,6 +76,12 @@ def test_two_workers_equal_one(config, tmp_path):
     assert [worker.wait(timeout=200) for worker in workers] == [0, 0]
     for folder in folders:
         compare(folder)
+    one, two = (next((folders[2] / world).glob("teacher-*")) for world in ("1", "2"))
+    logits = [safetensors.torch.load_file(path)["logits"] for path in (one, two)]
+    assert one.name == two.name
+    torch.testing.assert_close(*logits)
+    searches = json.loads((folders[2] / "2-0.json").read_text())["searches"]
+    assert any(row["steps"] < 12 for row in searches)
 
 
 def on_files(config, tmp_path):
@@ -93,6 +103,17 @@ def on_files(config, tmp_path):
     }
 
 
+def kept_short(config):
+    """The teacher's logits from a file, and searches that end early."""
+    search = dataclasses.replace(config.search, steps=12, stable_steps=2)
+    data = dataclasses.replace(config.data, augment="none")
+    # The file that one worker leaves is not the one that two read.
+    distill = DistillConfig(kind="soft", align_blocks=(), cache="{folder}/{world}")
+    phase = dataclasses.replace(config.search_phase, distill=distill)
+    whole = dataclasses.replace(config, search=search, data=data, search_phase=phase)
+    return whole.to_json()
+
+
 def compare(folder):
     """One worker's trial with that of two."""
     one, first, second = (
@@ -106,6 +127,7 @@ def compare(folder):
         assert (row["params"], row["macs"]) == (alone["params"], alone["macs"])
     for alone, row in zip(one["searches"], first["searches"], strict=True):
         assert row["plan"] == alone["plan"] and row["images"] == alone["images"]
+        assert row["steps"] == alone["steps"]
         assert row["loss"] == pytest.approx(alone["loss"], abs=1e-5)
     assert len(one["searches"]) >= 2
     assert first["summary"]["test_acc"] == one["summary"]["test_acc"]
