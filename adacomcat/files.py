@@ -3,33 +3,48 @@
 import hashlib
 import json
 import os
+import shutil
 import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 
-def atomic_write_bytes(path: Path, data: bytes) -> None:
-    """Write a file so that a reader, or a kill at any moment, sees the old or the new one whole.
+@contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """A path to write a file or a folder to, which takes the place of `path` when the block ends.
 
-    The data goes to a hidden temporary file beside `path` (`.NAME.*.tmp`), is flushed to the disk
-    and renamed over `path`. A kill before the rename leaves that temporary file and nothing else.
+    It is hidden and beside `path` (`.NAME.*.tmp`). A reader, or a kill at any moment, sees the old
+    or the new one whole; a kill may leave the temporary one, an error leaves nothing.
+
+    Args:
+        path: the file, or a folder that is missing or empty; missing parent folders are made.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.parent / f".{path.name}.{uuid.uuid4().hex}.tmp"
+    try:
+        yield temporary
+        (_sync_folder if temporary.is_dir() else _sync_file)(temporary)
+        os.replace(temporary, path)
+    except BaseException:
+        if temporary.is_dir():
+            shutil.rmtree(temporary, ignore_errors=True)
+        else:
+            temporary.unlink(missing_ok=True)
+        raise
+    _sync_folder(path.parent)
+
+
+def atomic_write_bytes(path: Path, data: bytes) -> None:
+    """Write a file through `replacing`: whole and on the disk, or not at all.
 
     Args:
         path: the file; missing parent folders are made.
         data: its whole content.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.parent / f".{path.name}.{uuid.uuid4().hex}.tmp"
-    try:
-        with temporary.open("xb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
-    _sync_folder(path.parent)
+    with replacing(path) as temporary:
+        temporary.write_bytes(data)
 
 
 def atomic_write_json(path: Path, obj: Any) -> None:
@@ -53,6 +68,12 @@ def sha256_file(path: Path) -> str:
     """The SHA-256 of a file's content, in hexadecimal."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _sync_file(path: Path) -> None:
+    # Windows flushes only what is open for writing.
+    with path.open("r+b") as file:
+        os.fsync(file.fileno())
 
 
 def _sync_folder(folder: Path) -> None:

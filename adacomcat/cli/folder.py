@@ -66,7 +66,7 @@ class RunFolder:
         """
         used = self.path.is_file() or (self.path.is_dir() and any(self.path.iterdir()))
         allowed = "a new directory"
-        if used and (self.path / RUN).is_file():
+        if used and self.exists and command in COMMANDS:
             allowed += f"; to go on with this one: {self.resume_command(command)}"
         require(not used, "--output", str(self.path), allowed)
 
@@ -145,8 +145,16 @@ class RunFolder:
             file.write(f"{json.dumps(row)}\n")
 
     def summary(self) -> dict[str, Any]:
-        """What a finished run left."""
-        found: dict[str, Any] = json.loads((self.path / SUMMARY).read_text())
+        """What a finished run left.
+
+        Raises:
+            ValueError: a damaged file.
+        """
+        path = self.path / SUMMARY
+        try:
+            found: dict[str, Any] = json.loads(path.read_text())
+        except ValueError as error:
+            raise ValueError(f"{path}: truncated or altered: {error}") from None
         return found
 
     def finish(self, summary: Mapping[str, Any]) -> None:

@@ -27,6 +27,7 @@ from torch import nn
 from adacomcat.checks import require
 from adacomcat.cost import count_macs, count_params
 from adacomcat.files import atomic_write_bytes, atomic_write_json
+from adacomcat.interop.hub import HUB, fetch
 from adacomcat.interop.tensors import check_tensors
 from adacomcat.interop.timm import creation, input_shape
 from adacomcat.lowrank.shape import check_plan, plan_of, shape_, shapes_of
@@ -86,10 +87,16 @@ def save(
 def load(directory: Path | str) -> nn.Module:
     """The model that `save` wrote, on the CPU, in evaluation mode.
 
+    Args:
+        directory: a folder, or one of the hub: `hf-hub:USER/REPOSITORY`, with `@REVISION` or
+            without.
+
     Raises:
         CheckpointError: a file is missing, damaged, of a newer version or not ours.
-        ValueError: a model that this version of timm does not make.
+        ValueError: a model that this version of timm does not make, or that the hub does not give.
     """
+    if str(directory).startswith(HUB):
+        directory = fetch(str(directory), (WEIGHTS, PLAN, CONFIG))
     directory = Path(directory)
     config = read_config(directory)
     path = directory / WEIGHTS
@@ -103,6 +110,7 @@ def load(directory: Path | str) -> nn.Module:
     model.pretrained_cfg = {
         **(model.pretrained_cfg or {}), **_tupled(config["pretrained_cfg"]),
     }  # fmt: skip
+    model.default_cfg = model.pretrained_cfg  # the older name, which timm keeps
     model.model_args = config["model_args"]
     assert isinstance(model, nn.Module)
     return model.eval()
@@ -158,6 +166,8 @@ def _config(
     for key, value in arguments.items():
         require(_is_json(value), f"model_args.{key}", value, "what JSON can hold")
     known = {k: v for k, v in (model.pretrained_cfg or {}).items() if k in IMAGE_KEYS}
+    if len(known.get("label_names") or ()) != model.num_classes:
+        known.pop("label_names", None)  # of another classifier, before `reset_classifier`
     shape = input_shape(model)
     return {
         "architecture": architecture,

@@ -119,7 +119,8 @@ def creation(model: Any) -> tuple[str, dict[str, Any]]:
             "img_size": sides[0] if sides[0] == sides[1] else sides,
             "global_pool": getattr(model, "global_pool", None),
         }
-    return str(name), dict(arguments)
+    # `reset_classifier` may have been called since.
+    return str(name), {**arguments, "num_classes": model.num_classes}
 
 
 def describe(
@@ -169,7 +170,8 @@ def input_shape(model: nn.Module) -> tuple[int, int, int]:
     """(channels, height, width) of the images that a vision transformer takes."""
     assert isinstance(model, VisionTransformer)
     height, width = model.patch_embed.img_size
-    return model.in_chans, height, width
+    # Not `model.in_chans`, which timm 1.0.16 lacks.
+    return model.patch_embed.proj.in_channels, height, width
 
 
 def _check_block(block: Any, name: str, factorised: tuple[type[nn.Module], ...]) -> None:

@@ -1,0 +1,95 @@
+"""`export`: a finished model as a file of ONNX or torch.export, or as a folder for the hub."""
+
+import argparse
+import shlex
+from pathlib import Path
+from typing import Any
+
+from adacomcat.checks import require
+from adacomcat.cli.console import Display
+from adacomcat.cli.folder import RunFolder
+from adacomcat.cli.info import describe_model
+from adacomcat.cli.models import stored_model
+from adacomcat.config import leakage_note
+from adacomcat.interop.checkpoint import CONFIG, PLAN, read_config, read_plan
+from adacomcat.interop.export import Exported, export_hub, export_onnx, export_program
+from adacomcat.interop.hub import Origin, model_card
+
+BUDGET = ("unit", "reduction", "absolute")
+
+
+def export(arguments: argparse.Namespace, display: Display) -> None:
+    """Write the model of a directory in another form, and say how it compares with the model.
+
+    Raises:
+        ValueError: a directory that is damaged, foreign or not finished, an output that is there
+            already, a missing package, or a result that is not the model.
+    """
+    output = arguments.output.absolute()
+    if arguments.to == "hub":
+        RunFolder(output).refuse_used(arguments.command)
+    else:
+        require(not output.exists(), "--output", str(output), "a new file")
+    exported, origin = _write(arguments, output)
+    display.say(exported.describe())
+    note = leakage_note(origin.leakage)
+    if note:
+        display.say(note, "bold red")
+    display.say(f"{exported.form} written to {shlex.quote(str(output))}")
+    if arguments.to == "hub":
+        display.say(f"next: hf upload USER/REPOSITORY {shlex.quote(str(output))}")
+
+
+def origin_of_run(folder: RunFolder) -> Origin:
+    """What the record of a run says of its model, without a path of this machine.
+
+    Raises:
+        ValueError: a record that is damaged.
+    """
+    if not folder.exists:
+        return Origin()
+    record, summary = folder.read(), folder.summary()
+    config = record["config"]
+    # The settings of both phases are on record; a command runs one.
+    phase = config["finetune" if record["command"] == "finetune" else "search_phase"]
+    weights = config["dense"]["weights"]
+    facts = {
+        "command": f"python -m adacomcat {record['command']}",
+        "started": record["started"],
+        "epochs": phase["epochs"],
+        "schedule": config["schedule"],
+        "searches": summary["searches"],
+        "budget": {k: v for k, v in config["budget"].items() if k in BUDGET and v is not None},
+        "seed": config["seed"],
+        "dense weights": "trained by the recipe" if weights is None else _public(weights),
+        "SHA-256 of the dense weights": config["dense"]["sha256"],
+        "SHA-256 of the weights it began with": record.get("from_sha256"),
+        **{f"SHA-256 of the {name} split": v for name, v in summary["split_hashes"].items()},
+        "versions": ", ".join(f"{name} {v}" for name, v in record["versions"].items()),
+    }
+    return Origin(
+        data=config["data"]["name"],
+        accuracy=summary["test_acc"],
+        dense_accuracy=summary["dense_test_acc"],
+        leakage=record["leakage"],
+        facts={name: fact for name, fact in facts.items() if fact is not None},
+    )
+
+
+def _write(arguments: argparse.Namespace, output: Path) -> tuple[Exported, Origin]:
+    source: Path = arguments.source
+    model, dense = stored_model(arguments)
+    config, plan = read_config(source), read_plan(source)
+    origin = origin_of_run(RunFolder(source))
+    if arguments.to == "hub":
+        card = model_card(config, describe_model(model, dense), origin)
+        extra: dict[str, Any] = config["adacomcat"]["extra"]
+        return export_hub(model, output, card, plan=plan, extra=extra), origin
+    write = export_onnx if arguments.to == "onnx" else export_program
+    notes = {name: (source / name).read_text() for name in (CONFIG, PLAN)}
+    return write(model, output, notes), origin
+
+
+def _public(weights: str) -> str:
+    """The address of weights; of a file its name alone."""
+    return weights if "://" in weights else Path(weights).name
