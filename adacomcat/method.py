@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from adacomcat.checks import require, require_known
-from adacomcat.config import BudgetConfig, Unit
+from adacomcat.config import COUNTED_IN, BudgetConfig, Unit
 from adacomcat.plan import Plan
 
 Carry = Callable[[Mapping[str, Tensor], int], dict[str, Tensor]]
@@ -52,7 +52,7 @@ class Budget:
     """A resolved target: what the searched sites together may cost.
 
     Attributes:
-        unit: params (weights without biases) or macs (an image).
+        unit: params (weights without biases), macs (an image) or latency (ns an image).
         target: cost that the searched sites may have.
         fixed: cost of everything that is counted and not searched.
         dense: counted cost of the dense model, searched and fixed.
@@ -182,16 +182,32 @@ class CompressionMethod(ABC):
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Give a freshly bound dense model the saved plan's shape; its weights are loaded after."""
 
+    def use_times_(self, table: Mapping[str, Any]) -> None:
+        """Count the unit `latency` by a table of measured times, from now on.
+
+        Args:
+            table: of `python -m adacomcat latency`, as `BudgetConfig.latency` has it.
+
+        Raises:
+            ValueError: the method has no such unit, or the table is of another model or of other
+                settings (what is missing is named).
+        """
+        require(False, "budget.unit", "latency", f"params, macs with method.name {self.name!r}")
+
     def budget(self, config: BudgetConfig) -> Budget:
         """Resolve a budget on this model.
 
         The searched sites may cost `(1 - reduction) * dense - fixed`, where dense is all that is
         counted and fixed what is counted and not searched (for ComCAT the patch embedding: DeiT-S
-        at 0.5 has 10 661 376 parameters).
+        at 0.5 has 10 661 376 parameters). A table of times that comes with it is in use from then
+        on.
 
         Raises:
-            ValueError: no plan meets it; names the smallest reachable cost.
+            ValueError: no plan meets it (names the smallest reachable cost), or a table of times
+                that does not fit.
         """
+        if config.unit == "latency":
+            self.use_times_(config.latency)
         searched, fixed = self.dense_cost(config.unit)
         dense = searched + fixed
         if config.absolute is None:
@@ -204,8 +220,9 @@ class CompressionMethod(ABC):
             total >= smallest,
             f"budget.{field_name}",
             got,
-            f"a total of at least {smallest:,.0f} {config.unit}, the smallest reachable cost "
-            f"(reduction at most {1 - smallest / dense:.4f} of {dense:,.0f}); this is {total:,.0f}",
+            f"a total of at least {smallest:,.0f} {COUNTED_IN[config.unit]}, the smallest "
+            f"reachable cost (reduction at most {1 - smallest / dense:.4f} of {dense:,.0f}); this "
+            f"is {total:,.0f}",
         )
         return Budget(config.unit, total - fixed, fixed, dense)
 

@@ -6,6 +6,7 @@ import re
 import typing
 from collections.abc import Hashable, Iterable, Mapping
 from functools import cache
+from pathlib import Path
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 import yaml
@@ -13,6 +14,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from adacomcat.checks import require, require_known
 from adacomcat.config import TrialConfig, from_mapping
+from adacomcat.timetable import read_timetable
 
 
 class _Loader(yaml.SafeLoader):
@@ -30,6 +32,21 @@ class _Loader(yaml.SafeLoader):
                 raise yaml.constructor.ConstructorError(None, None, problem, key.start_mark)
             seen.add(key.value)
         return super().construct_mapping(node, deep)
+
+
+def _read_latency(loader: _Loader, node: yaml.Node) -> dict[str, Any]:
+    """`!latency FILE`: the table in a file of `python -m adacomcat latency`, in place of its name.
+
+    So a configuration holds what was measured, whatever becomes of the file.
+    """
+    if not isinstance(node, yaml.ScalarNode):
+        raise yaml.constructor.ConstructorError(
+            None, None, "!latency wants the name of a file", node.start_mark
+        )
+    return read_timetable(Path(node.value))
+
+
+_Loader.add_constructor("!latency", _read_latency)
 
 
 class _Dumper(yaml.SafeDumper):

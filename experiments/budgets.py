@@ -6,8 +6,10 @@ and the published beta, `never` meets the same budget with uniform ranks.
 """
 
 from adacomcat.checks import require
+from adacomcat.config import COUNTED_IN
 from adacomcat.settings import build_config
 from study.exploration import Dimension, Exploration, Stopping, early_rungs
+from study.objectives import METRICS
 from study.schema import Arm, Experiment, Workload
 
 BETA = 1.5
@@ -22,13 +24,15 @@ def experiment(workload: Workload, seeds: int = 2) -> Experiment:
         seeds: trials of an arm, whose mean is what counts.
 
     Raises:
-        ValueError: a workload whose budget is an absolute cost.
+        ValueError: a workload whose budget is an absolute cost, or one in time.
     """
     config = build_config(workload.defaults)
     reduction, unit = config.budget.reduction, config.budget.unit
     if reduction is None:
         require(False, "budget.reduction", None, "a share: this experiment varies it")
         raise AssertionError
+    counted = [name for name in METRICS if name in COUNTED_IN]
+    require(unit in counted, "budget.unit", unit, f"{', '.join(counted)}: an epoch's row has them")
     budget = {"budget.reduction": reduction}
     schedule = config.schedule
     # None where a trial has too few epochs to be stopped within them.

@@ -1,13 +1,11 @@
 """Where a result comes from: the commit, the versions and the machine."""
 
-import os
-import platform
 import subprocess
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from adacomcat.versions import versions
+from adacomcat.versions import hardware, versions
 
 PACKAGES = (
     "adacomcat", "torch", "torchvision", "timm", "ray", "optuna", "moocore", "numpy",
@@ -45,31 +43,6 @@ def _git(folder: Path, *arguments: str) -> str | None:
     except (OSError, subprocess.SubprocessError):
         return None
     return done.stdout
-
-
-def hardware() -> dict[str, Any]:
-    """This machine: processor, cores that this process may use, memory, names of its GPUs."""
-    import torch  # Not at the top: the command line imports this module, and answers at once.
-
-    usable = (
-        os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else range(os.cpu_count() or 1)
-    )
-    gpus = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
-    return {"cpu": _cpu(), "cores": len(usable), "gpu": gpus, "memory_bytes": _memory_bytes()}
-
-
-def _cpu() -> str:
-    """The model name of the processor; its architecture where the system does not tell."""
-    cpuinfo = Path("/proc/cpuinfo")
-    lines = cpuinfo.read_text().splitlines() if cpuinfo.exists() else []
-    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return names[0] if names else platform.processor() or platform.machine()
-
-
-def _memory_bytes() -> int | None:
-    if "SC_PHYS_PAGES" not in getattr(os, "sysconf_names", {}):
-        return None
-    return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
 
 
 def collect(git: Mapping[str, Any] | None = None) -> dict[str, Any]:

@@ -10,7 +10,9 @@ from adacomcat.checks import NonFiniteLoss
 from adacomcat.cli.console import Display
 from adacomcat.cli.convert import convert
 from adacomcat.cli.evaluate import evaluate_command
+from adacomcat.cli.export import export
 from adacomcat.cli.info import info
+from adacomcat.cli.latency import latency
 from adacomcat.cli.train import train
 from adacomcat.cli.workers import is_first
 
@@ -35,6 +37,10 @@ def run(arguments: argparse.Namespace, argv: Sequence[str]) -> int:
             evaluate_command(arguments, display)
         elif arguments.command == "info":
             info(arguments, console)
+        elif arguments.command == "latency":
+            latency(arguments, display)
+        elif arguments.command == "export":
+            export(arguments, display)
         else:
             convert(arguments, display)
     except NonFiniteLoss as error:

@@ -9,6 +9,9 @@ from adacomcat.recipes import recipes
 
 PRESETS = ("upstream",)
 SPLITS = ("test", "val")
+EXPORTS = {"onnx": ".onnx", "torch-export": ".pt2", "hub": ""}
+"""What `export` writes -> the end of its name; a folder has none."""
+DTYPES = ("float32", "bfloat16")
 Add = Callable[..., argparse.Action]
 
 
@@ -25,6 +28,8 @@ def parser() -> argparse.ArgumentParser:
     _eval(commands.add_parser("eval", help="accuracy of a compressed or a dense model"))
     _info(commands.add_parser("info", help="ranks, parameters and MACs, site by site"))
     _convert(commands.add_parser("convert", help="from and to the reference's checkpoints"))
+    _latency(commands.add_parser("latency", help="measure what a latency budget counts"))
+    _export(commands.add_parser("export", help="to ONNX, torch.export or the Hugging Face hub"))
     return made
 
 
@@ -36,6 +41,8 @@ def _search(command: argparse.ArgumentParser) -> None:
     _what(command.add_argument_group("what to compress").add_argument, preset=True)
     how = command.add_argument_group("how").add_argument
     how("--target-reduction", metavar="X", type=float, help="share of the dense cost to remove")
+    table = "a file of `latency`: the budget is then in time, on the device measured there"
+    how("--latency-table", metavar="FILE", type=Path, help=table)
     how("--schedule", metavar="KIND", help="when to search: adaptive, fixed, once, never, ...")
     how("--search-batch-size", metavar="N", type=int, help="images of one step of a search")
     _recipe(how)
@@ -92,6 +99,36 @@ def _convert(command: argparse.ArgumentParser) -> None:
     _set(command.add_argument)
     output = "a new directory"
     command.add_argument("--output", metavar="DIR", type=Path, required=True, help=output)
+
+
+def _latency(command: argparse.ArgumentParser) -> None:
+    command.description = (
+        "Measure a dense model, and the modules of one block at every rank of the space, on the "
+        "device that the compressed model is for. `search --latency-table FILE` takes what it left."
+    )
+    what = command.add_argument_group("of what").add_argument
+    what("--model", metavar="M", required=True, help="timm's name of the dense model")
+    _set(what)
+    how = command.add_argument_group("how").add_argument
+    how("--device", metavar="X", help="cpu or cuda (default: cuda where there is one)")
+    how("--batch-size", metavar="N", type=int, default=8, help="images of a call (default: 8)")
+    how("--dtype", choices=DTYPES, default=DTYPES[0], help=f"(default: {DTYPES[0]})")
+    how("--threads", metavar="T", type=int, help="of PyTorch on a CPU (default: as it finds best)")
+    how("--repeats", metavar="N", type=int, default=20, help="rounds (default: 20)")
+    how("--output", metavar="FILE", type=Path, required=True, help="a new file")
+
+
+def _export(command: argparse.ArgumentParser) -> None:
+    command.description = (
+        "Write a finished model in a form that runs elsewhere, run that form, and print how far "
+        "its logits are from the model's. The number of images in a batch stays free."
+    )
+    source = "what `search`, `finetune`, `convert` or adacomcat.save has left"
+    add = command.add_argument
+    add("--from", metavar="DIR", type=Path, dest="source", required=True, help=source)
+    add("--to", choices=EXPORTS, required=True, help="what to write")
+    output = "a new file (.onnx or .pt2), or for the hub a new directory"
+    add("--output", metavar="DIR_OR_FILE", type=Path, required=True, help=output)
 
 
 def _what(add: Add, *, preset: bool) -> None:
@@ -151,6 +188,8 @@ def check(arguments: argparse.Namespace) -> None:
         "eval": _check_eval,
         "info": _check_info,
         "convert": _check_convert,
+        "latency": _check_latency,
+        "export": _check_export,
     }
     checks[arguments.command](arguments)
 
@@ -194,6 +233,20 @@ def _check_convert(arguments: argparse.Namespace) -> None:
     foreign = arguments.comcat_dir is not None
     allowed = "adacomcat with --comcat-dir, comcat with --from"
     require((arguments.to == "adacomcat") == foreign, "--to", arguments.to, allowed)
+
+
+def _check_latency(arguments: argparse.Namespace) -> None:
+    for name in ("batch_size", "threads", "repeats"):
+        number = getattr(arguments, name)
+        require(number is None or number > 0, _flag(name), number, "1 or more")
+    require(not arguments.output.exists(), "--output", str(arguments.output), "a new file")
+
+
+def _check_export(arguments: argparse.Namespace) -> None:
+    end = EXPORTS[arguments.to]
+    if end:
+        allowed = f"a file with a name that ends in {end}"
+        require(arguments.output.suffix == end, "--output", str(arguments.output), allowed)
 
 
 def _check_model(arguments: argparse.Namespace) -> None:

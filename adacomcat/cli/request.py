@@ -18,6 +18,7 @@ from adacomcat.lowrank.space import PAPER_MENUS
 from adacomcat.recipes import deit_augmentation, find_recipe, imagenet_recipe, upstream
 from adacomcat.schedule import Schedule
 from adacomcat.settings import build_config, parse_settings
+from adacomcat.timetable import read_timetable
 
 LARGE = 300_000
 """From so many training images on, a folder is cut as ImageNet is."""
@@ -76,6 +77,9 @@ def search_config(arguments: argparse.Namespace) -> TrialConfig:
     )
     if arguments.target_reduction is not None:
         flags["budget.absolute"] = None
+    if arguments.latency_table is not None:
+        table = read_timetable(arguments.latency_table)
+        flags |= {"budget.unit": "latency", "budget.latency": table}
     flags |= _machine(arguments) | _weights(arguments)
     config = _folded(base | _precision(arguments), flags, arguments)
     dense = config.dense
@@ -153,6 +157,29 @@ def model_options(arguments: argparse.Namespace) -> Settings:
     return dict(config.model.options)
 
 
+def measured_config(arguments: argparse.Namespace) -> TrialConfig:
+    """Model and method of a `latency`; the rest of it does not matter.
+
+    The space of ranks is that of a search on images of as many classes, unless a setting says
+    otherwise.
+
+    Raises:
+        ValueError: a setting of anything else, an unknown one, or a value that is refused.
+    """
+    settings = _settings(arguments)
+    for key, value in settings.items():
+        part, _, name = key.partition(".")
+        known = part == "method" or (part == "model" and name.partition(".")[0] == "options")
+        require(known, f"--set {key}", value, "model.options.X=Y and method.X=Y alone")
+    options = _entries(settings, "model.options")
+    model = ModelConfig(name=arguments.model, options=options)
+    plain = skeleton(model)
+    method = {"name": "lowrank", "space": _space(plain.embed_dim, plain.num_classes)}
+    side = _images(plain, options.get("img_size"))["image_size"]
+    base = {"model.name": arguments.model, "method": method, "data.image_size": side}
+    return build_config(base, settings)
+
+
 def folder_settings(model: ModelConfig, root: Path, image_size: int | None = None) -> Settings:
     """The recipe for a folder of images: DeiT's on ImageNet, as far as the folder allows.
 
@@ -180,15 +207,14 @@ def folder_settings(model: ModelConfig, root: Path, image_size: int | None = Non
     files = (entry for folder in classes for entry in os.scandir(folder))
     if len(list(islice(files, LARGE))) == LARGE:
         data |= {"search_images": SEARCH_IMAGES, "val_fraction": VAL_FRACTION}
-    width, menus = plain.embed_dim, dict(PAPER_MENUS)
-    space = "paper" if width in menus and min(width, len(classes)) in menus else "fractions"
+    space = _space(plain.embed_dim, len(classes))
     options = {"drop_path_rate": 0.1, **model.options}
     return {
         "data": data,
         "model": {"name": model.name, "options": options},
         "dense": {"recipe": {"epochs": 0}},
         "method": {"name": "lowrank", "space": space},
-        **imagenet_recipe(base=width >= 768),
+        **imagenet_recipe(base=plain.embed_dim >= 768),
     }
 
 
@@ -269,6 +295,12 @@ def _entries(settings: Settings, prefix: str) -> Settings:
     require(isinstance(whole, Mapping), f"--set {prefix}", whole, "a mapping of settings")
     parts = {key.removeprefix(start): v for key, v in settings.items() if key.startswith(start)}
     return {**whole, **parts}
+
+
+def _space(width: int, classes: int) -> str:
+    """The published menus where there are any for the model's width and its classifier's."""
+    menus = dict(PAPER_MENUS)
+    return "paper" if width in menus and min(width, classes) in menus else "fractions"
 
 
 def _schedule(kind: str | None) -> Settings | None:

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from adacomcat.checks import require
-from adacomcat.config import Unit
+from adacomcat.config import COUNTED_IN, Unit
 from adacomcat.cost import count_macs
 from adacomcat.interop.timm import describe, input_shape
 from adacomcat.lowrank.attention import (
@@ -27,6 +27,7 @@ from adacomcat.lowrank.attention import (
 from adacomcat.lowrank.calibrate import Metrics, input_metrics
 from adacomcat.lowrank.config import LowRankConfig
 from adacomcat.lowrank.factorize import Spectrum
+from adacomcat.lowrank.latency import timed_sites
 from adacomcat.lowrank.linear import (
     bias_of,
     build_linear,
@@ -36,8 +37,9 @@ from adacomcat.lowrank.linear import (
     merge_linear,
 )
 from adacomcat.lowrank.shape import adoptable_modules, shape_, shape_of
-from adacomcat.lowrank.space import Site, all_sites, searched_sites, uniform_rank
+from adacomcat.lowrank.space import Site, all_sites, searched_sites
 from adacomcat.lowrank.supernet import Mixture, SupernetAttention, SupernetLinear
+from adacomcat.lowrank.uniform import uniform_decisions
 from adacomcat.method import Budget, CompressionMethod, Move, ParameterMap, Proposal
 from adacomcat.plan import Plan
 from adacomcat.search.budget import project
@@ -77,6 +79,7 @@ class LowRank(CompressionMethod):
         self.plan: Plan | None = None
         self.mixture = Mixture(self.sites).to(next(model.parameters()).device)
         self._dense_macs = count_macs(model, input_shape(model))
+        self._dense_ns = 0
         self._rows = {site.name: row for row, site in enumerate(self.sites)}
         self._rest: dict[str, tuple[Tensor, Tensor]] = {}
         self._metrics: dict[str, Metrics] = {}
@@ -167,48 +170,40 @@ class LowRank(CompressionMethod):
         options = []
         for row, site in enumerate(self.sites):
             columns = [c for c in range(len(site.candidates)) if usable[row, c]]
-            ranks = [self._capped(site, site.candidates[c].rank) for c in columns]
+            ranks = [self._decision(site, site.candidates[c].rank, budget.unit) for c in columns]
             costs = [site.cost(budget.unit, r) for r in ranks]
             options.append((values[row, columns].tolist(), costs, ranks))
         if decision == "argmax":
             picks = [int(values[row].argmax()) for row in range(len(self.sites))]
         else:
-            picks = project([(v, c) for v, c, _ in options], budget.target, budget.unit)
+            choices = [(v, c) for v, c, _ in options]
+            picks = project(choices, budget.target, COUNTED_IN[budget.unit])
         chosen = zip(self.sites, options, picks, strict=True)
         plan = Plan(self.name, {site.name: ranks[pick] for site, (_, _, ranks), pick in chosen})
         return Proposal(plan, self.plan_cost(plan, budget.unit), self._named_logits())
 
     def default_plan(self, budget: Budget) -> Plan:
         """Every site at one share of its full rank, the largest share within the budget."""
-
-        def at(fraction: float) -> Plan:
-            return Plan(self.name, {s.name: uniform_rank(s, fraction) for s in self.sites})
-
-        low, high = 0.0, 1.0
-        smallest = self.plan_cost(at(low), budget.unit)
-        require(
-            smallest <= budget.target, "budget", budget.target,
-            f"at least {smallest:,.0f} {budget.unit} for the searched sites (ranks of one a head)",
-        )  # fmt: skip
-        for _ in range(40):
-            middle = (low + high) / 2
-            fits = self.plan_cost(at(middle), budget.unit) <= budget.target
-            low, high = (middle, high) if fits else (low, middle)
-        return at(low)
+        return Plan(self.name, uniform_decisions(self.sites, budget.unit, budget.target))
 
     # Costs.
+
+    def use_times_(self, table: Mapping[str, Any]) -> None:
+        """Count `latency` by a table: all candidates of all searched sites have to be in it."""
+        self.sites, self._dense_ns = timed_sites(self.sites, self._all_sites, table)
+        self.mixture.count_("latency", self.sites)
 
     def plan_cost(self, plan: Plan, unit: Unit) -> float:
         return float(sum(s.cost(unit, plan.decisions[s.name]) for s in self.sites))
 
     def smallest_cost(self, unit: Unit) -> float:
-        ranks = ((s, self._capped(s, s.candidates[0].rank)) for s in self.sites)
-        return float(sum(site.cost(unit, rank) for site, rank in ranks))
+        return float(sum(min(self._costs(site, unit)) for site in self.sites))
 
     def dense_cost(self, unit: Unit) -> tuple[float, float]:
         searched = sum(s.cost(unit, None) for s in self.sites)
-        if unit == "macs":
-            return float(searched), float(self._dense_macs - searched)
+        if unit != "params":
+            total = self._dense_macs if unit == "macs" else self._dense_ns
+            return float(searched), float(total - searched)
         patches = self.model.get_parameter("patch_embed.proj.weight").numel()
         everywhere = sum(s.cost(unit, None) for s in self._all_sites)
         return float(searched), float(patches + everywhere - searched)
@@ -254,10 +249,21 @@ class LowRank(CompressionMethod):
     def _rank(self, site: Site) -> int | None:
         return None if self.plan is None else self.plan.decisions[site.name]
 
-    def _capped(self, site: Site, rank: int) -> int:
-        """A candidate's rank, or the one in force where that is lower and cannot grow back."""
+    def _costs(self, site: Site, unit: Unit) -> list[int]:
+        """Of all that a search may decide for a site."""
+        ranks = (self._decision(site, candidate.rank, unit) for candidate in site.candidates)
+        return [site.cost(unit, rank) for rank in ranks]
+
+    def _decision(self, site: Site, rank: int, unit: Unit) -> int | None:
+        """What choosing a candidate comes to.
+
+        Its rank, or the one in force where that is lower and cannot grow back, or none where dense
+        was measured no slower.
+        """
         now = self._rank(site)
-        return rank if now is None or self.config.source == "dense" else min(rank, now)
+        if now is None or self.config.source == "dense":
+            return site.decision(unit, rank)
+        return min(rank, now)
 
     def _check(self, plan: Plan) -> None:
         require(plan.method == self.name, "plan.method", plan.method, self.name)

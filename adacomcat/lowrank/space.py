@@ -9,10 +9,12 @@ A rank is counted over all heads together: a `qk` of rank 252 with 6 heads keeps
     vo               2 D r           2 D r N + r N^2
     fc1, fc2         (in + out) r    (in + out) r N
     head             (in + out) r    (in + out) r
+
+Latency, nanoseconds an image, is looked up in a table of what was measured; see `latency.py`.
 """
 
 import fnmatch
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from adacomcat.checks import require
@@ -48,6 +50,19 @@ class Candidate:
 
 
 @dataclass(frozen=True)
+class SiteTimes:
+    """What a site takes, in nanoseconds an image.
+
+    Attributes:
+        dense: of its dense module; of an attention, half of it.
+        ranks: rank -> of the factorised module.
+    """
+
+    dense: int
+    ranks: Mapping[int, int]
+
+
+@dataclass(frozen=True)
 class Site:
     """One searchable rank.
 
@@ -58,6 +73,7 @@ class Site:
         full: the rank that loses nothing, over all groups.
         tokens: rows that pass through an image; 1 for a classifier.
         candidates: in rising order of rank.
+        times: at the candidates, where they were measured.
     """
 
     name: str
@@ -69,13 +85,16 @@ class Site:
     full: int
     tokens: int
     candidates: tuple[Candidate, ...] = ()
+    times: SiteTimes | None = None
 
     @property
     def attention(self) -> bool:
         return self.kind in ("qk", "vo")
 
     def cost(self, unit: Unit, rank: int | None) -> int:
-        """Weights or MACs at a rank; None for the dense matrices."""
+        """Weights, MACs or nanoseconds at a rank; None for the dense matrices."""
+        if unit == "latency":
+            return self._measured(rank)
         if rank is None and self.attention:
             rank = self.full
         weights = (
@@ -85,6 +104,28 @@ class Site:
             return weights
         scores = self.tokens**2 * rank if self.attention and rank is not None else 0
         return weights * self.tokens + scores
+
+    def decision(self, unit: Unit, rank: int) -> int | None:
+        """What is decided where this rank is chosen: None where dense was measured no slower."""
+        slow = unit == "latency" and self.cost(unit, rank) >= self.cost(unit, None)
+        return None if slow else rank
+
+    def counted(self, unit: Unit, candidate: Candidate) -> int:
+        """What the expected cost of a search counts for a candidate."""
+        if unit == "latency":
+            return self.cost(unit, self.decision(unit, candidate.rank))
+        return self.cost(unit, candidate.nominal)
+
+    def _measured(self, rank: int | None) -> int:
+        """Nanoseconds at a rank; at one that is no candidate, those of the next larger one."""
+        assert self.times is not None, "use_times_ comes before any cost in latency"
+        if rank is None:
+            return self.times.dense
+        largest = max(self.times.ranks)
+        field = f"plan.decisions.{self.name}"
+        allowed = f"up to {largest}, the largest rank of budget.latency, or null for dense"
+        require(rank <= largest, field, rank, allowed)
+        return self.times.ranks[min(known for known in self.times.ranks if known >= rank)]
 
     def check_rank(self, rank: int | None, field: str) -> None:
         """Raise unless the site can have this rank.
@@ -151,11 +192,6 @@ def searched_sites(sites: Sequence[Site], config: LowRankConfig) -> list[Site]:
             fields = vars(site) | {"candidates": _candidates(site, config)}
             chosen.append(Site(**fields))
     return chosen
-
-
-def uniform_rank(site: Site, fraction: float) -> int:
-    """The rank at a share of the site's full rank: per head rounded down, at least one."""
-    return max(1, int(fraction * site.full / site.groups)) * site.groups
 
 
 def _linear_site(

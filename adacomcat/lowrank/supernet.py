@@ -21,9 +21,12 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from adacomcat.config import Unit
-from adacomcat.lowrank.attention import Heads, put_together
+from adacomcat.lowrank.attention import Heads, attend, put_together
 from adacomcat.lowrank.factorize import Spectrum
 from adacomcat.lowrank.space import Site
+
+COUNTED: tuple[Unit, ...] = ("params", "macs")
+"""Units that need no measurement."""
 
 
 class Mixture(nn.Module):
@@ -53,16 +56,20 @@ class Mixture(nn.Module):
             usable[row, : len(site.candidates)] = True
             for column, candidate in enumerate(site.candidates):
                 reach[row, column, : candidate.rank // site.groups] = 1.0
-        for unit in ("params", "macs"):
-            costs = torch.zeros(len(sites), candidates)
-            for row, site in enumerate(sites):
-                nominal = [site.cost(unit, candidate.nominal) for candidate in site.candidates]
-                costs[row, : len(nominal)] = torch.tensor(nominal)
-            self.register_buffer(f"nominal_{unit}", costs, persistent=False)
         self.logits = nn.Parameter(torch.zeros(len(sites), candidates))
+        for unit in COUNTED:
+            self.count_(unit, sites)
         self.register_buffer("usable", usable, persistent=False)
         self.register_buffer("reach", reach, persistent=False)
         self.sample_(1.0, None)
+
+    def count_(self, unit: Unit, sites: Sequence[Site]) -> None:
+        """Count a unit by what these sites cost, which are the mixture's own."""
+        costs = torch.zeros(self.logits.shape)
+        for row, site in enumerate(sites):
+            found = [site.counted(unit, candidate) for candidate in site.candidates]
+            costs[row, : len(found)] = torch.tensor(found)
+        self.register_buffer(f"cost_{unit}", costs.to(self.logits.device), persistent=False)
 
     def limit_(self, ranks: Sequence[int | None]) -> None:
         """Leave only candidates up to each site's rank (None: all); the smallest always stays."""
@@ -88,8 +95,8 @@ class Mixture(nn.Module):
         return scores.log_softmax(-1)
 
     def expected_cost(self, unit: Unit) -> Tensor:
-        """The cost of the drawn mixture, from nominal ranks, shape ()."""
-        return (self.weights * self.get_buffer(f"nominal_{unit}")).sum()
+        """The cost of the drawn mixture, as its sites count their candidates, shape ()."""
+        return (self.weights * self.get_buffer(f"cost_{unit}")).sum()
 
 
 class SupernetAttention(nn.Module):
@@ -127,14 +134,12 @@ class SupernetAttention(nn.Module):
         score, value = (self.num_heads * columns for columns in self.columns)
         q, k, v = F.linear(x, self.qkv).split((score, score, value), dim=-1)
         if self.q_bias is not None:
-            q = q + self.q_bias
-        q, k, v = (t.view(batch, tokens, self.num_heads, -1).transpose(1, 2) for t in (q, k, v))
+            # In its own type: autocast would take both, and all that follows, to float32.
+            q = q + self.q_bias.to(q.dtype)
+        q, k, v = (t.view(batch, tokens, self.num_heads, -1) for t in (q, k, v))
         q = self._gated(q, 0)
-        x = F.scaled_dot_product_attention(
-            q, k, v, attn_mask=attn_mask, is_causal=is_causal, scale=self.scale
-        )
-        x = self._gated(x, 1).transpose(1, 2).reshape(batch, tokens, -1)
-        return F.linear(x, self.proj, self.out_bias)
+        x = attend(q, k, v, scale=self.scale, attn_mask=attn_mask, is_causal=is_causal)
+        return F.linear(self._gated(x, 1).flatten(2), self.proj, self.out_bias)
 
     def _gated(self, x: Tensor, site: int) -> Tensor:
         row = self.rows[site]

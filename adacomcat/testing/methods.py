@@ -14,14 +14,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from adacomcat.config import BudgetConfig, Unit
+from adacomcat.config import COUNTED_IN, BudgetConfig, Unit
 from adacomcat.cost import count_macs
-from adacomcat.method import CompressionMethod, build_method
+from adacomcat.method import Budget, CompressionMethod, build_method
 from adacomcat.plan import Plan
 from adacomcat.testing.models import tiny_images, tiny_vit
 from adacomcat.training.state import load_state, save_state
-
-UNITS: tuple[Unit, ...] = ("params", "macs")
 
 
 class MethodConformance:
@@ -36,7 +34,10 @@ class MethodConformance:
     """Name -> a function that builds a dense model in evaluation mode, the same at each call."""
     images: ClassVar[Tensor] = tiny_images()
     reduction: ClassVar[float] = 0.4
-    """A reduction of parameters and of MACs that every configuration reaches on every model."""
+    """A reduction in each unit that every configuration reaches on every model."""
+    units: ClassVar[Sequence[Unit]] = ("params", "macs")
+    latency: ClassVar[Mapping[str, Any]] = {}
+    """A table of times for all models and configurations, where `latency` is among the units."""
 
     def pytest_generate_tests(self, metafunc: Any) -> None:
         """Give each rule each configuration, model and unit that it asks for."""
@@ -45,7 +46,7 @@ class MethodConformance:
         if "build" in metafunc.fixturenames:
             metafunc.parametrize("build", self.models.values(), ids=self.models.keys())
         if "unit" in metafunc.fixturenames:
-            metafunc.parametrize("unit", UNITS)
+            metafunc.parametrize("unit", self.units)
         if "start" in metafunc.fixturenames:
             metafunc.parametrize("start", ("dense", "committed"))
 
@@ -55,6 +56,8 @@ class MethodConformance:
         """A method on a fresh model, dense or committed to a plan of random logits."""
         method = build_method(build(), config)
         method.calibrate([self.images])
+        if "latency" in self.units:
+            method.use_times_(self.latency)
         if start == "committed":
             _perturb(method.architecture_parameters(), 0, 2.0)
             method.commit_(self.plan(method))
@@ -62,8 +65,16 @@ class MethodConformance:
 
     def plan(self, method: CompressionMethod, unit: Unit = "params") -> Plan:
         """The plan that the architecture parameters propose."""
-        budget = method.budget(BudgetConfig(unit=unit, reduction=self.reduction))
-        return method.propose(budget, "projected").plan
+        return method.propose(self.budget(method, unit), "projected").plan
+
+    def budget(
+        self, method: CompressionMethod, unit: Unit, absolute: float | None = None
+    ) -> Budget:
+        """The budget at a total cost, or at the class's reduction."""
+        reduction = self.reduction if absolute is None else None
+        return method.budget(
+            BudgetConfig(unit=unit, reduction=reduction, absolute=absolute, latency=self.latency)
+        )
 
     def test_restore_undoes_prepare(
         self, build: Callable[[], nn.Module], config: Mapping[str, Any], start: str
@@ -140,7 +151,7 @@ class MethodConformance:
         self, build: Callable[[], nn.Module], config: Mapping[str, Any], unit: Unit
     ) -> None:
         method = self.method(build, config)
-        budget = method.budget(BudgetConfig(unit=unit, reduction=self.reduction))
+        budget = self.budget(method, unit)
         for seed in range(5):
             _perturb(method.architecture_parameters(), seed, 3.0)
             method.prepare_()
@@ -154,7 +165,7 @@ class MethodConformance:
         self, build: Callable[[], nn.Module], config: Mapping[str, Any], unit: Unit
     ) -> None:
         method = self.method(build, config)
-        budget = method.budget(BudgetConfig(unit=unit, reduction=self.reduction))
+        budget = self.budget(method, unit)
         plan = method.default_plan(budget)
         assert method.plan_cost(plan, unit) <= budget.target
         method.commit_(plan)
@@ -318,13 +329,13 @@ class MethodConformance:
         method = self.method(build, config)
         _, fixed = method.dense_cost(unit)
         smallest = method.smallest_cost(unit) + fixed
-        exact = method.budget(BudgetConfig(unit=unit, reduction=None, absolute=smallest))
+        exact = self.budget(method, unit, smallest)
         assert method.propose(exact, "projected").cost == method.smallest_cost(unit)
         try:
-            method.budget(BudgetConfig(unit=unit, reduction=None, absolute=smallest - 1))
+            self.budget(method, unit, smallest - 1)
         except ValueError as error:
             assert "budget.absolute" in str(error)
-            assert f"{smallest:,.0f} {unit}" in str(error)
+            assert f"{smallest:,.0f} {COUNTED_IN[unit]}" in str(error)
         else:
             raise AssertionError("a budget below the smallest cost was taken")
 

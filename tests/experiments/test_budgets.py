@@ -96,3 +96,6 @@ def test_a_budget_in_macs_is_judged_by_macs_and_an_absolute_one_is_refused() -> 
     absolute = {**workload.defaults, "budget": {"reduction": None, "absolute": 50_000.0}}
     with pytest.raises(ValueError, match="budget.reduction: got None"):
         experiment(workload.model_copy(update={"defaults": absolute}))
+    timed = {**workload.defaults, "budget": {"unit": "latency", "latency": {"model_ns": 1}}}
+    with pytest.raises(ValueError, match="budget.unit: got 'latency', allowed: params, macs"):
+        experiment(workload.model_copy(update={"defaults": timed}))

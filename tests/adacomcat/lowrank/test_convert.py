@@ -12,6 +12,7 @@ from adacomcat.cost import count_params
 from adacomcat.lowrank.config import LowRankConfig
 from adacomcat.lowrank.convert import LowRank
 from adacomcat.plan import Plan
+from adacomcat.testing.latency import made_up_table
 from adacomcat.testing.methods import MethodConformance
 from adacomcat.testing.models import tiny_images, tiny_vit
 
@@ -55,6 +56,12 @@ class TestLowRankSettings(MethodConformance):
         {"biases": "drop", "space": "aligned", "keep_dense": ["blocks.0.qk", "head"]},
     )
     models = {"two heads": lambda: tiny_vit(num_heads=2)}
+
+
+class TestLowRankInTime(MethodConformance):
+    configs = ({"space": "fractions"}, {"source": "dense", "biases": "drop"})
+    units = ("latency",)
+    latency = made_up_table(tiny_vit())
 
 
 def bind(model=None, **settings):

@@ -1,0 +1,152 @@
+"""`latency`: measure what a model takes on a device, site by site, as a budget counts it."""
+
+import argparse
+import shlex
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from rich.table import Table
+from torch import nn
+
+from adacomcat.cli.console import Display
+from adacomcat.cli.request import measured_config
+from adacomcat.cli.workers import Workers
+from adacomcat.config import TrialConfig
+from adacomcat.interop.timm import create_model, input_shape
+from adacomcat.lowrank.convert import LowRank
+from adacomcat.lowrank.latency import ATTENTION, MODEL, measure, measure_plans, table_of
+from adacomcat.lowrank.shape import model_sites
+from adacomcat.method import Budget, build_method
+from adacomcat.plan import Plan
+from adacomcat.timetable import write_timetable
+from adacomcat.timing import Times
+from adacomcat.versions import hardware, versions
+
+PACKAGES = ("adacomcat", "torch", "timm")
+SHARES = {"half of the way": 0.5, "fastest": 1.0}
+"""Plans that are measured whole -> how far from the dense model's time to the least reachable."""
+
+
+def latency(arguments: argparse.Namespace, display: Display) -> None:
+    """Measure, print the table and how far its sums are from whole models, write the file.
+
+    Raises:
+        ValueError: a model or a setting that is refused, or a device that this machine lacks.
+    """
+    config = measured_config(arguments)
+    device = Workers(arguments.device).device
+    if arguments.threads is not None:
+        torch.set_num_threads(arguments.threads)
+    model = _dense(config).to(device, getattr(torch, arguments.dtype))
+    images = torch.randn(arguments.batch_size, *input_shape(model)).to(next(model.parameters()))
+    method = build_method(model, config.method)
+    assert isinstance(method, LowRank)
+    how: dict[str, Any] = {"biases": method.config.biases == "exact", "repeats": arguments.repeats}
+    times = measure(model, method.sites, images, **how)
+    table = table_of(
+        times, method.sites, model_sites(model),
+        batch_size=arguments.batch_size, on=_words(arguments, device),
+    )  # fmt: skip
+    display.console.print(_table(table, times, arguments.batch_size), highlight=False)
+    plans = _plans(method, table)
+    if method.dense_cost("latency")[1] < 0:
+        display.warn("the sites alone take longer than the whole model: the machine is not quiet")
+    whole = measure_plans(model, plans, images, **how)
+    checks = [_check(name, method, plans[name], table, whole) for name in plans]
+    for check in checks:
+        display.say(_line(check))
+    write_timetable(
+        arguments.output, table,
+        model={"name": config.model.name, "options": dict(config.model.options)},
+        method=dict(config.method),
+        settings={**_settings(arguments, device), "repeats": arguments.repeats},
+        seconds_a_call={name: found.to_json() for name, found in times.items()},
+        checks=checks, versions=versions(PACKAGES), machine=hardware(),
+    )  # fmt: skip
+    display.say(f"written to {shlex.quote(str(arguments.output))}")
+
+
+def _dense(config: TrialConfig) -> nn.Module:
+    """The model with random weights, which time does not depend on."""
+    assert config.data.image_size is not None
+    model = create_model(
+        config.model, num_classes=1000, in_chans=3, image_size=config.data.image_size
+    )
+    return model.eval()
+
+
+def _settings(arguments: argparse.Namespace, device: str) -> dict[str, Any]:
+    return {
+        "device": device,
+        "batch_size": arguments.batch_size,
+        "dtype": arguments.dtype,
+        "threads": torch.get_num_threads(),
+    }
+
+
+def _words(arguments: argparse.Namespace, device: str) -> str:
+    found = _settings(arguments, device)
+    on = device if device == "cpu" else torch.cuda.get_device_name(device)
+    words = f"{arguments.model}, {on}, batch {found['batch_size']}, {found['dtype']}"
+    return f"{words}, {found['threads']} threads" if device == "cpu" else words
+
+
+def _table(table: Mapping[str, Any], times: Mapping[str, Times], batch_size: int) -> Table:
+    """Times of the modules as measured, and what the table makes of them."""
+    shown = Table(box=None, pad_edge=False, title=table["on"], title_justify="left")
+    for name in ("site", "rank", "module us", "IQR us", "cost us", "of dense", ""):
+        shown.add_column(name, justify="left" if name in ("site", "") else "right")
+    shown.add_row("model", "dense", *_times(times[MODEL], batch_size), _us(table["model_ns"]), "")
+    for kind, entry in table["kinds"].items():
+        name = ATTENTION if kind in ("qk", "vo") else kind
+        dense = entry["dense_ns"]
+        shown.add_row(kind, "dense", *_times(times[name], batch_size), _us(dense), "")
+        for rank, ns in entry["rank_ns"].items():
+            left = "left dense" if ns >= dense else ""
+            cells = _times(times[f"{kind} {rank}"], batch_size)
+            shown.add_row("", rank, *cells, _us(ns), f"{ns / dense:.1%}", left)
+    return shown
+
+
+def _times(times: Times, batch_size: int) -> tuple[str, str]:
+    """Median and spread of an image."""
+    low, high = times.quartiles
+    return _us(times.median * 1e9 / batch_size), _us((high - low) * 1e9 / batch_size)
+
+
+def _us(ns: float) -> str:
+    return f"{ns / 1000:,.2f}"
+
+
+def _plans(method: LowRank, table: Mapping[str, Any]) -> dict[str, Plan]:
+    """Uniform plans on the way from dense to the fastest."""
+    method.use_times_(table)
+    smallest, (dense, fixed) = method.smallest_cost("latency"), method.dense_cost("latency")
+    targets = {name: dense - share * (dense - smallest) for name, share in SHARES.items()}
+    budgets = {name: Budget("latency", t, fixed, dense + fixed) for name, t in targets.items()}
+    return {name: method.default_plan(budget) for name, budget in budgets.items()}
+
+
+def _check(
+    name: str, method: LowRank, plan: Plan, table: Mapping[str, Any], whole: Mapping[str, Times]
+) -> dict[str, Any]:
+    """A plan's time by the table and as measured, both as shares of the dense model's."""
+    _, fixed = method.dense_cost("latency")
+    predicted = (method.plan_cost(plan, "latency") + fixed) / table["model_ns"]
+    # Within each round, so that a machine whose speed drifts does not show as an error.
+    measured = whole[name].over(whole[MODEL]).median
+    return {
+        "plan": name, "decisions": dict(plan.decisions), "predicted_of_dense": predicted,
+        "measured_of_dense": measured, "error": predicted / measured - 1,
+        "seconds_a_call": whole[name].to_json(), "dense_seconds_a_call": whole[MODEL].to_json(),
+    }  # fmt: skip
+
+
+def _line(check: Mapping[str, Any]) -> str:
+    left = sum(rank is None for rank in check["decisions"].values())
+    return (
+        f"uniform plan, {check['plan']}: {check['predicted_of_dense']:.1%} of the dense time by "
+        f"the table, {check['measured_of_dense']:.1%} measured ({check['error']:+.1%}); "
+        f"{left} of {len(check['decisions'])} sites left dense"
+    )
