@@ -22,6 +22,7 @@ import torch
 from record import write_record
 from rich.console import Console
 from rich.table import Table
+from timing import Bar, print_bars
 
 from adacomcat.testing.images import write_image_folder
 
@@ -47,9 +48,10 @@ def main() -> int:
         "depth": DEPTH, **{k: v for k, v in vars(arguments).items() if k != "output"},
     }  # fmt: skip
     found = {"seconds": steps, "total_s": total_s, "results": results}
-    bars = {"at_most_s": AT_MOST_S}
-    write_record(arguments.output, "image_folder", settings, **found, bars=bars)
-    return 0 if total_s <= AT_MOST_S else 1
+    bar = Bar("seconds of all steps", total_s, "at most", AT_MOST_S)
+    print_bars([bar])
+    write_record(arguments.output, "image_folder", settings, **found, bars=[bar.to_json()])
+    return 0 if bar.met else 1
 
 
 def _arguments() -> argparse.Namespace:

@@ -2,49 +2,56 @@
 
     python benchmarks/search_step.py
     python benchmarks/search_step.py --model deit_tiny_patch16_224 --batch-size 16 --threads 4
+    python benchmarks/search_step.py --device cuda --dtype bfloat16 --batch-size 64
 
 A step draws the mixture, runs the images forward, takes the cross-entropy and goes back to the
-logits; weights take no gradient. Both variants use the same random model, the same spectra (the
-published menus, biases kept) and the same draw, so that logits and gradients must agree. The plain
-variant is ComCAT's search as the paper writes it (arXiv 2305.17235, equation 8): a head's scores
-are the weighted sum over its candidates of `x (W_qk,r) x^T`, its outputs that of
+logits; weights take no gradient. `plain` and `one product` use the same random model, the same
+spectra (the published menus, biases kept) and the same draw, so that logits and gradients must
+agree. `plain` is ComCAT's search as the paper writes it (arXiv 2305.17235, equation 8): a head's
+scores are the weighted sum over its candidates of `x (W_qk,r) x^T`, its outputs that of
 `attention x W_vo,r`, and a linear layer's that of `x W_r`, with W_r the truncated matrix, whole and
-computed beforehand.
-
-Each variant runs in processes of its own, one after the other. Times are medians over the repeats
-after a warm-up step. Memory is the peak of one step: of the whole process, and above what it held
-once its model stood (on CPU resident memory, on CUDA what PyTorch allocated). It is measured in a
-second process, in which glibc hands every freed block back at once: left alone, it keeps some, and
-the plain variant would look twice as large.
+computed beforehand. `dense` is the least that a step could be expected to cost: the dense model
+forward, and back to the activations of its first block, weights without a gradient.
 """
 
 import argparse
-import json
-import os
-import resource
-import statistics
-import subprocess
-import sys
-import tempfile
-import time
-from pathlib import Path
+from collections.abc import Callable, Mapping
 from typing import Any
 
-import timm
 import torch
 import torch.nn.functional as F
+from memory import TITLES, Memory, memory_of, memory_of_call
+from models import add_sizes, drawn_batch, drawn_model, published_space
 from record import write_record
+from timing import (
+    TIME_TITLES,
+    Bar,
+    Times,
+    largest_difference,
+    parser_of,
+    precision,
+    print_bars,
+    print_table,
+    run,
+    settings_of,
+    take_turns,
+    time_cells,
+)
 from torch import Tensor, nn
 
-from adacomcat.lowrank.config import LowRankConfig
 from adacomcat.lowrank.convert import LowRank
 from adacomcat.lowrank.supernet import Mixture, SupernetAttention, SupernetLinear
-from adacomcat.testing.models import draw_parameters_
 
-VARIANTS = ("plain", "one product")
-AT_LEAST = {"speedup": 8.0, "process_memory_ratio": 3.0, "step_memory_ratio": 3.0}
-AT_MOST = {"logits": 1e-4, "logit_gradients": 1e-4}
-"""What the comparison must reach; differences are relative to the largest value."""
+PLAIN, OURS, DENSE = "plain", "one product", "dense"
+VARIANTS = (PLAIN, OURS, DENSE)
+SPEEDUP = {"cpu": 10.0, "cuda": 15.0}
+OVER_DENSE = 1.25
+MEMORY_RATIO = 3.0
+DIFFERENCE = {"float32": 1e-4, "bfloat16": 5e-2}
+"""Of logits and of their gradients, over the largest value; bfloat16 has 8 bits."""
+
+Outcome = tuple[Tensor, Tensor]
+"""(B, classes) logits, and the gradient that the step is for."""
 
 
 def truncated(left: Tensor, right: Tensor, ranks: list[int]) -> list[Tensor]:
@@ -118,161 +125,112 @@ def write_out_(method: LowRank) -> None:
             method.model.set_submodule(name, PlainLinear(module, method.mixture))
 
 
-def run_variant(arguments: argparse.Namespace) -> dict[str, Any]:
-    """Time one variant in this process; its logits and gradients go along as lists."""
-    torch.set_num_threads(arguments.threads)
-    model: Any = timm.create_model(arguments.model, pretrained=False)
-    draw_parameters_(model, 0)
-    model.to(arguments.device).eval()
-    method = LowRank(model, LowRankConfig(space="paper", allow_larger=True))
+def step_of(variant: str, arguments: argparse.Namespace) -> Callable[[], Outcome]:
+    """One step of a variant, on a model of its own."""
+    model = drawn_model(arguments)
+    images, labels = drawn_batch(model, arguments.batch_size, arguments.device)
+    begin, wanted = _dense_(model) if variant == DENSE else _searchable_(model, variant == PLAIN)
+
+    def step() -> Outcome:
+        begin()
+        with precision(arguments):
+            logits = model(images)
+        F.cross_entropy(logits.float(), labels).backward()
+        gradient = wanted().grad
+        assert gradient is not None
+        return logits.detach().float(), gradient
+
+    return step
+
+
+def _searchable_(model: Any, plain: bool) -> tuple[Callable[[], None], Callable[[], Tensor]]:
+    """What a step begins with, and the logits of the mixture."""
+    method = published_space(model)
     source = torch.Generator().manual_seed(0)
     with torch.no_grad():
         noise = torch.randn(method.mixture.logits.shape, generator=source)
         method.mixture.logits.copy_(noise)
     method.prepare_()
-    if arguments.variant == "plain":
+    if plain:
         with torch.no_grad():
             write_out_(method)
-    shape = (arguments.batch_size, model.in_chans, *model.patch_embed.img_size)
-    images = torch.randn(shape, generator=source).to(arguments.device)
-    labels = (torch.arange(arguments.batch_size) % model.num_classes).to(arguments.device)
-    base = _held(arguments.device)
-    seconds = []
-    for _ in range(1 + arguments.repeats):
+
+    def begin() -> None:
         method.mixture.logits.grad = None
-        started = time.perf_counter()
         method.sample_(1.0, torch.Generator().manual_seed(1))
-        logits = model(images)
-        F.cross_entropy(logits, labels).backward()
-        _wait(arguments.device)
-        seconds.append(time.perf_counter() - started)
-    gradients = method.mixture.logits.grad
-    assert gradients is not None
-    return {
-        "seconds": seconds[1:],
-        "base_bytes": base,
-        "peak_bytes": _peak(arguments.device),
-        "logits": logits.detach().cpu().tolist(),
-        "logit_gradients": gradients.cpu().tolist(),
-    }
+
+    return begin, lambda: method.mixture.logits
 
 
-def _wait(device: str) -> None:
-    if device == "cuda":
-        torch.cuda.synchronize()
+def _dense_(model: Any) -> tuple[Callable[[], None], Callable[[], Tensor]]:
+    """Nothing to begin with, and what the first block is given."""
+    model.requires_grad_(False)
+    given: list[Tensor] = []
+
+    def start_here(module: nn.Module, inputs: tuple[Tensor]) -> Tensor:
+        given[:] = [inputs[0].detach().requires_grad_()]
+        return given[0]
+
+    model.blocks[0].register_forward_pre_hook(start_here)
+    return lambda: None, lambda: given[0]
 
 
-def _held(device: str) -> int:
-    """Bytes in use now."""
-    if device == "cuda":
-        torch.cuda.reset_peak_memory_stats()
-        return torch.cuda.memory_allocated()
-    pages = Path("/proc/self/statm")
-    if pages.exists():
-        return int(pages.read_text().split()[1]) * resource.getpagesize()
-    return _peak(device)
+def bars_of(
+    times: Mapping[str, Times],
+    memory: Mapping[str, Memory],
+    differences: Mapping[str, float],
+    arguments: argparse.Namespace,
+) -> list[Bar]:
+    """What the comparison must reach."""
+    plain, ours = memory[PLAIN], memory[OURS]
+    speedup = times[PLAIN].over(times[OURS]).median
+    over_dense = times[OURS].over(times[DENSE]).median
+    process, call = plain.peak_bytes / ours.peak_bytes, plain.call_bytes / ours.call_bytes
+    allowed = DIFFERENCE[arguments.dtype]
+    return [
+        Bar("times as fast as plain", speedup, "at least", SPEEDUP[arguments.device]),
+        Bar("times as long as dense", over_dense, "at most", OVER_DENSE),
+        Bar("plain's peak memory over ours", process, "at least", MEMORY_RATIO),
+        Bar("plain's memory of a step over ours", call, "at least", MEMORY_RATIO),
+        *(Bar(f"difference of {n}", v, "at most", allowed) for n, v in differences.items()),
+    ]
 
 
-def _peak(device: str) -> int:
-    """The most bytes that were in use at once."""
-    if device == "cuda":
-        return torch.cuda.max_memory_allocated()
-    unit = 1 if sys.platform == "darwin" else 1024
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
-
-
-def measure(arguments: argparse.Namespace, variant: str) -> dict[str, Any]:
-    """Time and memory of one variant, each in a fresh process."""
-    timed = in_own_process(arguments, variant, arguments.repeats, {})
-    once = in_own_process(arguments, variant, 0, {"MALLOC_MMAP_THRESHOLD_": str(128 * 1024)})
-    return timed | {name: once[name] for name in ("base_bytes", "peak_bytes")}
-
-
-def in_own_process(
-    arguments: argparse.Namespace, variant: str, repeats: int, environment: dict[str, str]
-) -> dict[str, Any]:
-    """Run one variant in a fresh process, whose peak memory is its own."""
-    flags = ("model", "batch_size", "threads", "device")
-    with tempfile.TemporaryDirectory() as folder:
-        report = Path(folder) / "report.json"
-        command = [sys.executable, __file__, "--variant", variant, "--output", str(report)]
-        command += ["--repeats", str(repeats)]
-        for flag in flags:
-            command += [f"--{flag.replace('_', '-')}", str(getattr(arguments, flag))]
-        subprocess.run(command, check=True, env=os.environ | environment)
-        found: dict[str, Any] = json.loads(report.read_text())
-    return found
-
-
-def compare(reports: dict[str, dict[str, Any]]) -> dict[str, float]:
-    """Plain over ours in time and memory, and the largest differences over the largest value."""
-    plain, ours = (reports[variant] for variant in VARIANTS)
-    differences = {}
-    for name in ("logits", "logit_gradients"):
-        expected, found = torch.tensor(plain.pop(name)), torch.tensor(ours.pop(name))
-        differences[name] = ((found - expected).abs().max() / expected.abs().max()).item()
-    return {
-        "speedup": statistics.median(plain["seconds"]) / statistics.median(ours["seconds"]),
-        "process_memory_ratio": plain["peak_bytes"] / ours["peak_bytes"],
-        "step_memory_ratio": _step_bytes(plain) / _step_bytes(ours),
-        **differences,
-    }
-
-
-def _step_bytes(report: dict[str, Any]) -> int:
-    return int(report["peak_bytes"] - report["base_bytes"])
-
-
-def print_table(reports: dict[str, dict[str, Any]], comparison: dict[str, float]) -> None:
-    """What was measured, and whether the bars are met."""
-    titles = ("median s", "fastest", "slowest", "peak MiB", "step MiB")
-    print(f"{'variant':<12} " + " ".join(f"{title:>9}" for title in titles))
-    for variant, report in reports.items():
-        seconds = report["seconds"]
-        times = (statistics.median(seconds), min(seconds), max(seconds))
-        sizes = (report["peak_bytes"], _step_bytes(report))
-        cells = [f"{t:9.3f}" for t in times] + [f"{size / 2**20:9.0f}" for size in sizes]
-        print(f"{variant:<12} {' '.join(cells)}")
-    for name, value in comparison.items():
-        if name in AT_LEAST:
-            met, bound = value >= AT_LEAST[name], f"at least {AT_LEAST[name]:g}"
-        else:
-            met, bound = value <= AT_MOST[name], f"at most {AT_MOST[name]:g}"
-        print(f"{name:<21} {value:9.3g}   {bound}: {'met' if met else 'MISSED'}")
-
-
-def parse(argv: list[str] | None = None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
-    parser.add_argument("--model", default="deit_small_patch16_224", help="width 192, 384 or 768")
-    parser.add_argument("--batch-size", type=int, default=8)
-    parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--repeats", type=int, default=5)
-    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
-    parser.add_argument("--output", type=Path, default=Path("results/search_step.json"))
-    parser.add_argument("--variant", choices=VARIANTS, help=argparse.SUPPRESS)
-    arguments = parser.parse_args(argv)
-    if arguments.repeats < 1 and arguments.variant is None:
-        parser.error("--repeats: at least 1")
-    return arguments
-
-
-def main() -> None:
-    arguments = parse()
-    if arguments.variant is not None:
-        arguments.output.write_text(json.dumps(run_variant(arguments)))
-        return
-    reports = {variant: measure(arguments, variant) for variant in VARIANTS}
-    comparison = compare(reports)
-    print_table(reports, comparison)
-    names = ("model", "batch_size", "threads", "repeats", "device")
+def compare(arguments: argparse.Namespace) -> None:
+    """Measure all variants, print the table and write the record."""
+    steps = {variant: step_of(variant, arguments) for variant in VARIANTS}
+    pairs = zip(steps[OURS](), steps[PLAIN](), strict=True)
+    names = ("logits", "logit gradients")
+    found = (largest_difference(ours, plain) for ours, plain in pairs)
+    differences = dict(zip(names, found, strict=True))
+    times = take_turns(steps, repeats=arguments.repeats, device=arguments.device)
+    steps.clear()
+    memory = {variant: memory_of(__file__, variant, arguments) for variant in VARIANTS}
+    rows = [(v, *time_cells(times[v]), *memory[v].cells) for v in VARIANTS]
+    print_table(("variant", *TIME_TITLES, *TITLES), rows)
+    bars = bars_of(times, memory, differences, arguments)
+    print_bars(bars)
     write_record(
         arguments.output,
         "search_step",
-        {name: getattr(arguments, name) for name in names},
-        variants=reports,
-        comparison=comparison,
-        bars={"at_least": AT_LEAST, "at_most": AT_MOST},
+        settings_of(arguments),
+        variants={v: times[v].to_json() | vars(memory[v]) for v in VARIANTS},
+        bars=[bar.to_json() for bar in bars],
     )
+
+
+def main() -> None:
+    parser = parser_of(
+        __doc__, benchmark="search_step", model="deit_small_patch16_224", batch_size=8, repeats=5
+    )
+    add_sizes(parser)
+    parser.add_argument("--variant", choices=VARIANTS, help=argparse.SUPPRESS)
+    arguments = parser.parse_args()
+    run(compare if arguments.variant is None else _memory_of_variant, arguments)
+
+
+def _memory_of_variant(arguments: argparse.Namespace) -> None:
+    memory_of_call(step_of(arguments.variant, arguments), arguments)
 
 
 if __name__ == "__main__":

@@ -18,6 +18,7 @@ from typing import Any
 import psutil
 from record import write_record
 from rich.console import Console
+from timing import Bar, print_bars
 
 from adacomcat.config import TrialConfig
 from adacomcat.files import default_cache
@@ -154,19 +155,18 @@ def main() -> None:
     arguments = parser.parse_args()
     study = run_study_once(arguments)
     alone = run_trial_alone(arguments)
-    share = study["share"]
     print(f"{study['trials']} trials in {study['wall_s']:.0f} s")
     print(f"CPU s: bodies {study['bodies_cpu_s']:.0f}, all workers and Ray's own processes "
           f"{study['processes_cpu_s']:.0f}, driver {study['driver_cpu_s']:.0f}")  # fmt: skip
-    print(
-        f"share inside the trials' clocks {share:.1%} (bar: {AT_LEAST:.0%} for 24 trials on digits)"
-    )
+    bar = Bar("share inside the trials' clocks", study["share"], "at least", AT_LEAST)
+    print("the bar is for 24 trials on digits:")
+    print_bars([bar])
     print(f"one trial without Ray: {alone['wall_s']:.1f} s, {alone['cpu_s']:.1f} CPU s")
     names = ("experiment", "workload", "seeds", "arm")
     settings = {name: getattr(arguments, name) for name in names}
     write_record(
         arguments.output, "study_overhead", settings,
-        study=study, alone=alone, bars={"at_least": AT_LEAST},
+        study=study, alone=alone, bars=[bar.to_json()],
     )  # fmt: skip
 
 

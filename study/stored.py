@@ -43,7 +43,7 @@ def record_stored(experiment: Experiment, results: Results) -> None:
     require_known(experiment.stored, known, "stored")
     (spec,) = expand(experiment)
     epochs = _read(f"{experiment.stored}{SUFFIX}")
-    plans = _plans(_read(f"{experiment.stored}_ranks.csv"), spec.config["method"]["name"])
+    plans = stored_plans(experiment.stored, spec.config["method"]["name"])
     rows, searches = _epoch_rows(epochs), _search_rows(epochs, plans)
     results.update(
         spec.trial_id, "running", started=now(), provenance={"stored": experiment.stored}
@@ -57,18 +57,23 @@ def record_stored(experiment: Experiment, results: Results) -> None:
     results.update(spec.trial_id, "finished", finished=now(), summary=summary)
 
 
+def stored_plans(name: str, method: str) -> dict[int, Plan]:
+    """Epoch -> the plan that its search left, in rising order.
+
+    Args:
+        name: of a stored trace.
+        method: that the plans are of.
+    """
+    ranks: dict[int, dict[str, int | None]] = defaultdict(dict)
+    for row in _read(f"{name}_ranks.csv"):
+        site = f"blocks.{row['block']}.{row['kind']}" if row["block"] else row["kind"]
+        ranks[int(row["epoch"])][site] = int(row["rank"])
+    return {epoch: Plan(method, decisions) for epoch, decisions in ranks.items()}
+
+
 def _read(name: str) -> list[dict[str, str]]:
     with (TRACES / name).open(newline="") as file:
         return list(csv.DictReader(file))
-
-
-def _plans(rows: Sequence[Row], method: str) -> dict[int, Plan]:
-    """Epoch -> the plan that its search left."""
-    ranks: dict[int, dict[str, int | None]] = defaultdict(dict)
-    for row in rows:
-        name = f"blocks.{row['block']}.{row['kind']}" if row["block"] else row["kind"]
-        ranks[int(row["epoch"])][name] = int(row["rank"])
-    return {epoch: Plan(method, decisions) for epoch, decisions in ranks.items()}
 
 
 def _epoch_rows(epochs: Sequence[Row]) -> list[dict[str, Any]]:
