@@ -10,6 +10,7 @@ from torch import Tensor
 
 from adacomcat.checks import require
 from adacomcat.config import BudgetConfig
+from adacomcat.interop.timm import input_shape
 from adacomcat.lowrank.config import LowRankConfig
 from adacomcat.lowrank.convert import LowRank
 from adacomcat.testing.models import draw_parameters_
@@ -37,7 +38,7 @@ def drawn_model(arguments: argparse.Namespace, **options: Any) -> Any:
 
 def drawn_batch(model: Any, batch_size: int, device: str) -> tuple[Tensor, Tensor]:
     """Noise (B, C, H, W) and labels (B,); every call gives the same."""
-    shape = (batch_size, model.in_chans, *model.patch_embed.img_size)
+    shape = (batch_size, *input_shape(model))
     images = torch.randn(shape, generator=torch.Generator().manual_seed(0))
     labels = torch.arange(batch_size) % model.num_classes
     return images.to(device), labels.to(device)
