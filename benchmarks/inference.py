@@ -17,6 +17,7 @@ import argparse
 import sys
 import tempfile
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -38,7 +39,7 @@ from timing import (
 from torch import nn
 
 from adacomcat.config import BudgetConfig
-from adacomcat.interop.export import export_onnx
+from adacomcat.interop.export import INPUT, export_onnx, require_packages
 from adacomcat.lowrank.config import LowRankConfig
 from adacomcat.lowrank.convert import LowRank
 from adacomcat.lowrank.shape import model_sites
@@ -121,8 +122,7 @@ def _onnx_runner(model: nn.Module, threads: int) -> Any:
         path = Path(folder) / "model.onnx"
         export_onnx(model, path)
         session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
-    name = session.get_inputs()[0].name
-    return lambda images: session.run(None, {name: images})
+    return lambda images: session.run(None, {INPUT: images})
 
 
 def measured(arguments: argparse.Namespace) -> Iterator[dict[str, Any]]:
@@ -137,8 +137,7 @@ def measured(arguments: argparse.Namespace) -> Iterator[dict[str, Any]]:
                 images, _ = drawn_batch(models[DENSE], batch_size, arguments.device)
                 batch: Any = images.numpy() if mode == ONNX else images.to(DTYPES[dtype])
                 calls: dict[str, Variant] = {
-                    kind: lambda forward=forward, batch=batch: forward(batch)  # type: ignore[misc]
-                    for kind, forward in called.items()
+                    kind: partial(forward, batch) for kind, forward in called.items()
                 }
                 with torch.inference_mode():
                     times = take_turns(calls, repeats=arguments.repeats, device=arguments.device)
@@ -176,6 +175,8 @@ def bars(rows: list[dict[str, Any]], arguments: argparse.Namespace) -> Iterator[
 
 def compare(arguments: argparse.Namespace) -> None:
     """Measure, print the table and write the record."""
+    if ONNX in arguments.modes:
+        require_packages("onnx", "onnxscript", "onnxruntime")
     models = built_models(arguments)
     params = {kind: sum(p.numel() for p in model.parameters()) for kind, model in models.items()}
     del models
