@@ -19,22 +19,14 @@ from typing import Any
 
 from models import add_sizes, drawn_model
 from record import write_record
-from timing import (
-    Times,
-    Variant,
-    parser_of,
-    positive,
-    print_table,
-    run,
-    settings_of,
-    take_turns,
-)
+from timing import parser_of, positive, print_table, run, settings_of
 
 from adacomcat.config import DataConfig, DistillConfig, PhaseConfig
 from adacomcat.data import Loader, build_splits, make_loader
 from adacomcat.recipes import deit_augmentation, find_recipe
 from adacomcat.settings import build_config
 from adacomcat.testing.images import write_image_folder
+from adacomcat.timing import Times, Variant, take_turns
 from adacomcat.training.dense import build_dense
 from adacomcat.training.epoch import train_epoch
 from adacomcat.training.trainee import Trainee

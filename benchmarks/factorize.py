@@ -20,7 +20,6 @@ from record import write_record
 from timing import (
     TIME_TITLES,
     Bar,
-    Variant,
     largest_difference,
     parser_of,
     positive,
@@ -28,7 +27,6 @@ from timing import (
     print_table,
     run,
     settings_of,
-    take_turns,
     time_cells,
 )
 from torch import Tensor, nn
@@ -37,6 +35,7 @@ from adacomcat.interop.timm import describe
 from adacomcat.lowrank.attention import attention_heads
 from adacomcat.lowrank.factorize import decompose
 from adacomcat.lowrank.linear import decompose_linear
+from adacomcat.timing import Variant, take_turns
 
 THIN, ONE_BY_ONE, BATCHED, LINEAR = "thin", "one by one", "batched", "linear layers"
 DIFFERENCE = 1e-3

@@ -24,18 +24,7 @@ from typing import Any
 import torch
 from models import add_sizes, drawn_batch, drawn_model, published_space
 from record import write_record
-from timing import (
-    Bar,
-    Times,
-    Variant,
-    parser_of,
-    positive,
-    print_bars,
-    print_table,
-    run,
-    settings_of,
-    take_turns,
-)
+from timing import Bar, parser_of, positive, print_bars, print_table, run, settings_of
 from torch import nn
 
 from adacomcat.config import BudgetConfig
@@ -46,6 +35,7 @@ from adacomcat.lowrank.shape import model_sites
 from adacomcat.lowrank.space import ALIGNMENT, Site
 from adacomcat.plan import Plan
 from adacomcat.search.budget import project
+from adacomcat.timing import Times, Variant, take_turns
 from study.stored import stored_plans
 
 DENSE, PUBLISHED, ALIGNED = KINDS = ("dense", "published", "aligned")

@@ -15,7 +15,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from timing import Variant, settings_of, wait
+from timing import settings_of
+
+from adacomcat.timing import Variant, wait
 
 MIB = 2**20
 TITLES = ("peak MiB", "call MiB")

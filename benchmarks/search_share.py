@@ -26,20 +26,18 @@ from record import write_record
 from timing import (
     TIME_TITLES,
     Bar,
-    Times,
-    Variant,
     parser_of,
     positive,
     print_bars,
     print_table,
     run,
     settings_of,
-    take_turns,
     time_cells,
 )
 
 from adacomcat.config import BudgetConfig, DistillConfig, PhaseConfig, SearchConfig
 from adacomcat.search.searcher import Searcher
+from adacomcat.timing import Times, Variant, take_turns
 from adacomcat.training.trainee import Trainee
 
 PUBLISHED = 0.214

@@ -26,7 +26,6 @@ from record import write_record
 from timing import (
     TIME_TITLES,
     Bar,
-    Times,
     largest_difference,
     parser_of,
     precision,
@@ -34,13 +33,13 @@ from timing import (
     print_table,
     run,
     settings_of,
-    take_turns,
     time_cells,
 )
 from torch import Tensor, nn
 
 from adacomcat.lowrank.convert import LowRank
 from adacomcat.lowrank.supernet import Mixture, SupernetAttention, SupernetLinear
+from adacomcat.timing import Times, take_turns
 
 PLAIN, OURS, DENSE = "plain", "one product", "dense"
 VARIANTS = (PLAIN, OURS, DENSE)

@@ -17,10 +17,7 @@ import torch
 
 from adacomcat.checks import require
 from adacomcat.precision import autocast
-from adacomcat.timing import Times as Times
-from adacomcat.timing import Variant as Variant
-from adacomcat.timing import take_turns as take_turns
-from adacomcat.timing import wait as wait
+from adacomcat.timing import Times
 
 
 def parser_of(

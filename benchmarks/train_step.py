@@ -21,7 +21,6 @@ from record import write_record
 from timing import (
     TIME_TITLES,
     Bar,
-    Variant,
     largest_difference,
     parser_of,
     precision,
@@ -29,12 +28,12 @@ from timing import (
     print_table,
     run,
     settings_of,
-    take_turns,
     time_cells,
 )
 from torch import Tensor
 
 from adacomcat.config import DistillConfig, PhaseConfig
+from adacomcat.timing import Variant, take_turns
 from adacomcat.training.distill import Distiller, Outputs
 from adacomcat.training.trainee import Trainee
 

@@ -4,9 +4,9 @@ from rich.console import Console
 from rich.table import Table
 
 from adacomcat.config import leakage_note
+from adacomcat.versions import hardware
 from study.cluster import Placement, Request, place
 from study.expand import expand
-from study.provenance import hardware
 from study.schema import Experiment
 from study.store import Results
 

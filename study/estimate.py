@@ -17,9 +17,9 @@ from adacomcat.data import Splits
 from adacomcat.files import default_cache
 from adacomcat.schedule import build_schedule
 from adacomcat.training.dense import dense_key, is_cached
+from adacomcat.versions import hardware
 from study.cluster import Placement
 from study.expand import PROBES, RESOLVED, arm_specs, expand, suggested_arm
-from study.provenance import hardware
 from study.rates import Rates, measure, measure_dense
 from study.schema import Experiment, TrialSpec, levels
 from study.space import quasi_random

@@ -5,10 +5,10 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
+from adacomcat.versions import hardware
 from study.cluster import Request
 from study.dryrun import dry_run
 from study.expand import expand
-from study.provenance import hardware
 from study.schema import Experiment
 from study.store import Results
 

@@ -4,7 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from study.provenance import PACKAGES, collect, git_state, hardware, repository
+from adacomcat.versions import hardware
+from study.provenance import PACKAGES, collect, git_state, repository
 
 
 def git(folder: Path, *arguments: str) -> str:
