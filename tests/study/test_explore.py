@@ -55,9 +55,9 @@ class Explored:
 
 
 def written(*folders: Path) -> dict[Path, int]:
-    """Files -> when they were written."""
+    """Files -> when they were written; not the lock of a worker, which outlives the record."""
     found = (path for folder in folders for path in folder.rglob("*") if path.is_file())
-    return {path: path.stat().st_mtime_ns for path in found}
+    return {path: path.stat().st_mtime_ns for path in found if path.name[:7] != ".worker"}
 
 
 def folder_of(root: Path, record: dict[str, Any]) -> Path:
