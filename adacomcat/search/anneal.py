@@ -1,4 +1,7 @@
-"""The temperature of the mixture across a search phase."""
+"""The temperature of the mixture across a search phase, and the learning rate."""
+
+import math
+from collections.abc import Sequence
 
 from adacomcat.config import SearchConfig
 
@@ -22,3 +25,38 @@ def temperature(config: SearchConfig, epoch: int, searches: int, epochs: int) ->
     return float(
         config.temperature_start * (config.temperature_end / config.temperature_start) ** share
     )
+
+
+class LearningRate:
+    """A cosine from `lr` to `min_lr`, step by step, over all searches that there may be.
+
+    On the clock `per_epoch` a search takes the piece of the cosine that belongs to its epoch; on
+    `per_search` each search takes the next piece. DiffRate steps once an epoch, after it, so that
+    its three epochs never come near the end.
+    """
+
+    def __init__(self, config: SearchConfig, chances: Sequence[int]) -> None:
+        """
+        Args:
+            config: the rates and the clock.
+            chances: epochs at which a search may happen.
+        """
+        self.config, self.chances = config, chances
+
+    def at(self, epoch: int, searches: int, step: int, steps: int) -> float:
+        """The rate of one step.
+
+        Args:
+            epoch: of this search.
+            searches: how many came before this one.
+            step: of this search, from 0.
+            steps: that it takes if it is not ended early.
+        """
+        if self.config.min_lr is None:
+            return self.config.lr
+        before = sum(chance < epoch for chance in self.chances)
+        piece = searches if self.config.clock == "per_search" else before
+        last = len(self.chances) * steps - 1
+        share = min((piece * steps + step) / max(last, 1), 1.0)
+        span = self.config.lr - self.config.min_lr
+        return self.config.min_lr + span * (1 + math.cos(math.pi * share)) / 2

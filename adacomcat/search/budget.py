@@ -1,8 +1,9 @@
 """The budget of a search: the penalty while it trains, and the projection of its result.
 
-The penalty is the reference's (Adaptive-ComCAT): cross-entropy times `(expected / target) ** beta`
-where the expected cost is above the target. The projection is ours: the reference takes the most
-probable rank of each site alone, and may end above the budget or far below it.
+There are two penalties. Adaptive-ComCAT's is cross-entropy times `(expected / target) ** beta`
+where the expected cost is above the target. DiffRate's (arXiv 2305.17997, section 3.3) adds the
+squared distance to the target, from below as from above. The projection is ours: the reference
+takes the most probable rank of each site alone, and may end above the budget or far below it.
 """
 
 from collections.abc import Sequence
@@ -11,14 +12,31 @@ import numpy as np
 from torch import Tensor
 
 from adacomcat.checks import require
+from adacomcat.config import SearchConfig
+from adacomcat.method import Budget
 
+DENSE_UNITS = 4.6
+"""Units of the squared penalty in the dense model's cost: of DiffRate's 1e9 MACs in DeiT-S."""
 Choices = Sequence[tuple[Sequence[float], Sequence[int]]]
 """A site each: (log-probabilities, costs) of its candidates."""
 
 
-def penalised(loss: Tensor, expected: Tensor, target: float, beta: float) -> Tensor:
-    """The loss of a search step, shape (); the factor takes part in the gradient."""
-    return loss * (expected / target).clamp(min=1.0) ** beta
+def penalised(loss: Tensor, expected: Tensor, budget: Budget, config: SearchConfig) -> Tensor:
+    """The loss of a search step, shape (); the penalty takes part in the gradient.
+
+    The difference that `squared` looks at is that of the whole model, since what is not searched
+    costs the same on both sides.
+
+    Args:
+        loss: without penalty, shape ().
+        expected: cost of the searched sites, shape ().
+        budget: what they may cost.
+        config: which penalty, and how strong.
+    """
+    if config.penalty == "power":
+        return loss * (expected / budget.target).clamp(min=1.0) ** config.beta
+    unit = config.penalty_unit or budget.dense / DENSE_UNITS
+    return loss + config.penalty_weight * ((expected - budget.target) / unit) ** 2
 
 
 def project(choices: Choices, target: float, unit: str = "params") -> list[int]:

@@ -1,6 +1,6 @@
 """One search: a pass that trains the architecture parameters, then proposes a plan."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,12 +11,12 @@ from torch import Tensor, nn
 from adacomcat.checks import NonFiniteLoss
 from adacomcat.config import SearchConfig
 from adacomcat.method import Budget, CompressionMethod, Proposal
-from adacomcat.parallel import from_first_worker, sum_over_workers_
+from adacomcat.parallel import from_first_worker, rank, sum_over_workers_
 from adacomcat.plan import Plan
 from adacomcat.precision import autocast
-from adacomcat.search.anneal import temperature
+from adacomcat.search.anneal import LearningRate, temperature
 from adacomcat.search.budget import penalised
-from adacomcat.seeds import generator
+from adacomcat.seeds import generator, seed_everything
 
 
 @dataclass(frozen=True)
@@ -44,7 +44,7 @@ class Searcher:
     """Trains a method's architecture parameters, across all searches of a trial.
 
     Parameters and optimiser carry on from search to search, as in the reference. The model's
-    weights are frozen and the model is in evaluation mode; the reference leaves dropout on.
+    weights are frozen and the model is in evaluation mode, unless `search.train_mode` is set.
     """
 
     def __init__(
@@ -55,6 +55,7 @@ class Searcher:
         *,
         epochs: int,
         seed: int,
+        chances: Sequence[int] | None = None,
     ) -> None:
         """
         Args:
@@ -63,6 +64,8 @@ class Searcher:
             budget: what the searched sites may cost.
             epochs: length of the search phase, for the annealing.
             seed: of the trial.
+            chances: epochs at which a search may happen, for the annealing of the learning rate;
+                None: all but the first.
         """
         self.method = method
         self.config = config
@@ -70,12 +73,15 @@ class Searcher:
         self.epochs = epochs
         self.seed = seed
         self.searches = 0
+        self.rate = LearningRate(config, range(1, epochs) if chances is None else chances)
         parameters = method.architecture_parameters()
         self.optimizer = torch.optim.AdamW(
             parameters, lr=config.lr, weight_decay=config.weight_decay
         )
 
-    def search(self, batches: Iterable[tuple[Tensor, Tensor]], epoch: int) -> SearchReport:
+    def search(
+        self, batches: Iterable[tuple[Tensor, Tensor]], epoch: int, steps: int | None = None
+    ) -> SearchReport:
         """Run one search on a searchable model.
 
         With `search.stable_steps` n it ends after the first step whose plan is that of each of the
@@ -83,7 +89,8 @@ class Searcher:
 
         Args:
             batches: this worker's share of each step: images (B, C, H, W) and labels (B,).
-            epoch: of the search phase, for temperature and noise.
+            epoch: of the search phase, for temperature, noise and learning rate.
+            steps: how many batches there are; only `search.min_lr` has to know.
 
         Raises:
             NonFiniteLoss: names the step.
@@ -94,11 +101,16 @@ class Searcher:
         # The same on every worker: all must draw one mixture.
         noise = generator(self.seed, "search", epoch) if self.config.noise else None
         training = model.training
-        model.eval()
+        model.train(self.config.train_mode)
+        if self.config.train_mode:
+            seed_everything(self.seed, "search dropout", epoch, rank())
+        assert steps is not None or self.config.min_lr is None, "min_lr without a count of steps"
         totals: list[Tensor] = []
         expected = torch.zeros(())
         plans: list[Plan] = []
         for images, labels in batches:
+            for group in self.optimizer.param_groups:
+                group["lr"] = self.rate.at(epoch, self.searches, len(totals), steps or 1)
             sums, expected = self._step(model, images, labels, tau, noise)
             totals.append(sums)
             if self.config.stable_steps is not None and self._stands_still(totals, plans):
@@ -152,7 +164,7 @@ class Searcher:
             logits = model(images)
         entropy = F.cross_entropy(logits.float(), labels)
         expected = self.method.expected_cost(self.budget.unit)
-        loss = penalised(entropy, expected, self.budget.target, self.config.beta)
+        loss = penalised(entropy, expected, self.budget, self.config)
         loss = loss + self.method.auxiliary_loss()
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()

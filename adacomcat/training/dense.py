@@ -33,8 +33,8 @@ def dense_key(config: TrialConfig, splits: Splits) -> str:
         ValueError: a file of weights that is not there, or has another hash than `dense.sha256`.
     """
     dense = asdict(config.dense) | {"weights": weights_identity(config.dense)}
-    # What is read from where changes no weights.
-    del dense["sha256"], dense["recipe"]["distill"]["cache"]
+    # What is read from where changes no weights, and a dense recipe is never frozen.
+    del dense["sha256"], dense["recipe"]["distill"]["cache"], dense["recipe"]["frozen"]
     parts = {
         "data": asdict(config.data),
         "model": asdict(config.model),

@@ -1,7 +1,8 @@
 """The engine of a trial: a search phase, then a finetune phase on the plan that it left.
 
-An epoch is: search if the schedule says so, train, evaluate, report, save. Searching and training
-alike go through the waist (`adacomcat.method`); nothing here knows what a rank is.
+An epoch is: search if the schedule says so, train unless the phase is frozen, evaluate, report,
+save. Searching and training alike go through the waist (`adacomcat.method`); nothing here knows
+what a rank is.
 """
 
 import copy
@@ -28,13 +29,14 @@ from adacomcat.schedule import build_schedule
 from adacomcat.search.searcher import Searcher
 from adacomcat.seeds import seed_everything
 from adacomcat.training.clock import Clock
-from adacomcat.training.distill import Tapped, align_weight
-from adacomcat.training.epoch import EpochStats, evaluate, train_epoch
+from adacomcat.training.distill import align_weight
+from adacomcat.training.epoch import evaluate, train_epoch
 from adacomcat.training.loading import Loaders
 from adacomcat.training.optim import set_learning_rate
+from adacomcat.training.preflight import chances, check_trial
 from adacomcat.training.rows import Reporter, Row, epoch_line, search_row, summary_row
 from adacomcat.training.state import CHECKPOINT_FILE, check_same, load_state, save_state
-from adacomcat.training.teacher import CachedTeacher, check_cacheable
+from adacomcat.training.teacher import CachedTeacher
 from adacomcat.training.trainee import Trainee
 
 PHASES = ("search", "finetune")
@@ -76,24 +78,16 @@ class Trial:
         self.method = build_method(self.model, config.method)
         self.budget = self.method.budget(config.budget)
         self.schedule = build_schedule(config.schedule)
-        self._check_schedule()
         self.searcher = Searcher(
             self.method, config.search, self.budget,
-            epochs=config.search_phase.epochs, seed=config.seed,
+            epochs=config.search_phase.epochs, seed=config.seed, chances=self._chances(),
         )  # fmt: skip
         self.phase, self.epoch = PHASES[0], 0
         self.rows: list[Row] = []
         self.search_rows: list[Row] = []
         self.splits = splits
         self.loaders = Loaders(splits, config.data, seed=config.seed, device=self.device)
-        # What does not fit the data or the model is refused before anything runs.
-        check_cacheable(config)
-        if config.search_phase.epochs:
-            self.loaders.search(config.search.batch_size)
-        for recipe in (config.search_phase, config.finetune):
-            if recipe.epochs:
-                self.loaders.train(recipe.batch_size)
-                Tapped(self.model, recipe.distill.align_blocks)
+        check_trial(config, self.method, self.schedule, self.loaders)
         self.trainee = self._new_trainee()
         self._count()
 
@@ -150,24 +144,21 @@ class Trial:
         started = time.perf_counter()
         try:
             found = self._decide()
-            lr = set_learning_rate(self.trainee.optimizer, self.recipe, self.epoch)
-            with self.clock.span("train"):
-                stats = self._train()
+            trained = {} if self.recipe.frozen else self._train()
         except NonFiniteLoss as error:
             raise NonFiniteLoss(self._where_it_broke(error)) from error
         with self.clock.span("eval"):
             val_acc, val_loss = self._evaluate(self.result, self.splits.val)
         clocks = self.clock.lap()
+        images = trained.get("images")
         row = {
             "phase": self.phase,
             "epoch": self.epoch,
             "step_epoch": self._step_epoch(),
-            "loss": stats.loss,
-            "base_loss": stats.base_loss,
+            # None where nothing is trained.
+            **{name: trained.get(name) for name in ("loss", "base_loss", "lr", "align_weight")},
             "val_acc": val_acc,
             "val_loss": val_loss,
-            "lr": lr,
-            "align_weight": self._align_weight(),
             "interval": self.schedule.interval,
             "searched": found is not None,
             "searches": self.searcher.searches,
@@ -175,7 +166,7 @@ class Trial:
             "params": self.params,
             "macs": self.macs,
             **clocks,
-            "images_per_s": stats.images / clocks["train_s"],
+            "images_per_s": None if images is None else images / clocks["train_s"],
             "unreadable": self.loaders.unreadable(),
             "wall_s": time.perf_counter() - started,
         }
@@ -215,7 +206,7 @@ class Trial:
             return None
         if self.schedule.due(self.epoch):
             return self._search()
-        if self.method.plan is None and self.epoch >= 1 and not self._search_is_ahead():
+        if self.method.plan is None and self.epoch >= 1 and not self._chances():
             with self.clock.span("rebuild"):
                 self._commit(self.method.default_plan(self.budget))
         return None
@@ -234,7 +225,7 @@ class Trial:
             self.method.prepare_()
         with self.clock.span("search"):
             batches = cycle(loader, steps, first_epoch=first)
-            report = self.searcher.search(self.clock.waiting(batches), self.epoch)
+            report = self.searcher.search(self.clock.waiting(batches), self.epoch, steps)
         plan = report.proposal.plan
         digest = plan.digest()
         assert parallel.from_first_worker(digest) == digest, "workers found different plans"
@@ -252,16 +243,22 @@ class Trial:
         self.trainee.follow(self.method.commit_(plan))
         self._count()
 
-    def _train(self) -> EpochStats:
-        loader = self.loaders.train(self.recipe.batch_size)
-        loader.set_epoch(self._step_epoch())
-        seed_everything(self.config.seed, self.phase, self.epoch, parallel.rank())
-        return train_epoch(
-            self.trainee,
-            self.clock.waiting(self.cached.beside(loader, self.recipe)),
-            num_classes=self.splits.num_classes,
-            align_weight=self._align_weight(),
-        )
+    def _train(self) -> dict[str, Any]:
+        """Train for an epoch: loss, base_loss, images, lr, align_weight."""
+        recipe = self.recipe
+        weight = align_weight(recipe.distill, self.epoch, recipe.epochs)
+        lr = set_learning_rate(self.trainee.optimizer, recipe, self.epoch)
+        with self.clock.span("train"):
+            loader = self.loaders.train(recipe.batch_size)
+            loader.set_epoch(self._step_epoch())
+            seed_everything(self.config.seed, self.phase, self.epoch, parallel.rank())
+            stats = train_epoch(
+                self.trainee,
+                self.clock.waiting(self.cached.beside(loader, recipe)),
+                num_classes=self.splits.num_classes,
+                align_weight=weight,
+            )
+        return {**vars(stats), "lr": lr, "align_weight": weight}
 
     def _evaluate(self, model: nn.Module, split: Split) -> tuple[float, float]:
         loader = self.loaders.whole(split, max(self.recipe.batch_size, 256))
@@ -330,24 +327,13 @@ class Trial:
     def _new_trainee(self) -> Trainee:
         return Trainee(self.model, self.recipe, self.teacher)
 
-    def _check_schedule(self) -> None:
-        epochs = self.config.search_phase.epochs
-        never = self.schedule.kind == "never" or epochs <= 1
-        require(
-            never or self._search_is_ahead(), "schedule", self.schedule.config(),
-            f"a search within the {epochs} epochs of search_phase.epochs, or kind 'never'",
-        )  # fmt: skip
-
-    def _search_is_ahead(self) -> bool:
-        return any(self.schedule.due(e) for e in range(self.config.search_phase.epochs))
+    def _chances(self) -> list[int]:
+        return chances(self.schedule, self.config.search_phase.epochs)
 
     def _where_it_broke(self, error: NonFiniteLoss) -> str:
         saved = (self.checkpoint / CHECKPOINT_FILE).is_file()
         last = f"last good checkpoint: {self.checkpoint}" if saved else "no checkpoint yet"
         return f"{self.phase} phase, epoch {self.epoch}: {error}; {last}"
-
-    def _align_weight(self) -> float:
-        return align_weight(self.recipe.distill, self.epoch, self.recipe.epochs)
 
     def _step_epoch(self) -> int:
         before = self.config.search_phase.epochs if self.phase == PHASES[1] else 0

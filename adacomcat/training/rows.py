@@ -61,16 +61,16 @@ def search_row(
 
 def epoch_line(row: Mapping[str, Any]) -> str:
     """One line of the log for a row of the epochs."""
-    waiting = row["data_s"] / (row["train_s"] + row["search_s"])
     searches = "1 search" if row["searches"] == 1 else f"{row['searches']} searches"
-    line = (
-        f"{row['phase']} phase, epoch {row['epoch']}: loss {row['loss']:.4f}, "
-        f"val accuracy {row['val_acc']:.4f}, {searches}, {row['images_per_s']:.0f} images/s, "
-        f"{waiting:.1%} of the training time spent waiting for data"
-    )
+    parts = [f"val accuracy {row['val_acc']:.4f}", searches]
+    if row["loss"] is not None:
+        waiting = row["data_s"] / (row["train_s"] + row["search_s"])
+        parts.insert(0, f"loss {row['loss']:.4f}")
+        parts.append(f"{row['images_per_s']:.0f} images/s")
+        parts.append(f"{waiting:.1%} of the training time spent waiting for data")
     if row["unreadable"]:
-        line += f", {row['unreadable']} unreadable images left out so far"
-    return line
+        parts.append(f"{row['unreadable']} unreadable images left out so far")
+    return f"{row['phase']} phase, epoch {row['epoch']}: {', '.join(parts)}"
 
 
 def summary_row(

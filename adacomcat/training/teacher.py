@@ -46,7 +46,7 @@ def check_cacheable(config: TrialConfig) -> None:
     for phase in ("search_phase", "finetune"):
         recipe: PhaseConfig = getattr(config, phase)
         distill = recipe.distill
-        if distill.cache is None or recipe.epochs == 0:
+        if distill.cache is None or recipe.epochs == 0 or recipe.frozen:
             continue
         used = f"with {phase}.distill.cache"
         kind = distill.kind

@@ -70,7 +70,7 @@ class Trainee:
             self.optimizer = build_optimizer(self.model, self.recipe)
         elif changes.moves:
             self.optimizer = migrate(self.optimizer, self.model, self.recipe, changes)
-        if changes.moves:
+        if changes.changed:
             if self.average is not None:
                 self.average.follow(self.model)
             self._renew()

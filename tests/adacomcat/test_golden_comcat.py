@@ -8,7 +8,7 @@ import pytest
 import timm
 import torch
 
-from adacomcat.config import BudgetConfig
+from adacomcat.config import BudgetConfig, SearchConfig
 from adacomcat.lowrank.config import LowRankConfig
 from adacomcat.lowrank.convert import LowRank
 from adacomcat.plan import Plan
@@ -87,7 +87,7 @@ def test_golden_comcat_search_step(golden, method):
     close(expected, golden["search_params"])
     entropy = torch.nn.functional.cross_entropy(logits, golden["y"])
     close(entropy, golden["search_ce"])
-    loss = penalised(entropy, expected, budget.target, float(golden["beta"]))
+    loss = penalised(entropy, expected, budget, SearchConfig(beta=float(golden["beta"])))
     close(loss, golden["search_loss"])
     loss.backward()
     for row, site in enumerate(method.sites):

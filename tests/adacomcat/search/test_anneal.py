@@ -1,7 +1,9 @@
 import pytest
+import torch
 
 from adacomcat.config import SearchConfig
-from adacomcat.search.anneal import temperature
+from adacomcat.schedule import build_schedule
+from adacomcat.search.anneal import LearningRate, temperature
 
 CLOCKS = ("per_epoch", "per_search")
 EPOCHS = 30
@@ -40,3 +42,53 @@ def test_it_never_leaves_its_range(clock):
     found = [temperature(config, epoch, searches, 5) for epoch in range(9) for searches in range(9)]
     assert min(found) == 0.5
     assert max(found) == pytest.approx(2.0)
+
+
+def by_torch(lr, min_lr, count):
+    """The rates of torch's cosine over so many steps, the last of which has the smallest."""
+    optimizer = torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=lr)
+    cosine = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, count - 1, eta_min=min_lr)
+    rates = []
+    for _ in range(count):
+        rates.append(cosine.get_last_lr()[0])
+        optimizer.step()
+        cosine.step()
+    return rates
+
+
+@pytest.mark.parametrize("clock", CLOCKS)
+@pytest.mark.parametrize(
+    ("schedule", "epochs"),
+    [
+        ({"kind": "explicit", "epochs": [0, 1, 2]}, 3),
+        ({"kind": "fixed", "every": 3, "start": 2}, 12),
+        ({"kind": "once", "at": 4}, 30),
+        ({"kind": "adaptive", "warmup": 5}, 9),
+    ],
+)
+def test_the_rate_falls_along_one_cosine_over_all_searches(clock, schedule, epochs):
+    config = SearchConfig(lr=0.01, min_lr=0.001, clock=clock)
+    chances = [epoch for epoch in range(epochs) if build_schedule(schedule).due(epoch)]
+    rate, steps = LearningRate(config, chances), 5
+    found = [
+        rate.at(epoch, searches, step, steps)
+        for searches, epoch in enumerate(chances)
+        for step in range(steps)
+    ]
+    assert found == pytest.approx(by_torch(0.01, 0.001, len(found)))
+    assert (found[0], found[-1]) == pytest.approx((0.01, 0.001))
+
+
+def test_a_search_that_is_left_out_leaves_out_its_piece_on_the_clock_of_epochs():
+    whole = by_torch(0.01, 0.001, 12)
+    for clock, piece in (("per_epoch", 3), ("per_search", 1)):
+        rate = LearningRate(SearchConfig(lr=0.01, min_lr=0.001, clock=clock), (1, 2, 3, 4))
+        found = [rate.at(4, 1, step, 3) for step in range(3)]
+        assert found == pytest.approx(whole[3 * piece : 3 * piece + 3])
+
+
+def test_the_rate_stays_where_nothing_is_said_and_at_the_end():
+    assert LearningRate(SearchConfig(lr=0.3), (1, 2)).at(2, 1, 7, 9) == 0.3
+    falling = LearningRate(SearchConfig(lr=0.3, min_lr=0.1, clock="per_search"), (1,))
+    assert falling.at(1, 0, 0, 1) == pytest.approx(0.3)
+    assert falling.at(2, 1, 0, 4) == pytest.approx(0.1)

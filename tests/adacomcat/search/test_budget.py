@@ -2,12 +2,16 @@ import itertools
 
 import numpy as np
 import pytest
+import timm
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.optimize import Bounds, LinearConstraint, milp
 
-from adacomcat.search.budget import penalised, project
+from adacomcat.config import SearchConfig
+from adacomcat.cost import count_macs
+from adacomcat.method import Budget
+from adacomcat.search.budget import DENSE_UNITS, penalised, project
 
 
 def by_integer_programming(choices, target):
@@ -115,7 +119,7 @@ def test_a_large_model_with_coprime_costs(sharpness):
 def test_penalty_grows_with_the_excess_alone(ratio):
     loss = torch.tensor(2.0, dtype=torch.float64, requires_grad=True)
     expected = torch.tensor(100 * ratio, dtype=torch.float64, requires_grad=True)
-    total = penalised(loss, expected, 100.0, 1.5)
+    total = penalised(loss, expected, Budget("params", 100.0, 7.0, 200.0), SearchConfig(beta=1.5))
     assert total.item() == pytest.approx(2 * max(ratio, 1) ** 1.5)
     total.backward()
     assert loss.grad.item() == pytest.approx(max(ratio, 1) ** 1.5)
@@ -123,3 +127,25 @@ def test_penalty_grows_with_the_excess_alone(ratio):
         assert expected.grad.item() == pytest.approx(2 * 1.5 * ratio**0.5 / 100)
     if ratio < 1:
         assert expected.grad.item() == 0
+
+
+@pytest.mark.parametrize("unit", [None, 40.0])
+@pytest.mark.parametrize("ratio", [0.5, 1.0, 1.7])
+def test_the_squared_penalty_pulls_from_both_sides(ratio, unit):
+    loss = torch.tensor(2.0, dtype=torch.float64, requires_grad=True)
+    expected = torch.tensor(100 * ratio, dtype=torch.float64, requires_grad=True)
+    config = SearchConfig(penalty="squared", penalty_weight=3.0, penalty_unit=unit)
+    budget = Budget("macs", 100.0, 7.0, 230.0)
+    total = penalised(loss, expected, budget, config)
+    # 230 / 4.6 = 50
+    off, one = 100 * ratio - 100, 50 if unit is None else unit
+    assert total.item() == pytest.approx(2 + 3 * (off / one) ** 2)
+    total.backward()
+    assert loss.grad.item() == 1
+    assert expected.grad.item() == pytest.approx(2 * 3 * off / one**2)
+
+
+def test_the_unit_of_the_penalty_is_the_published_one_on_deit_small():
+    with torch.device("meta"):
+        model = timm.create_model("deit_small_patch16_224")
+    assert count_macs(model, (3, 224, 224)) / DENSE_UNITS == pytest.approx(1e9, rel=2e-3)

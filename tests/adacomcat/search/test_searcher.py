@@ -53,7 +53,7 @@ def test_report_of_one_step(noise):
     by_hand.sample_(tau, generator(0, "search", 3) if noise else None)
     outputs = by_hand.model(tiny_images())
     cost = by_hand.expected_cost("params")
-    loss = penalised(F.cross_entropy(outputs, LABELS), cost, one.budget.target, 1.5)
+    loss = penalised(F.cross_entropy(outputs, LABELS), cost, one.budget, one.config)
     report = search(one, 3, [(tiny_images(), LABELS)])
     assert (report.index, report.epoch, report.temperature) == (0, 3, tau)
     assert (report.images, report.steps) == (8, 1)
@@ -145,7 +145,7 @@ def by_hand(of, epoch, count):
         cost = method.expected_cost(of.budget.unit)
         entropy = F.cross_entropy(method.model(images), labels)
         optimizer.zero_grad()
-        penalised(entropy, cost, of.budget.target, config.beta).backward()
+        penalised(entropy, cost, of.budget, config).backward()
         optimizer.step()
         plans.append(method.propose(of.budget, config.decision).plan)
     return plans, method.mixture.logits.detach()
@@ -215,9 +215,13 @@ def test_steps_of_a_search(config, batches, steps):
         ({"images": 63}, "search.images: got 63, allowed: 64 or more"),
         ({"stable_steps": 0}, "search.stable_steps: got 0, allowed: 1 or more, or None"),
         ({"steps": 0}, "search.steps: got 0, allowed: 1 or more, or None"),
+        ({"penalty": "none"}, "search.penalty: got 'none', allowed: power, squared"),
+        ({"penalty_weight": -1.0}, "search.penalty_weight: got -1.0, allowed: 0 or more"),
+        ({"penalty_unit": 0.0}, "search.penalty_unit: got 0.0, allowed: above 0, or None"),
+        ({"min_lr": 0.1}, "search.min_lr: got 0.1, allowed: 0 to search.lr, 0.01, or None"),
     ],
 )
-def test_a_length_that_cannot_be_is_refused(config, message):
+def test_a_value_that_cannot_be_is_refused(config, message):
     with pytest.raises(ValueError, match=message):
         SearchConfig(**config)
 
@@ -233,6 +237,65 @@ def test_a_resumed_searcher_goes_on_as_if_never_stopped(clock):
     assert reports[0] == reports[1]
     assert reports[0].index == 1
     assert torch.equal(logits(straight), logits(second))
+
+
+def test_a_search_in_training_mode_has_its_own_stream_of_dropout():
+    """Dropout is on, the same at each run, and no weight changes."""
+    found = []
+    for train_mode, drop in ((False, 0.5), (True, 0.0), (True, 0.5), (True, 0.5)):
+        model = tiny_vit(proj_drop_rate=drop, drop_path_rate=drop).eval()
+        one = searcher(model=model, train_mode=train_mode, noise=False)
+        torch.manual_seed(len(found))
+        found.append((search(one, 1), logits(one)))
+        assert not model.training and all(p.grad is None for p in model.parameters())
+    (still, _), (same, _), (dropped, first), (again, second) = found
+    assert still.loss == same.loss != dropped.loss
+    assert dropped == again and torch.equal(first, second)
+
+
+@pytest.mark.parametrize("clock", ["per_epoch", "per_search"])
+def test_a_falling_rate_is_torchs_cosine(clock):
+    """Two searches against one optimiser and one scheduler by hand."""
+    one = searcher(noise=False, lr=0.1, min_lr=0.02, clock=clock, penalty="squared")
+    one.rate.chances = (2, 5)
+    method = LowRank(tiny_vit(), LowRankConfig())
+    optimizer = torch.optim.AdamW(method.architecture_parameters(), lr=0.1, weight_decay=5e-4)
+    cosine = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, 2 * 4 - 1, eta_min=0.02)
+    for searches, epoch in enumerate((2, 5)):
+        one.method.prepare_()
+        one.search(batches_of(4), epoch, 4)
+        one.method.restore_()
+        method.prepare_()
+        tau = temperature(one.config, epoch, searches, EPOCHS)
+        for images, labels in batches_of(4):
+            method.sample_(tau, None)
+            entropy = F.cross_entropy(method.model(images), labels)
+            cost = method.expected_cost("params")
+            optimizer.zero_grad()
+            unit = one.budget.dense / 4.6
+            (entropy + 5 * ((cost - one.budget.target) / unit) ** 2).backward()
+            optimizer.step()
+            cosine.step()
+        method.restore_()
+    torch.testing.assert_close(logits(one), method.mixture.logits.detach())
+
+
+def test_the_squared_penalty_reaches_a_target_from_below_too():
+    batches = [(tiny_images(), LABELS)] * 60
+    settings = {"penalty": "squared", "penalty_weight": 500.0, "noise": False, "lr": 0.1}
+    settings |= {"temperature_start": 0.5}
+    for reduction, begins in ((0.4, 0.89), (0.6, 1.41)):
+        one = searcher(reduction=reduction, min_lr=0.001, **settings)
+        one.rate.chances = (1,)
+        before = noiseless(one)[1] / one.budget.target
+        assert before == pytest.approx(begins, abs=0.01)
+        one.method.prepare_()
+        one.search(batches, 1, len(batches))
+        one.method.restore_()
+        one.method.prepare_()
+        one.method.sample_(temperature(one.config, 1, 0, EPOCHS), None)
+        cost = one.method.expected_cost("params").item()
+        assert cost == pytest.approx(one.budget.target, rel=0.03)
 
 
 def test_bf16_runs_the_model_and_spares_the_loss():

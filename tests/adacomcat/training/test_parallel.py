@@ -62,11 +62,11 @@ def work(rank, world, folder):
 
 @pytest.mark.timeout(300)
 def test_two_workers_equal_one(config, tmp_path):
-    """Three trials: the two processes take longer to start than to train."""
+    """Four trials: the two processes take longer to start than to train."""
     # Calibrated: the second moments, too, must be those of all images together.
     plain = config.to_json() | {"method": {**config.method, "calibrated": True}}
-    folders = [tmp_path / "calibrated", tmp_path / "files", tmp_path / "kept"]
-    settings_of = (plain, on_files(config, tmp_path), kept_short(config))
+    folders = [tmp_path / name for name in ("calibrated", "files", "kept", "tokens")]
+    settings_of = (plain, on_files(config, tmp_path), kept_short(config), token_rates(config))
     for folder, settings in zip(folders, settings_of, strict=True):
         folder.mkdir()
         (folder / "settings.json").write_text(json.dumps(settings))
@@ -112,6 +112,21 @@ def kept_short(config):
     phase = dataclasses.replace(config.search_phase, distill=distill)
     whole = dataclasses.replace(config, search=search, data=data, search_phase=phase)
     return whole.to_json()
+
+
+def token_rates(config):
+    """Token rates, searched with frozen weights, and finetuning on what they leave."""
+    sizes = {**config.model.options, "depth": 4, "patch_size": 2}
+    search = {"steps": 6, "batch_size": 16, "lr": 0.2, "min_lr": 0.1, "penalty": "squared"}
+    return config.to_json() | {
+        "model": {"options": sizes},
+        "method": {"name": "diffrate"},
+        "budget": {"unit": "macs", "reduction": 0.3},
+        "search": search,
+        "schedule": {"kind": "explicit", "epochs": [0, 1]},
+        "search_phase": {"epochs": 2, "frozen": True},
+        "finetune": {"epochs": 2, "batch_size": 32, "distill": {"align_blocks": []}},
+    }
 
 
 def compare(folder):

@@ -1,0 +1,31 @@
+"""What determines a trial, as typed and validated data.
+
+A `TrialConfig` is the whole of it: two trials with equal configurations on equal versions of the
+software give the same trace. Settings that belong to one method or one kind of schedule are plain
+mappings here (`method`, `schedule`), checked by the method or schedule that they name, so that a
+new method does not edit this package. Mappings are JSON-able; so is `dataclasses.asdict` of every
+class.
+"""
+
+from adacomcat.config.budget import COUNTED_IN, BudgetConfig, Unit
+from adacomcat.config.data import DataConfig, leakage_note
+from adacomcat.config.mapping import from_mapping
+from adacomcat.config.model import ModelConfig
+from adacomcat.config.phase import DistillConfig, PhaseConfig
+from adacomcat.config.search import SearchConfig
+from adacomcat.config.trial import DenseConfig, TrialConfig
+
+__all__ = [
+    "COUNTED_IN",
+    "BudgetConfig",
+    "DataConfig",
+    "DenseConfig",
+    "DistillConfig",
+    "ModelConfig",
+    "PhaseConfig",
+    "SearchConfig",
+    "TrialConfig",
+    "Unit",
+    "from_mapping",
+    "leakage_note",
+]

@@ -1,0 +1,58 @@
+"""What a trial refuses before anything runs: settings that its data, model or method rule out."""
+
+from collections.abc import Sequence
+
+from adacomcat.checks import require
+from adacomcat.config import PhaseConfig, TrialConfig
+from adacomcat.method import CompressionMethod
+from adacomcat.schedule import Schedule
+from adacomcat.training.distill import Tapped
+from adacomcat.training.loading import Loaders
+from adacomcat.training.teacher import check_cacheable
+
+
+def check_trial(
+    config: TrialConfig, method: CompressionMethod, schedule: Schedule, loaders: Loaders
+) -> None:
+    """Raise unless every phase that has epochs can run.
+
+    Args:
+        config: of the trial.
+        method: bound to its model.
+        schedule: before its first search.
+        loaders: of its data; those that the trial needs are made.
+
+    Raises:
+        ValueError: names the setting.
+    """
+    _check_schedule(schedule, config.search_phase.epochs)
+    check_cacheable(config)
+    if config.search_phase.epochs:
+        loaders.search(config.search.batch_size)
+    for phase in ("search_phase", "finetune"):
+        recipe: PhaseConfig = getattr(config, phase)
+        if recipe.epochs and not recipe.frozen:
+            loaders.train(recipe.batch_size)
+            _check_alignment(method, recipe.distill.align_blocks, phase)
+
+
+def chances(schedule: Schedule, epochs: int) -> list[int]:
+    """Epochs of a search phase at which a search is due, as far as the schedule knows by now."""
+    return [epoch for epoch in range(epochs) if schedule.due(epoch)]
+
+
+def _check_schedule(schedule: Schedule, epochs: int) -> None:
+    never = schedule.kind == "never" or epochs <= 1
+    require(
+        never or bool(chances(schedule, epochs)), "schedule", schedule.config(),
+        f"a search within the {epochs} epochs of search_phase.epochs, or kind 'never'",
+    )  # fmt: skip
+
+
+def _check_alignment(method: CompressionMethod, blocks: Sequence[int], phase: str) -> None:
+    require(
+        method.keeps_tokens or not blocks, f"{phase}.distill.align_blocks", list(blocks),
+        f"[] with method.name {method.name!r}, whose blocks give other tokens than the dense "
+        "model's",
+    )  # fmt: skip
+    Tapped(method.model, blocks)
