@@ -6,8 +6,8 @@ changes it in place. Its life is
     dense --prepare_--> searchable --commit_--> committed --prepare_--> searchable --commit_--> ...
 
 and `restore_` goes back from searchable to whatever was there before `prepare_`. After `commit_`
-the
-model is made of ordinary modules: no hooks, no class swaps, the same forward signature, exportable.
+the model is made of ordinary modules: no hooks, no class swaps, the same forward signature,
+exportable.
 """
 
 from abc import ABC, abstractmethod
@@ -45,6 +45,13 @@ class ParameterMap:
     """What `commit_` did to the parameters; those that no move names are untouched."""
 
     moves: tuple[Move, ...] = ()
+    rearranged: bool = False
+    """Whether modules were replaced that hold the parameters there were."""
+
+    @property
+    def changed(self) -> bool:
+        """Whether the model is another than before."""
+        return self.rearranged or bool(self.moves)
 
 
 @dataclass(frozen=True)
@@ -82,6 +89,11 @@ class CompressionMethod(ABC):
     """A method bound to one model, which it changes in place."""
 
     name: ClassVar[str]
+    units: ClassVar[tuple[Unit, ...]]
+    """Of the budgets that it can meet."""
+    keeps_tokens: ClassVar[bool] = True
+    """Whether the blocks of a committed model give out the tokens that those of the dense one do,
+    so that the two can be aligned."""
     model: nn.Module
     plan: Plan | None
     """The plan in force; None while the model is dense."""
@@ -185,14 +197,16 @@ class CompressionMethod(ABC):
     def use_times_(self, table: Mapping[str, Any]) -> None:
         """Count the unit `latency` by a table of measured times, from now on.
 
+        Only a method with that unit has it.
+
         Args:
             table: of `python -m adacomcat latency`, as `BudgetConfig.latency` has it.
 
         Raises:
-            ValueError: the method has no such unit, or the table is of another model or of other
-                settings (what is missing is named).
+            ValueError: the table is of another model or of other settings (what is missing is
+                named).
         """
-        require(False, "budget.unit", "latency", f"params, macs with method.name {self.name!r}")
+        raise NotImplementedError
 
     def budget(self, config: BudgetConfig) -> Budget:
         """Resolve a budget on this model.
@@ -203,9 +217,11 @@ class CompressionMethod(ABC):
         on.
 
         Raises:
-            ValueError: no plan meets it (names the smallest reachable cost), or a table of times
-                that does not fit.
+            ValueError: no plan meets it (names the smallest reachable cost), it is more than the
+                dense model costs, the method has no such unit, or a table of times does not fit.
         """
+        allowed = f"{', '.join(self.units)} with method.name {self.name!r}"
+        require(config.unit in self.units, "budget.unit", config.unit, allowed)
         if config.unit == "latency":
             self.use_times_(config.latency)
         searched, fixed = self.dense_cost(config.unit)
@@ -215,12 +231,15 @@ class CompressionMethod(ABC):
             total, field_name, got = (1 - config.reduction) * dense, "reduction", config.reduction
         else:
             total, field_name, got = config.absolute, "absolute", config.absolute
+        unit = COUNTED_IN[config.unit]
+        allowed = f"at most {dense:,.0f} {unit}, what the dense model costs"
+        require(total <= dense, f"budget.{field_name}", got, allowed)
         smallest = self.smallest_cost(config.unit) + fixed
         require(
             total >= smallest,
             f"budget.{field_name}",
             got,
-            f"a total of at least {smallest:,.0f} {COUNTED_IN[config.unit]}, the smallest "
+            f"a total of at least {smallest:,.0f} {unit}, the smallest "
             f"reachable cost (reduction at most {1 - smallest / dense:.4f} of {dense:,.0f}); this "
             f"is {total:,.0f}",
         )
@@ -238,6 +257,22 @@ def _lowrank(model: nn.Module, settings: Mapping[str, Any]) -> CompressionMethod
     return LowRank(model, from_mapping(LowRankConfig, settings, "method"))
 
 
+def _diffrate(model: nn.Module, settings: Mapping[str, Any]) -> CompressionMethod:
+    from adacomcat.config import from_mapping
+    from adacomcat.tokens.config import DiffRateConfig
+    from adacomcat.tokens.convert import DiffRate
+
+    return DiffRate(model, from_mapping(DiffRateConfig, settings, "method"))
+
+
+def _combined(model: nn.Module, settings: Mapping[str, Any]) -> CompressionMethod:
+    from adacomcat.combined.config import CombinedConfig
+    from adacomcat.combined.convert import Combined
+    from adacomcat.config import from_mapping
+
+    return Combined(model, from_mapping(CombinedConfig, settings, "method"))
+
+
 def build_method(model: nn.Module, config: Mapping[str, Any]) -> CompressionMethod:
     """Bind the method that `config["name"]` names to a dense model.
 
@@ -247,10 +282,13 @@ def build_method(model: nn.Module, config: Mapping[str, Any]) -> CompressionMeth
 
     Raises:
         ValueError: an unknown method or setting (the nearest valid one is named), or a model that
-            the
-            method does not support (what it has is named).
+            the method does not support (what it has is named).
     """
-    factories: dict[str, Factory] = {"lowrank": _lowrank}
+    factories: dict[str, Factory] = {
+        "lowrank": _lowrank,
+        "diffrate": _diffrate,
+        "lowrank+diffrate": _combined,
+    }
     settings = dict(config)
     name = settings.pop("name", "lowrank")
     require_known(str(name), factories, "method.name")

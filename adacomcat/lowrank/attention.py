@@ -60,19 +60,29 @@ class LowRankAttention(nn.Module):
     def forward(
         self, x: Tensor, attn_mask: Tensor | None = None, is_causal: bool = False
     ) -> Tensor:
+        q, k, v = self.project(x)
+        heads = attend(
+            q, k, v,
+            scale=self.scale,
+            attn_mask=attn_mask,
+            dropout_p=self.attn_drop.p if self.training else 0.0,
+            is_causal=is_causal,
+        )  # fmt: skip
+        return self.finish(heads)
+
+    def project(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """(B, N, D) -> queries and keys (B, N, H, r_qk), values (B, N, H, r_vo)."""
         batch, tokens, _ = x.shape
         q, k, v = self.qkv(x).split(self.sizes, dim=-1)
         if self.q_bias is not None:
             # In its own type: autocast would take both, and all that follows, to float32.
             q = q + self.q_bias.to(q.dtype)
-        x = attend(
-            *(t.view(batch, tokens, self.num_heads, -1) for t in (q, k, v)),
-            scale=self.scale,
-            attn_mask=attn_mask,
-            dropout_p=self.attn_drop.p if self.training else 0.0,
-            is_causal=is_causal,
-        )
-        return self.proj_drop(self.proj(x.flatten(2)))
+        q, k, v = (t.view(batch, tokens, self.num_heads, -1) for t in (q, k, v))
+        return q, k, v
+
+    def finish(self, heads: Tensor) -> Tensor:
+        """(B, N, H, r_vo), what the heads took from the values -> (B, N, D)."""
+        return self.proj_drop(self.proj(heads.flatten(2)))
 
 
 def attend(q: Tensor, k: Tensor, v: Tensor, **settings: Any) -> Tensor:

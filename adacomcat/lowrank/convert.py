@@ -61,6 +61,7 @@ class LowRank(CompressionMethod):
     """
 
     name: ClassVar[str] = "lowrank"
+    units: ClassVar[tuple[Unit, ...]] = ("params", "macs", "latency")
 
     def __init__(self, model: nn.Module, config: LowRankConfig) -> None:
         """Bind to a dense model; nothing of it changes yet.
@@ -73,8 +74,8 @@ class LowRank(CompressionMethod):
         view = describe(model)
         linears: dict[str, Any] = {name: model.get_submodule(name) for _, name, _ in view.linears}
         shapes = {n: (m.in_features, m.out_features) for n, m in linears.items()}
-        self._all_sites = all_sites(view, shapes)
-        self.sites = searched_sites(self._all_sites, config)
+        self.all_sites = all_sites(view, shapes)
+        self.sites = searched_sites(self.all_sites, config)
         self.head_width = view.head_width
         self.plan: Plan | None = None
         self.mixture = Mixture(self.sites).to(next(model.parameters()).device)
@@ -111,7 +112,7 @@ class LowRank(CompressionMethod):
 
     @torch.no_grad()
     def commit_(self, plan: Plan) -> ParameterMap:
-        self._check(plan)
+        self.check(plan)
         moves = []
         for name, sites in self._modules().items():
             module = self._held.get(name) or self.model.get_submodule(name)
@@ -133,7 +134,7 @@ class LowRank(CompressionMethod):
         dense model that this method was bound to.
         """
         assert self.plan is None and not self._held, "adopt_ wants a dense model"
-        self._check(plan)
+        self.check(plan)
         modules = adoptable_modules(self.model, model, plan, self.sites)
         if self.config.source == "dense":
             self._keep_rests(plan, modules)
@@ -158,7 +159,12 @@ class LowRank(CompressionMethod):
         self.mixture.sample_(temperature, generator)
 
     def expected_cost(self, unit: Unit) -> Tensor:
-        return self.mixture.expected_cost(unit)
+        return self.mixture.expected_costs(unit).sum()
+
+    def expected_weights(self) -> dict[str, Tensor]:
+        """Site -> its weights under the drawn mixture, differentiable, shape ()."""
+        weights = self.mixture.expected_costs("params").unbind()
+        return {site.name: found for site, found in zip(self.sites, weights, strict=True)}
 
     def auxiliary_loss(self) -> Tensor:
         """Nothing to add, shape ()."""
@@ -180,7 +186,7 @@ class LowRank(CompressionMethod):
             picks = project(choices, budget.target, COUNTED_IN[budget.unit])
         chosen = zip(self.sites, options, picks, strict=True)
         plan = Plan(self.name, {site.name: ranks[pick] for site, (_, _, ranks), pick in chosen})
-        return Proposal(plan, self.plan_cost(plan, budget.unit), self._named_logits())
+        return Proposal(plan, self.plan_cost(plan, budget.unit), self.named_logits())
 
     def default_plan(self, budget: Budget) -> Plan:
         """Every site at one share of its full rank, the largest share within the budget."""
@@ -190,7 +196,7 @@ class LowRank(CompressionMethod):
 
     def use_times_(self, table: Mapping[str, Any]) -> None:
         """Count `latency` by a table: all candidates of all searched sites have to be in it."""
-        self.sites, self._dense_ns = timed_sites(self.sites, self._all_sites, table)
+        self.sites, self._dense_ns = timed_sites(self.sites, self.all_sites, table)
         self.mixture.count_("latency", self.sites)
 
     def plan_cost(self, plan: Plan, unit: Unit) -> float:
@@ -205,7 +211,7 @@ class LowRank(CompressionMethod):
             total = self._dense_macs if unit == "macs" else self._dense_ns
             return float(searched), float(total - searched)
         patches = self.model.get_parameter("patch_embed.proj.weight").numel()
-        everywhere = sum(s.cost(unit, None) for s in self._all_sites)
+        everywhere = sum(s.cost(unit, None) for s in self.all_sites)
         return float(searched), float(patches + everywhere - searched)
 
     # State.
@@ -228,7 +234,7 @@ class LowRank(CompressionMethod):
         if state["plan"] is None:
             return
         plan = Plan.from_json(state["plan"])
-        self._check(plan)
+        self.check(plan)
         shape_(self.model, state["shapes"])
         self.plan = plan
 
@@ -265,7 +271,8 @@ class LowRank(CompressionMethod):
             return site.decision(unit, rank)
         return min(rank, now)
 
-    def _check(self, plan: Plan) -> None:
+    def check(self, plan: Plan) -> None:
+        """Raise unless a plan is of these sites, with ranks that they can have now."""
         require(plan.method == self.name, "plan.method", plan.method, self.name)
         names, known = set(plan.decisions), {s.name for s in self.sites}
         require(
@@ -382,7 +389,8 @@ class LowRank(CompressionMethod):
             left, right = spectrum.left[..., rank:], spectrum.right[..., rank:]
             self._rest[site.name] = (left.contiguous(), right.contiguous())
 
-    def _named_logits(self) -> dict[str, dict[str, float]]:
+    def named_logits(self) -> dict[str, dict[str, float]]:
+        """Site -> rank (as text) -> logit."""
         logits = self.mixture.logits.detach().cpu()
         return {
             site.name: {str(c.rank): float(logits[row, i]) for i, c in enumerate(site.candidates)}

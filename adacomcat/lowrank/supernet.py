@@ -94,9 +94,9 @@ class Mixture(nn.Module):
         scores = self.logits.detach().double().masked_fill(~self.usable, -torch.inf)
         return scores.log_softmax(-1)
 
-    def expected_cost(self, unit: Unit) -> Tensor:
-        """The cost of the drawn mixture, as its sites count their candidates, shape ()."""
-        return (self.weights * self.get_buffer(f"cost_{unit}")).sum()
+    def expected_costs(self, unit: Unit) -> Tensor:
+        """(S,), the cost of each site's drawn mixture, as it counts its candidates."""
+        return (self.weights * self.get_buffer(f"cost_{unit}")).sum(-1)
 
 
 class SupernetAttention(nn.Module):
@@ -130,6 +130,13 @@ class SupernetAttention(nn.Module):
     def forward(
         self, x: Tensor, attn_mask: Tensor | None = None, is_causal: bool = False
     ) -> Tensor:
+        q, k, v = self.project(x)
+        return self.finish(
+            attend(q, k, v, scale=self.scale, attn_mask=attn_mask, is_causal=is_causal)
+        )
+
+    def project(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """(B, N, D) -> gated queries, keys and values, each (B, N, H, its columns)."""
         batch, tokens, _ = x.shape
         score, value = (self.num_heads * columns for columns in self.columns)
         q, k, v = F.linear(x, self.qkv).split((score, score, value), dim=-1)
@@ -137,9 +144,11 @@ class SupernetAttention(nn.Module):
             # In its own type: autocast would take both, and all that follows, to float32.
             q = q + self.q_bias.to(q.dtype)
         q, k, v = (t.view(batch, tokens, self.num_heads, -1) for t in (q, k, v))
-        q = self._gated(q, 0)
-        x = attend(q, k, v, scale=self.scale, attn_mask=attn_mask, is_causal=is_causal)
-        return F.linear(self._gated(x, 1).flatten(2), self.proj, self.out_bias)
+        return self._gated(q, 0), k, v
+
+    def finish(self, heads: Tensor) -> Tensor:
+        """(B, N, H, columns), what the heads took from the values -> (B, N, D)."""
+        return F.linear(self._gated(heads, 1).flatten(2), self.proj, self.out_bias)
 
     def _gated(self, x: Tensor, site: int) -> Tensor:
         row = self.rows[site]

@@ -36,6 +36,8 @@ class MethodConformance:
     reduction: ClassVar[float] = 0.4
     """A reduction in each unit that every configuration reaches on every model."""
     units: ClassVar[Sequence[Unit]] = ("params", "macs")
+    draws: ClassVar[bool] = True
+    """Whether a search draws at random what its next forward uses."""
     latency: ClassVar[Mapping[str, Any]] = {}
     """A table of times for all models and configurations, where `latency` is among the units."""
 
@@ -63,9 +65,9 @@ class MethodConformance:
             method.commit_(self.plan(method))
         return method
 
-    def plan(self, method: CompressionMethod, unit: Unit = "params") -> Plan:
-        """The plan that the architecture parameters propose."""
-        return method.propose(self.budget(method, unit), "projected").plan
+    def plan(self, method: CompressionMethod, unit: Unit | None = None) -> Plan:
+        """The plan that the architecture parameters propose, in the first of the units."""
+        return method.propose(self.budget(method, unit or self.units[0]), "projected").plan
 
     def budget(
         self, method: CompressionMethod, unit: Unit, absolute: float | None = None
@@ -126,7 +128,7 @@ class MethodConformance:
 
         assert torch.equal(drawn(None), drawn(None))
         assert torch.equal(drawn(1), drawn(1))
-        if method.architecture_parameters():
+        if method.architecture_parameters() and self.draws:
             assert not torch.equal(drawn(1), drawn(2))
 
     def test_expected_cost_is_differentiable_and_bounded(

@@ -13,7 +13,6 @@ from adacomcat.lowrank.attention import LowRankAttention
 from adacomcat.lowrank.config import LowRankConfig
 from adacomcat.lowrank.convert import LowRank
 from adacomcat.lowrank.shape import model_sites, shape_of
-from adacomcat.method import CompressionMethod
 from adacomcat.plan import Plan
 from adacomcat.testing.latency import made_up_table
 from adacomcat.testing.models import tiny_images, tiny_vit
@@ -263,7 +262,7 @@ def test_no_table_and_no_such_unit():
         BudgetConfig(unit="latency")
 
     class Untimed(LowRank):
-        use_times_ = CompressionMethod.use_times_
+        units = ("params", "macs")
 
     method = Untimed(tiny_vit(), LowRankConfig())
     with pytest.raises(ValueError, match=r"budget\.unit: got 'latency', .*'lowrank'"):

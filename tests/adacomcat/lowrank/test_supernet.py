@@ -143,7 +143,7 @@ def test_expected_cost_counts_nominal_ranks():
             for row, menu in enumerate([(2, 4), (2, 6, 16)])
             for weight, rank in zip(mixture.weights[row].tolist(), menu, strict=False)
         )
-        assert mixture.expected_cost(unit).item() == pytest.approx(expected)
+        assert mixture.expected_costs(unit).sum().item() == pytest.approx(expected)
 
 
 def test_a_seed_gives_one_draw():
@@ -201,6 +201,6 @@ def test_candidates_out_of_reach_get_nothing():
     usable = torch.tensor([[True, True, False], [True, False, False]])
     assert torch.equal(mixture.weights > 0, usable)
     assert torch.equal(mixture.log_probabilities() > -torch.inf, usable)
-    mixture.expected_cost("params").backward()
+    mixture.expected_costs("params").sum().backward()
     assert mixture.logits.grad.isfinite().all()
     assert not mixture.logits.grad[~usable].any()
