@@ -31,8 +31,9 @@ from adacomcat.interop.tensors import check_tensors
 from adacomcat.interop.weights import plain_state
 from adacomcat.lowrank.attention import LowRankAttention
 from adacomcat.lowrank.linear import LowRankLinear
-from adacomcat.lowrank.shape import model_sites, plan_of, shape_, shapes_for, shapes_of
+from adacomcat.lowrank.shape import model_sites, shape_, shapes_for, shapes_of
 from adacomcat.plan import Plan
+from adacomcat.shape import plan_of
 
 CHECKPOINT, RANKS = "checkpoint.pth", "ranks.txt"
 LAYER = "selected_rank_layer"
@@ -77,7 +78,7 @@ def read_ranks(path: Path, model: nn.Module) -> Plan:
 def load_comcat(folder: Path, model: nn.Module) -> nn.Module:
     """The model in a folder of the reference, committed, in evaluation mode.
 
-    Its plan is that of `read_ranks`, or of `lowrank.shape.plan_of`.
+    Its plan is that of `read_ranks`, or of `adacomcat.shape.plan_of`.
 
     Args:
         folder: with `checkpoint.pth` and `ranks.txt`.
@@ -112,10 +113,12 @@ def save_comcat(model: nn.Module, folder: Path) -> None:
     Attention with biases gets a key and a value bias of zeros, which the reference has and we fold.
 
     Raises:
-        ValueError: what the format cannot hold: a dense site, a second classifier that is
-            factorised, a pooling or a part that the reference's models lack (each is named).
+        ValueError: what the format cannot hold: tokens that are dropped, a dense site, a second
+            classifier that is factorised, a pooling or a part that the reference's models lack
+            (each is named).
     """
     plan, sites = plan_of(model), model_sites(model)
+    require(plan.method == "lowrank", "model", plan.method, "lowrank: the format has no tokens")
     pool: Any = getattr(model, "global_pool", None)
     require(pool == "token", "model.global_pool", pool, "token, all that the reference has")
     require("head" in plan.decisions, "model.head", None, "a classifier: the format has its rank")

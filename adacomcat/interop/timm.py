@@ -1,10 +1,10 @@
-"""The only file that knows timm's classes: what a supported vision transformer is made of.
+"""What timm's models are made of and made from; `tokens` beside it says where their tokens run.
 
-Checked against timm 1.0: `VisionTransformer` (ViT, DeiT, DeiT III) and `VisionTransformerDistilled`
-(two prefix tokens, two classifiers), with class-token, average or maximum pooling. Whatever would
-make
-the factorisation wrong is refused by name: normalised queries and keys, gates, rotary or relative
-positions, gated or convolutional MLPs, attention pooling.
+Checked against timm 1.0: `VisionTransformer` (ViT, DeiT, DeiT III, MAE) and
+`VisionTransformerDistilled` (two prefix tokens, two classifiers), with class-token, average or
+maximum pooling. Whatever would make the factorisation wrong is refused by name: normalised queries
+and keys, gates, rotary or relative positions, gated or convolutional MLPs, attention pooling.
+MetaFormers can be made, saved and loaded, but not factorised.
 """
 
 from collections.abc import Mapping
@@ -15,13 +15,15 @@ import timm
 from timm.layers import Attention, Mlp, PatchEmbed
 from timm.models import model_entrypoint
 from timm.models.deit import VisionTransformerDistilled
+from timm.models.metaformer import MetaFormer
 from timm.models.vision_transformer import Block, VisionTransformer
 from torch import nn
 
 from adacomcat.checks import require
 from adacomcat.config import ModelConfig
 
-FAMILIES = ("vision_transformer", "deit")
+METAFORMER = "metaformer"
+FAMILIES = ("vision_transformer", "deit", METAFORMER)
 """Modules of `timm.models` whose models can be made by name."""
 POOLS = ("token", "avg", "avgmax", "max")
 
@@ -63,26 +65,13 @@ def create_model(
     home = model_entrypoint(config.name).__module__.rpartition(".")[2]
     require(
         home in FAMILIES, "model.name", config.name,
-        f"models of timm's {' and '.join(FAMILIES)}; this one is of {home}",
+        f"models of timm's {', '.join(FAMILIES)}; this one is of {home}",
     )  # fmt: skip
-    sizes: dict[str, Any] = {
-        "num_classes": num_classes,
-        "in_chans": in_chans,
-        "img_size": image_size,
-    }
+    sizes: dict[str, Any] = {"num_classes": num_classes, "in_chans": in_chans}
+    if home != METAFORMER:
+        sizes["img_size"] = image_size
     options: Mapping[str, Any] = {**sizes, **config.options}
-    width, heads = options.get("embed_dim"), options.get("num_heads")
-    if width is not None and heads is not None:
-        require(
-            width % heads == 0, "model.options.embed_dim", width,
-            f"a multiple of model.options.num_heads ({heads})",
-        )  # fmt: skip
-    patch = options.get("patch_size")
-    if patch is not None:
-        side = options["img_size"]
-        require(
-            side % patch == 0, "model.options.patch_size", patch, f"a divisor of the image's {side}"
-        )
+    _check_sides(options, image_size)
     try:
         model: Any = timm.create_model(config.name, pretrained=False, **options)
     except (TypeError, AssertionError) as error:
@@ -93,9 +82,28 @@ def create_model(
         for side, pixels in zip(embedding.img_size, embedding.patch_size, strict=True):
             allowed = f"a multiple of {pixels}, the side of a patch of {config.name}"
             require(side % pixels == 0, "data.image_size", side, allowed)
+    if home == METAFORMER:
+        size = (options["in_chans"], image_size, image_size)
+        model.pretrained_cfg = model.default_cfg = {**model.pretrained_cfg, "input_size": size}
     model.model_args = {k: v for k, v in options.items() if not k.startswith("pretrained_cfg")}
     assert isinstance(model, nn.Module)
     return model
+
+
+def _check_sides(options: Mapping[str, Any], image_size: int) -> None:
+    """Raise unless sizes among the options of a model divide each other as they have to."""
+    width, heads = options.get("embed_dim"), options.get("num_heads")
+    if width is not None and heads is not None:
+        require(
+            width % heads == 0, "model.options.embed_dim", width,
+            f"a multiple of model.options.num_heads ({heads})",
+        )  # fmt: skip
+    patch = options.get("patch_size")
+    if patch is not None:
+        side = options.get("img_size", image_size)
+        require(
+            side % patch == 0, "model.options.patch_size", patch, f"a divisor of the image's {side}"
+        )
 
 
 def creation(model: Any) -> tuple[str, dict[str, Any]]:
@@ -113,12 +121,9 @@ def creation(model: Any) -> tuple[str, dict[str, Any]]:
     arguments = getattr(model, "model_args", None)
     if arguments is None:
         channels, *sides = input_shape(model)
-        arguments = {
-            "num_classes": model.num_classes,
-            "in_chans": channels,
-            "img_size": sides[0] if sides[0] == sides[1] else sides,
-            "global_pool": getattr(model, "global_pool", None),
-        }
+        arguments = {"in_chans": channels, "global_pool": pooling(model)}
+        if not isinstance(model, MetaFormer):
+            arguments["img_size"] = sides[0] if sides[0] == sides[1] else sides
     # `reset_classifier` may have been called since.
     return str(name), {**arguments, "num_classes": model.num_classes}
 
@@ -149,9 +154,8 @@ def describe(
         _check_block(block, f"blocks.{index}", factorised)
         for kind in ("fc1", "fc2"):
             linears.append((f"blocks.{index}.{kind}", f"blocks.{index}.mlp.{kind}", kind))
-    classifiers = ["head", "head_dist"] if hasattr(model, "head_dist") else ["head"]
     kinds: tuple[type[nn.Module], ...] = (nn.Linear, *factorised)
-    linears += [(c, c, "head") for c in classifiers if isinstance(getattr(model, c), kinds)]
+    linears += [(c, c, "head") for c in classifiers(model) if isinstance(getattr(model, c), kinds)]
     attention: Any = model.blocks[0].attn
     # DeiT III embeds positions before the prefix tokens are added: count tokens, not positions.
     tokens = model.patch_embed.num_patches + model.num_prefix_tokens
@@ -166,8 +170,35 @@ def describe(
     )
 
 
+def pooling(model: nn.Module) -> str:
+    """How a model pools its tokens: timm's `global_pool`."""
+    parts: Any = model.head if isinstance(model, MetaFormer) else model
+    pool = parts.global_pool
+    return str(getattr(pool, "pool_type", pool))
+
+
+def classifiers(model: nn.Module) -> tuple[str, ...]:
+    """Names of the modules whose outputs are classes."""
+    if isinstance(model, MetaFormer):
+        return ("head.fc.fc2",) if model.use_mlp_head else ("head.fc",)
+    return ("head", "head_dist") if hasattr(model, "head_dist") else ("head",)
+
+
 def input_shape(model: nn.Module) -> tuple[int, int, int]:
-    """(channels, height, width) of the images that a vision transformer takes."""
+    """(channels, height, width) of the images that a model takes.
+
+    A MetaFormer takes images of any size: that which it was made for stands in its
+    `pretrained_cfg`.
+
+    Raises:
+        ValueError: it stands nowhere.
+    """
+    if isinstance(model, MetaFormer):
+        known: Any = getattr(model, "pretrained_cfg", None) or {}
+        size = known.get("input_size", ())
+        allowed = "(channels, height, width)"
+        require(len(size) == 3, "model.pretrained_cfg.input_size", size, allowed)
+        return model.stem.conv.in_channels, size[1], size[2]
     assert isinstance(model, VisionTransformer)
     height, width = model.patch_embed.img_size
     # Not `model.in_chans`, which timm 1.0.16 lacks.

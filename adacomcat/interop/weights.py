@@ -8,7 +8,6 @@ for.
 
 import urllib.error
 from collections.abc import Mapping
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +15,8 @@ import safetensors
 import safetensors.torch
 import timm
 import torch
-from timm.models.vision_transformer import checkpoint_filter_fn
+from timm.models import metaformer, vision_transformer
+from timm.models.metaformer import MetaFormer
 from torch import Tensor, nn
 
 from adacomcat.checks import require
@@ -24,6 +24,7 @@ from adacomcat.config import DenseConfig, ModelConfig
 from adacomcat.files import sha256_file
 from adacomcat.interop.pickles import load_pickle
 from adacomcat.interop.tensors import check_tensors
+from adacomcat.interop.timm import classifiers
 
 TIMM = "timm"
 """The `dense.weights` that stands for the tag in `model.name`."""
@@ -109,11 +110,11 @@ def plain_state(content: Any, path: Path) -> dict[str, Tensor]:
 
 
 def load_state_(model: Any, state: dict[str, Tensor], where: str, *, new_head: bool) -> None:
-    """Load a state dict of timm's or DeiT's naming into a dense model, strictly.
+    """Load a state dict of timm's or the authors' naming into a dense model, strictly.
 
     Args:
         model: the dense model.
-        state: its weights.
+        state: its weights, as timm, DeiT, MAE (fine-tuned) or CAFormer name them.
         where: what they were read from, for messages.
         new_head: whether a classifier for other classes leaves the model's as it is.
 
@@ -122,39 +123,47 @@ def load_state_(model: Any, state: dict[str, Tensor], where: str, *, new_head: b
     """
     own = model.state_dict()
     patches = "patch_embed.proj.weight"
-    if patches in state and state[patches].ndim == own[patches].ndim:
+    if patches in own and patches in state and state[patches].ndim == own[patches].ndim:
         # timm would resample them, which makes another model of it.
         check_tensors({patches: state[patches]}, {patches: own[patches]}, where)
-    heads = [key for key in own if key.startswith(("head.", "head_dist."))]
-    state = _with_head(state, {key: own[key] for key in heads}, model, where, new_head)
-    try:
-        converted = partial(checkpoint_filter_fn, adapt_layer_scale=True)(state, model)
-    except (RuntimeError, ValueError, KeyError, AttributeError):
-        # Weights of another model: what differs says more than where timm gave up.
-        check_tensors(state, own, where)
-        raise
+    converted = _with_head(_converted(model, state, where), model, where, new_head)
     check_tensors(converted, own, where)
     model.load_state_dict(converted)
 
 
+def _converted(model: Any, state: dict[str, Tensor], where: str) -> dict[str, Tensor]:
+    """The state dict in timm's naming."""
+    if isinstance(model, MetaFormer):
+        try:
+            return dict(metaformer.checkpoint_filter_fn(state, model))
+        except KeyError as key:
+            raise ValueError(f"{where}: has {key.args[0]}, unknown to the model") from key
+    try:
+        return dict(vision_transformer.checkpoint_filter_fn(state, model, adapt_layer_scale=True))
+    except (RuntimeError, ValueError, KeyError, AttributeError):
+        # Weights of another model: what differs says more than where timm gave up.
+        check_tensors(state, model.state_dict(), where)
+        raise
+
+
 def _with_head(
-    state: dict[str, Tensor],
-    own: dict[str, Tensor],
-    model: Any,
-    where: str,
-    new_head: bool,
+    state: dict[str, Tensor], model: Any, where: str, new_head: bool
 ) -> dict[str, Tensor]:
     """The state dict with the model's own classifier, where that is needed and asked for."""
-    rows = state["head.weight"].shape[0] if "head.weight" in state else 0
+    heads = classifiers(model)
+    first = f"{heads[0]}.weight"
+    rows = state[first].shape[0] if first in state else 0
     if rows == model.num_classes:
         return state
+    inside = tuple(f"{name}." for name in heads)
+    own, body = model.state_dict(), {k: v for k, v in state.items() if not k.startswith(inside)}
+    check_tensors(body, {k: v for k, v in own.items() if not k.startswith(inside)}, where)
     require(
         new_head, "dense.weights", f"{where}, for {rows} classes",
         f"weights for {model.num_classes} classes, those of the data "
         "(or dense.new_head true, for a classifier with random weights)",
     )  # fmt: skip
-    body = {k: v for k, v in state.items() if not k.startswith(("head.", "head_dist."))}
-    return body | own
+    return own | body
 
 
 def _local(config: DenseConfig, cache: Path) -> Path:

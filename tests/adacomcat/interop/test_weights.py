@@ -12,7 +12,7 @@ from adacomcat.data import build_splits
 from adacomcat.files import sha256_file
 from adacomcat.interop.timm import create_model
 from adacomcat.interop.weights import load_dense_weights_, weights_identity
-from adacomcat.testing.models import draw_parameters_, tiny_vit
+from adacomcat.testing.models import draw_parameters_, tiny_images, tiny_vit
 from adacomcat.training import dense_model
 from adacomcat.training.dense import build_dense, dense_key, is_cached
 
@@ -74,6 +74,21 @@ def test_as_timm_itself_would_load_it(tmp_path, name):
     torch.save({"model": state}, path)
     loaded = take(build(name), path, tmp_path, name)
     assert same(loaded, as_timm_reads(loaded, name, path)) and same(loaded, source)
+
+
+def test_mae_finetuned(tmp_path):
+    """As `mae_finetuned_vit_*.pth`: the norm after the mean alone, named fc_norm."""
+    source, path = tiny_vit(global_pool="avg"), tmp_path / "mae_finetuned.pth"
+    assert {"fc_norm.weight", "cls_token"} < source.state_dict().keys()
+    torch.save({"model": source.state_dict()}, path)
+    name = "vit_base_patch16_224.mae"
+    loaded = take(build(name, global_pool="avg"), path, tmp_path, name)
+    assert same(loaded, source)
+    assert same(loaded, as_timm_reads(loaded, name, path, global_pool="avg"))
+    assert torch.equal(loaded(tiny_images(2)), source(tiny_images(2)))
+    lacks = r"lacks norm\.weight, norm\.bias; has fc_norm\.weight, fc_norm\.bias, unknown"
+    with pytest.raises(ValueError, match=lacks):
+        take(build(name), path, tmp_path, name)
 
 
 def test_positions_are_interpolated_to_another_size_as_by_timm(tmp_path):
