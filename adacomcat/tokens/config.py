@@ -1,0 +1,52 @@
+"""Settings of the token method."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+from adacomcat.checks import require
+
+
+@dataclass(frozen=True, kw_only=True)
+class DiffRateConfig:
+    """What is searched and how (DiffRate, arXiv 2305.17997); `reference` is what its code does."""
+
+    granularity: int = 1
+    """Candidates of a block are apart by so many tokens."""
+    prune: bool = True
+    """Whether tokens are dropped; CAFormer only merges, whatever stands here."""
+    merge: bool = True
+    """Whether tokens are merged into others that are like them."""
+    fixed_blocks: tuple[int, ...] | None = None
+    """Blocks that keep all their tokens, from the end where negative. None: as published, the first
+    one; the last one too where the head averages over tokens."""
+    sizes: Literal["exact", "reference"] = "exact"
+    """`exact`: a similarity below zero adds no size, in a search as later; `reference`: it takes
+    size away, and a search keeps sizes at 1 or more, so that its outputs differ from those of
+    inference."""
+    mask_gradient: Literal["bounded", "reference"] = "bounded"
+    """What a search asks of a token that it drops: what its return would change (`bounded`), or the
+    slope at its mask of zero, which has no bound where some query looks at it above all."""
+    min_gradient: Literal["active", "both"] = "active"
+    """Of the cost with respect to a block's two counts: to the smaller one, or to both
+    (reference)."""
+    macs: Literal["counted", "published"] = "counted"
+    """`counted`: all matrix products, those of the matching too, as `adacomcat.cost` has them;
+    `published`: by the formula of the paper, for a search alone."""
+
+    def __post_init__(self) -> None:
+        require(self.granularity >= 1, "method.granularity", self.granularity, "1 or more")
+        both = (self.prune, self.merge)
+        require(any(both), "method.prune, method.merge", both, "at least one of the two")
+        # JSON has no tuples: a configuration read back must equal the one written.
+        if self.fixed_blocks is not None:
+            listed = isinstance(self.fixed_blocks, list | tuple)
+            require(listed, "method.fixed_blocks", self.fixed_blocks, "a list of blocks, or None")
+            object.__setattr__(self, "fixed_blocks", tuple(self.fixed_blocks))
+        for name, values in (
+            ("sizes", ("exact", "reference")),
+            ("mask_gradient", ("bounded", "reference")),
+            ("min_gradient", ("active", "both")),
+            ("macs", ("counted", "published")),
+        ):
+            value = getattr(self, name)
+            require(value in values, f"method.{name}", value, ", ".join(values))
