@@ -1,14 +1,16 @@
 """A model as a portable directory, which opens without the code that trained it.
 
     model.safetensors    the weights
-    plan.json            the rank of every searched site
+    plan.json            the decision of every searched site
     config.json          what the model is: timm's keys of a hub model (architecture, num_classes,
                          num_features, global_pool, model_args, pretrained_cfg), and `adacomcat`:
-                         format version, the factorised modules, costs, the hash of the weights
+                         format version, the modules that a method put in, costs, the hash of the
+                         weights
 
 `config.json` is written last and names the weights by their hash: after a kill in the middle the
 directory is refused, never half read. Nothing in it can run code. timm opens the directory of a
-model that is dense throughout (`timm.create_model("local-dir:DIR", pretrained=True)`).
+model that is dense throughout (`timm.create_model("local-dir:DIR", pretrained=True)`); of one that
+only drops tokens it gives the dense model with these weights.
 """
 
 import hashlib
@@ -29,9 +31,9 @@ from adacomcat.cost import count_macs, count_params
 from adacomcat.files import atomic_write_bytes, atomic_write_json
 from adacomcat.interop.hub import HUB, fetch
 from adacomcat.interop.tensors import check_tensors
-from adacomcat.interop.timm import creation, input_shape
-from adacomcat.lowrank.shape import check_plan, plan_of, shape_, shapes_of
+from adacomcat.interop.timm import creation, input_shape, pooling
 from adacomcat.plan import Plan
+from adacomcat.shape import check_plan, plan_of, shape_, shapes_of
 from adacomcat.training.state import CheckpointError
 
 WEIGHTS, PLAN, CONFIG = "model.safetensors", "plan.json", "config.json"
@@ -58,7 +60,7 @@ def save(
     Args:
         model: dense, or committed to a plan.
         directory: made if missing; other files in it stay, an earlier model is replaced.
-        plan: what the model was committed to; None: the ranks at all its sites.
+        plan: what the model was committed to; None: what it shows, at all its sites.
         model_args: arguments with which `timm.create_model` made it; a model out of a workload
             knows its own.
         extra: anything JSON-able, kept in `config.json`.
@@ -107,10 +109,6 @@ def load(directory: Path | str) -> nn.Module:
     model = _skeleton(config)
     check_tensors(state, model.state_dict(), str(path))
     model.load_state_dict(state, assign=True)
-    model.pretrained_cfg = {
-        **(model.pretrained_cfg or {}), **_tupled(config["pretrained_cfg"]),
-    }  # fmt: skip
-    model.default_cfg = model.pretrained_cfg  # the older name, which timm keeps
     model.model_args = config["model_args"]
     assert isinstance(model, nn.Module)
     return model.eval()
@@ -173,7 +171,7 @@ def _config(
         "architecture": architecture,
         "num_classes": model.num_classes,
         "num_features": model.num_features,
-        "global_pool": model.global_pool,
+        "global_pool": pooling(model),
         "model_args": arguments,
         "pretrained_cfg": {**known, "input_size": shape, "num_classes": model.num_classes},
         "adacomcat": {
@@ -191,9 +189,12 @@ def _skeleton(config: Mapping[str, Any]) -> Any:
     name, arguments = config["architecture"], _tupled(config["model_args"])
     try:
         with torch.device("meta"):
-            model = timm.create_model(name, pretrained=False, **arguments)
+            model: Any = timm.create_model(name, pretrained=False, **arguments)
     except (TypeError, AssertionError, RuntimeError) as error:
         raise ValueError(f"model_args: timm {timm.__version__} makes no {name}: {error}") from error
+    # A CAFormer knows the size of its images, and so the number of its tokens, from here alone.
+    model.pretrained_cfg = {**(model.pretrained_cfg or {}), **_tupled(config["pretrained_cfg"])}
+    model.default_cfg = model.pretrained_cfg  # the older name, which timm keeps
     shape_(model, config["adacomcat"]["modules"])
     return model
 

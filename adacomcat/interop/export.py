@@ -22,8 +22,8 @@ from adacomcat.files import atomic_write_bytes, replacing
 from adacomcat.interop.checkpoint import load, save
 from adacomcat.interop.hub import CARD
 from adacomcat.interop.timm import input_shape
-from adacomcat.lowrank.shape import plan_of
 from adacomcat.plan import Plan
+from adacomcat.shape import plan_of
 from adacomcat.versions import versions
 
 TOLERANCE = 1e-4
@@ -200,7 +200,7 @@ def _installed(name: str) -> bool:
 
 def _plain(model: nn.Module) -> nn.Module:
     """A copy of a supported model on the CPU, in evaluation mode."""
-    plan_of(model)  # refuses what is no vision transformer, dense or committed
+    plan_of(model)  # refuses what no method supports
     found = sorted({str(p.dtype).removeprefix("torch.") for p in model.parameters()})
     require(found == ["float32"], "model: parameters", ", ".join(found), "float32: model.float()")
     return copy.deepcopy(model).cpu().eval()

@@ -69,21 +69,21 @@ def model_card(config: Mapping[str, Any], costs: Mapping[str, Any], origin: Orig
 
     Args:
         config: content of the model's `config.json`.
-        costs: params, macs, dense_params, dense_macs, and `sites`: for each its name (`site`),
-            `rank` (None: dense), `full_rank`, params and dense_params.
+        costs: params, macs, dense_params, dense_macs, and `sites` and `blocks` as
+            `adacomcat.shape.table` has them.
         origin: how the model came to be.
     """
     name = f"{config['architecture']}-adacomcat"
+    kinds = _kinds(costs)
     data = ModelCardData(
         library_name="adacomcat",
         pipeline_tag=TASK,
-        tags=["adacomcat", "timm", "vision-transformer", "low-rank", "model-compression"],
+        tags=["adacomcat", "timm", "vision-transformer", *kinds, "model-compression"],
         model_name=name,
         eval_results=_results(origin),
     )
     note = leakage_note(origin.leakage)
-    dense = all(site["rank"] is None for site in costs["sites"])
-    what = "not compressed" if dense else "its products of matrices kept at searched ranks"
+    what = " and ".join(kinds.values()) or "not compressed"
     parts = [
         f"# {name}",
         f"`{config['architecture']}` of timm, saved by AdaComCAT, {what}. It is a plain "
@@ -91,7 +91,7 @@ def model_card(config: Mapping[str, Any], costs: Mapping[str, Any], origin: Orig
         *([f"**{note}.**"] if note else []),
         _usage(config),
         _cost(costs, origin),
-        _plan(costs["sites"]),
+        _plan(costs),
         _images(config, origin),
         _provenance(config, origin),
     ]
@@ -149,14 +149,34 @@ def _cost(costs: Mapping[str, Any], origin: Origin) -> str:
     return f"## Cost and accuracy\n\n{_table(rows)}{unknown}"
 
 
-def _plan(sites: Sequence[Mapping[str, Any]]) -> str:
-    rows = [("site", "rank", "of", "weights", "dense")]
-    for site in sites:
-        rank = "dense" if site["rank"] is None else str(site["rank"])
-        sizes = (f"{site['params']:,}", f"{site['dense_params']:,}")
-        rows.append((site["site"], rank, str(site["full_rank"]), *sizes))
-    text = "Ranks of `qk` and `vo` are sums over the heads. `plan.json` has the same."
-    return f"## Plan\n\n{text}\n\n{_table(rows)}"
+def _kinds(costs: Mapping[str, Any]) -> dict[str, str]:
+    """Tag of the hub -> what was done to the model, in words."""
+    ranks = any(site["rank"] is not None for site in costs["sites"])
+    rates = any(block["merged"] < block["tokens"] for block in costs["blocks"])
+    kinds = {"low-rank": "its products of matrices kept at searched ranks"} if ranks else {}
+    if rates:
+        kinds["token-reduction"] = "its tokens pruned and merged at the rates below"
+    return kinds
+
+
+def _plan(costs: Mapping[str, Any]) -> str:
+    parts = ["## Plan", "`plan.json` has the same."]
+    if costs["blocks"]:
+        rows = [("block", "tokens", "after pruning", "after merging", "MACs", "dense")]
+        for block in costs["blocks"]:
+            counts = (str(block[name]) for name in ("tokens", "pruned", "merged"))
+            macs = (f"{block['macs']:,}", f"{block['dense_macs']:,}")
+            rows.append((block["block"], *counts, *macs))
+        parts.append(_table(rows))
+    if costs["sites"]:
+        parts.append("Ranks of `qk` and `vo` are sums over the heads.")
+        lines = [("site", "rank", "of", "weights", "dense")]
+        for site in costs["sites"]:
+            rank = "dense" if site["rank"] is None else str(site["rank"])
+            sizes = (f"{site['params']:,}", f"{site['dense_params']:,}")
+            lines.append((site["site"], rank, str(site["full_rank"]), *sizes))
+        parts.append(_table(lines))
+    return "\n\n".join(parts)
 
 
 def _images(config: Mapping[str, Any], origin: Origin) -> str:

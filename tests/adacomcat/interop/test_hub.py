@@ -23,6 +23,10 @@ COSTS = {
         {"site": "blocks.0.qk", "rank": 8, "full_rank": 32, "params": 512, "dense_params": 2048},
         {"site": "head", "rank": None, "full_rank": 10, "params": 320, "dense_params": 320},
     ],
+    "blocks": [
+        {"block": "blocks.0", "tokens": 17, "pruned": 17, "merged": 17, "macs": 9, "dense_macs": 9},
+        {"block": "blocks.1", "tokens": 17, "pruned": 12, "merged": 8, "macs": 5, "dense_macs": 9},
+    ],
 }
 REVISION = "0123456789abcdef0123456789abcdef01234567"
 
@@ -52,7 +56,8 @@ def test_the_hub_reads_what_the_card_says(saved, tmp_path):
     assert (result.dataset_name, result.dataset_split) == ("digits", "test")
     assert result.metric_name == "accuracy"
     assert front["library_name"] == "adacomcat" and front["pipeline_tag"] == "image-classification"
-    assert "timm" in front["tags"]
+    assert {"timm", "low-rank", "token-reduction"} <= set(front["tags"])
+    assert "kept at searched ranks and its tokens pruned and merged" in card.text
     assert "LEAKAGE" not in card.content
     for row in (
         "| parameters | 1,000 | 4,000 | -75.0% |",
@@ -60,12 +65,32 @@ def test_the_hub_reads_what_the_card_says(saved, tmp_path):
         "| accuracy, test split | 96.25% | 97.00% | -0.75 points |",
         "| blocks.0.qk | 8 | 32 | 512 | 2,048 |",
         "| head | dense | 10 | 320 | 320 |",
+        "| blocks.1 | 17 | 12 | 8 | 5 | 9 |",
         "| input_size | `[3, 16, 16]` |",
         "| seed | `3` |",
         f"| SHA-256 of the weights | `{read_config(saved)['adacomcat']['weights_sha256']}` |",
         "| images of the test split were seen by | none |",
     ):
         assert f"\n{row}\n" in card.text
+
+
+@pytest.mark.parametrize(
+    ("part", "tag", "words"),
+    [
+        ("sites", "low-rank", "its products of matrices kept at searched ranks. It"),
+        ("blocks", "token-reduction", "its tokens pruned and merged at the rates below. It"),
+        ("neither", None, "saved by AdaComCAT, not compressed. It"),
+    ],
+)
+def test_a_card_says_what_was_done_and_no_more(saved, tmp_path, part, tag, words):
+    costs = COSTS | {name: COSTS[name] if name == part else [] for name in ("sites", "blocks")}
+    card, front = read(model_card(read_config(saved), costs, Origin()), tmp_path)
+    found = {"low-rank", "token-reduction"} & set(front["tags"])
+    assert found == ({tag} if tag else set()) and words in card.text
+    assert ("| site |" in card.text, "| block |" in card.text) == (
+        part == "sites",
+        part == "blocks",
+    )
 
 
 def test_what_leaked_stands_in_the_text_and_beside_the_number(saved, tmp_path):
