@@ -13,6 +13,7 @@ from adacomcat.cli.evaluate import evaluate_command
 from adacomcat.cli.export import export
 from adacomcat.cli.info import info
 from adacomcat.cli.latency import latency
+from adacomcat.cli.trace import trace
 from adacomcat.cli.train import train
 from adacomcat.cli.workers import is_first
 
@@ -41,6 +42,8 @@ def run(arguments: argparse.Namespace, argv: Sequence[str]) -> int:
             latency(arguments, display)
         elif arguments.command == "export":
             export(arguments, display)
+        elif arguments.command == "trace":
+            trace(arguments, display)
         else:
             convert(arguments, display)
     except NonFiniteLoss as error:

@@ -11,7 +11,7 @@ import adacomcat
 from adacomcat import parallel
 from adacomcat.checks import require
 from adacomcat.cli.console import Display
-from adacomcat.cli.models import comcat_model, comcat_sizes, origin_of
+from adacomcat.cli.models import comcat_model, comcat_sizes, drop_published_, origin_of
 from adacomcat.cli.request import data_config, eval_config
 from adacomcat.cli.train import warn_of_leakage
 from adacomcat.cli.workers import Workers, is_first
@@ -104,4 +104,7 @@ def _model(
     if arguments.comcat_dir is not None:
         name, options = config.model.name, dict(config.model.options)
         return comcat_model(arguments.comcat_dir, name, options)[0]
-    return dense_model(config, splits, default_cache(), device=device)
+    model = dense_model(config, splits, default_cache(), device=device)
+    if arguments.published_rate is not None:
+        drop_published_(model, config.model.name, arguments.published_rate)
+    return model

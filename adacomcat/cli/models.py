@@ -8,16 +8,20 @@ from typing import Any
 from torch import nn
 
 import adacomcat
+from adacomcat.checks import require
 from adacomcat.cli.folder import RunFolder
 from adacomcat.cli.request import CROP, Origin, model_options, skeleton
 from adacomcat.config import ModelConfig
 from adacomcat.data import Splits
 from adacomcat.data.datasets import CROP_PCT
 from adacomcat.data.splits import IMAGENET_MEAN, IMAGENET_STD
-from adacomcat.interop.checkpoint import read_config
+from adacomcat.interop.checkpoint import read_config, read_plan
 from adacomcat.interop.comcat import BLOCK_KINDS, CHECKPOINT, LAYER, RANKS, load_comcat
 from adacomcat.interop.pickles import load_pickle
+from adacomcat.interop.timm import input_shape
 from adacomcat.interop.weights import plain_state
+from adacomcat.tokens.rates import published_at
+from adacomcat.tokens.shape import form_of, shape_, shapes_for
 
 SIZES = ("num_classes", "in_chans", "img_size")
 """Arguments of a model that its data gives."""
@@ -32,9 +36,31 @@ def stored_model(arguments: argparse.Namespace) -> tuple[nn.Module, nn.Module]:
     if arguments.source is not None:
         RunFolder(arguments.source).require_finished()
         config = read_config(arguments.source)
+        model = adacomcat.load(arguments.source)
         dense = ModelConfig(name=config["architecture"], options=config["model_args"])
-        return adacomcat.load(arguments.source), skeleton(dense)
+        # A CAFormer's arguments do not have the size of its images.
+        return model, skeleton(dense, image_size=input_shape(model)[-1])
     return comcat_model(arguments.comcat_dir, arguments.model, model_options(arguments))
+
+
+def drop_published_(model: nn.Module, name: str, rate: float) -> None:
+    """Make a dense model drop as many tokens as is published for it.
+
+    Args:
+        model: on any device, the meta device too.
+        name: timm's, of the model.
+        rate: in billions of MACs.
+
+    Raises:
+        ValueError: nothing is published for that name or that rate, or the model has another depth
+            or other tokens.
+    """
+    rates = published_at(name, rate)
+    shapes, own = shapes_for(model, rates), form_of(model).tokens
+    # All lists begin with all tokens.
+    allowed = f"{rates.merge[0]}, of which the published rates are"
+    require(rates.merge[0] == own, "model: tokens", own, allowed)
+    shape_(model, shapes)
 
 
 def comcat_model(folder: Path, name: str, options: dict[str, Any]) -> tuple[nn.Module, nn.Module]:
@@ -97,7 +123,9 @@ def origin_of(directory: Path) -> Origin:
     keys = {"data.mean": "mean", "data.std": "std", CROP: "crop_pct"}
     images |= {name: known[key] for name, key in keys.items() if key in known}
     stored = folder.read()["config"] if folder.exists else None
-    return Origin(ModelConfig(name=config["architecture"], options=options), images, stored)
+    model = ModelConfig(name=config["architecture"], options=options)
+    method, macs = read_plan(directory).method, config["adacomcat"]["macs"]
+    return Origin(model, method, macs, images, stored)
 
 
 def describe_images(model: nn.Module, splits: Splits) -> None:

@@ -11,6 +11,9 @@ PRESETS = ("upstream",)
 SPLITS = ("test", "val")
 EXPORTS = {"onnx": ".onnx", "torch-export": ".pt2", "hub": ""}
 """What `export` writes -> the end of its name; a folder has none."""
+METHODS = ("lowrank", "diffrate", "lowrank+diffrate")
+PUBLISHED = ("diffrate",)
+"""Methods of which plans are published."""
 DTYPES = ("float32", "bfloat16")
 Add = Callable[..., argparse.Action]
 
@@ -23,24 +26,29 @@ def parser() -> argparse.ArgumentParser:
         epilog="On several GPUs: torchrun --nproc-per-node N -m adacomcat search ...",
     )
     commands = made.add_subparsers(dest="command", metavar="COMMAND", required=True)
-    _search(commands.add_parser("search", help="search the ranks of a model while training it"))
-    _finetune(commands.add_parser("finetune", help="train what a search has left, at its ranks"))
+    _search(commands.add_parser("search", help="search ranks or token counts of a model"))
+    _finetune(commands.add_parser("finetune", help="train what a search has left"))
     _eval(commands.add_parser("eval", help="accuracy of a compressed or a dense model"))
-    _info(commands.add_parser("info", help="ranks, parameters and MACs, site by site"))
+    _info(commands.add_parser("info", help="ranks, tokens, parameters and MACs, part by part"))
     _convert(commands.add_parser("convert", help="from and to the reference's checkpoints"))
     _latency(commands.add_parser("latency", help="measure what a latency budget counts"))
     _export(commands.add_parser("export", help="to ONNX, torch.export or the Hugging Face hub"))
+    _trace(commands.add_parser("trace", help="which patches of an image each token stands for"))
     return made
 
 
 def _search(command: argparse.ArgumentParser) -> None:
     command.description = (
-        "Search the ranks of a model while it trains. Without --workload the data is a folder with "
-        "train/ and val/, and the recipe DeiT's."
+        "Search the ranks of a model while it trains, or how many tokens its blocks keep. Without "
+        "--workload the data is a folder with train/ and val/, and the recipe DeiT's."
     )
     _what(command.add_argument_group("what to compress").add_argument, preset=True)
     how = command.add_argument_group("how").add_argument
+    method = "what is searched: ranks (lowrank, default), tokens kept (diffrate), or both"
+    how("--method", choices=METHODS, help=method)
     how("--target-reduction", metavar="X", type=float, help="share of the dense cost to remove")
+    gmacs = "billions of multiply-accumulates that the model may have, in place of a reduction"
+    how("--target-gmacs", metavar="X", type=float, help=gmacs)
     table = "a file of `latency`: the budget is then in time, on the device measured there"
     how("--latency-table", metavar="FILE", type=Path, help=table)
     how("--schedule", metavar="KIND", help="when to search: adaptive, fixed, once, never, ...")
@@ -50,7 +58,7 @@ def _search(command: argparse.ArgumentParser) -> None:
 
 
 def _finetune(command: argparse.ArgumentParser) -> None:
-    command.description = "Train a compressed model further; its ranks stay."
+    command.description = "Train a compressed model further; its ranks and token counts stay."
     what = command.add_argument_group("what to train").add_argument
     source = "what `search` has left, or a model of `convert` (then with --data and --weights)"
     what("--from", metavar="DIR", type=Path, dest="source", help=source)
@@ -68,6 +76,7 @@ def _eval(command: argparse.ArgumentParser) -> None:
     what = command.add_argument_group("which model: --from, --comcat-dir, or neither").add_argument
     _stored(what)
     _what(what, preset=False)
+    _published(what)
     how = command.add_argument_group("how").add_argument
     how("--split", choices=SPLITS, default="test", help="which images (default: test)")
     how("--batch-size", metavar="N", type=int, default=256, help="images at once (default: 256)")
@@ -77,13 +86,17 @@ def _eval(command: argparse.ArgumentParser) -> None:
 
 
 def _info(command: argparse.ArgumentParser) -> None:
-    command.description = "Ranks, parameters and multiply-accumulates of a model, site by site."
-    what = command.add_argument_group("of what: --from, --comcat-dir or --ranks").add_argument
+    command.description = (
+        "Ranks of a model, site by site, tokens that its blocks keep, and what all of it costs."
+    )
+    title = "of what: --from, --comcat-dir, --ranks or --published-rate"
+    what = command.add_argument_group(title).add_argument
     _stored(what)
     what("--model", metavar="M", help="timm's name of the dense model")
     what("--ranks", metavar="F", type=Path, help="a ranks.txt: 4 numbers a block, then the head's")
     biases = "of attention, with --ranks: folded into the factors, or dropped as published"
     what("--biases", choices=("exact", "drop"), help=biases)
+    _published(what)
     _set(what)
     what("--json", action="store_true", help="print JSON")
 
@@ -131,13 +144,27 @@ def _export(command: argparse.ArgumentParser) -> None:
     add("--output", metavar="DIR_OR_FILE", type=Path, required=True, help=output)
 
 
+def _trace(command: argparse.ArgumentParser) -> None:
+    command.description = (
+        "Run images through a model that drops tokens, and write what became of their patches, "
+        "block by block; `python analysis/fig_token_sources.py FOLDER` draws it."
+    )
+    add = command.add_argument
+    source = "what `search`, `finetune` or adacomcat.save has left"
+    add("--from", metavar="DIR", type=Path, dest="source", required=True, help=source)
+    images = "pictures, one row of the figure each"
+    add("--image", metavar="F", type=Path, nargs="+", required=True, help=images)
+    output = "a new file; FOLDER/tokens.npz is what the figure looks for"
+    add("--output", metavar="FILE", type=Path, required=True, help=output)
+
+
 def _what(add: Add, *, preset: bool) -> None:
     add("--model", metavar="M", help="timm's name of the dense model")
     weights = "of the dense model: a file, a URL (with --set dense.sha256=...), or timm"
     add("--weights", metavar="F", help=weights)
     _data(add)
     if preset:
-        text = "upstream: search as the reference does, on the test images"
+        text = "upstream: search as the method's reference does (of ranks: on the test images)"
         add("--preset", choices=PRESETS, help=text)
 
 
@@ -151,6 +178,12 @@ def _stored(add: Add) -> None:
     add("--from", metavar="DIR", type=Path, dest="source", help="what this command line has left")
     folder = "the reference's folder with checkpoint.pth and ranks.txt (with --model)"
     add("--comcat-dir", metavar="DIR", type=Path, help=folder)
+
+
+def _published(add: Add) -> None:
+    rate = "billions of MACs: the model (--model) with the tokens that are published for it"
+    add("--published-rate", metavar="X", type=float, help=rate)
+    add("--method", choices=PUBLISHED, help="whose rates, with --published-rate")
 
 
 def _recipe(add: Add) -> None:
@@ -190,6 +223,7 @@ def check(arguments: argparse.Namespace) -> None:
         "convert": _check_convert,
         "latency": _check_latency,
         "export": _check_export,
+        "trace": _check_trace,
     }
     checks[arguments.command](arguments)
 
@@ -205,12 +239,21 @@ def _check_training(arguments: argparse.Namespace) -> None:
     require(output is not None, "--output", None, "a new directory (or --resume DIR)")
     if arguments.command == "finetune":
         require(arguments.source is not None, "--from", None, "the directory of a search")
-    else:
-        _check_data(arguments)
+        return
+    _check_data(arguments)
+    targets = _given(arguments, ("target_gmacs", "target_reduction", "latency_table"))
+    alone = len(targets) < 2 or "--target-gmacs" not in targets
+    allowed = "--target-gmacs alone: it is the whole budget"
+    require(alone, " / ".join(targets), "given", allowed)
+    gmacs = arguments.target_gmacs
+    require(gmacs is None or gmacs > 0, "--target-gmacs", gmacs, "above 0")
 
 
 def _check_eval(arguments: argparse.Namespace) -> None:
-    if arguments.workload is None or arguments.weights is not None:
+    if _of_published(arguments):
+        given = _given(arguments, ("source", "comcat_dir"))
+        require(not given, " / ".join(given), "given", "nothing with --published-rate")
+    elif arguments.workload is None or arguments.weights is not None:
         _one_of(arguments, "source", "comcat_dir", "weights")
     if arguments.source is not None:
         require(arguments.model is None, "--model", arguments.model, "nothing with --from")
@@ -219,7 +262,8 @@ def _check_eval(arguments: argparse.Namespace) -> None:
 
 
 def _check_info(arguments: argparse.Namespace) -> None:
-    _one_of(arguments, "source", "comcat_dir", "ranks")
+    _one_of(arguments, "source", "comcat_dir", "ranks", "published_rate")
+    _of_published(arguments)
     _check_model(arguments)
     with_ranks = arguments.ranks is not None
     require(not with_ranks or arguments.biases is not None, "--biases", None, "exact, drop")
@@ -249,6 +293,12 @@ def _check_export(arguments: argparse.Namespace) -> None:
         require(arguments.output.suffix == end, "--output", str(arguments.output), allowed)
 
 
+def _check_trace(arguments: argparse.Namespace) -> None:
+    output = arguments.output
+    require(output.suffix == ".npz", "--output", str(output), "a name that ends in .npz")
+    require(not output.exists(), "--output", str(output), "a new file")
+
+
 def _check_model(arguments: argparse.Namespace) -> None:
     if arguments.source is not None:
         require(arguments.model is None, "--model", arguments.model, "nothing with --from")
@@ -262,6 +312,13 @@ def _check_data(arguments: argparse.Namespace) -> None:
     if arguments.workload is None:
         require(arguments.model is not None, "--model", None, "timm's name (or --workload NAME)")
         require(arguments.data is not None, "--data", None, "a folder (or --workload NAME)")
+
+
+def _of_published(arguments: argparse.Namespace) -> bool:
+    """Whether the model has published rates; that takes two flags."""
+    given = _given(arguments, ("method", "published_rate"))
+    require(len(given) != 1, "--method / --published-rate", given, "both of them, or none")
+    return bool(given)
 
 
 def _one_of(arguments: argparse.Namespace, *names: str) -> None:

@@ -10,15 +10,17 @@ from typing import Any
 
 import torch
 
+from adacomcat import recipes
 from adacomcat.checks import require, require_known
 from adacomcat.config import ModelConfig, TrialConfig
 from adacomcat.files import sha256_file
 from adacomcat.interop.timm import create_model
+from adacomcat.interop.weights import TIMM
 from adacomcat.lowrank.space import PAPER_MENUS
-from adacomcat.recipes import deit_augmentation, find_recipe, imagenet_recipe, upstream
 from adacomcat.schedule import Schedule
 from adacomcat.settings import build_config, parse_settings
 from adacomcat.timetable import read_timetable
+from adacomcat.tokens.rates import published_options
 
 LARGE = 300_000
 """From so many training images on, a folder is cut as ImageNet is."""
@@ -36,11 +38,15 @@ class Origin:
 
     Attributes:
         model: what it was made from, but for the sizes of its data.
+        method: of its plan.
+        macs: of an image.
         images: settings of `data` that its directory knows: size, mean, std, crop.
         stored: configuration of the run that left it; None where none is known.
     """
 
     model: ModelConfig
+    method: str
+    macs: int
     images: Settings
     stored: Mapping[str, Any] | None
 
@@ -62,9 +68,11 @@ def search_config(arguments: argparse.Namespace) -> TrialConfig:
     Raises:
         ValueError: a missing flag, an unknown setting, or a value that is refused.
     """
-    base = _base(arguments, {})
-    if arguments.preset == "upstream":
-        base = upstream(base)
+    upstream = arguments.preset == "upstream"
+    base = _for_method(_base(arguments, {}), arguments.method, upstream=upstream)
+    if arguments.method == "diffrate" and arguments.epochs is not None:
+        # Nothing but searches happens in its epochs.
+        base["schedule"] = {"kind": "explicit", "epochs": list(range(arguments.epochs))}
     flags = _given(
         {
             "budget.reduction": arguments.target_reduction,
@@ -77,6 +85,9 @@ def search_config(arguments: argparse.Namespace) -> TrialConfig:
     )
     if arguments.target_reduction is not None:
         flags["budget.absolute"] = None
+    if arguments.target_gmacs is not None:
+        macs = arguments.target_gmacs * 1e9
+        flags |= {"budget.unit": "macs", "budget.absolute": macs, "budget.reduction": None}
     if arguments.latency_table is not None:
         table = read_timetable(arguments.latency_table)
         flags |= {"budget.unit": "latency", "budget.latency": table}
@@ -127,6 +138,11 @@ def eval_config(arguments: argparse.Namespace, sizes: Settings) -> TrialConfig:
         ValueError: a missing flag, an unknown setting, or a value that is refused.
     """
     flags = _machine(arguments) | _weights(arguments)
+    if arguments.published_rate is not None:
+        sizes = published_options(arguments.model or "")
+        if arguments.workload is None and arguments.weights is None:
+            # Rates were published for the published weights.
+            flags |= {"dense.weights": TIMM}
     return _folded(_base(arguments, sizes), flags, arguments)
 
 
@@ -154,7 +170,9 @@ def model_options(arguments: argparse.Namespace) -> Settings:
     config = build_config({"model.name": arguments.model}, _settings(arguments))
     plain = build_config({"model.name": arguments.model, "model.options": config.model.options})
     require(config == plain, "--set", arguments.settings, "model.options.X=Y alone")
-    return dict(config.model.options)
+    published = getattr(arguments, "published_rate", None) is not None
+    options = published_options(arguments.model) if published else {}
+    return {**options, **config.model.options}
 
 
 def measured_config(arguments: argparse.Namespace) -> TrialConfig:
@@ -174,10 +192,13 @@ def measured_config(arguments: argparse.Namespace) -> TrialConfig:
     options = _entries(settings, "model.options")
     model = ModelConfig(name=arguments.model, options=options)
     plain = skeleton(model)
-    method = {"name": "lowrank", "space": _space(plain.embed_dim, plain.num_classes)}
+    method = {"name": "lowrank", "space": _space(plain.num_features, plain.num_classes)}
     side = _images(plain, options.get("img_size"))["image_size"]
     base = {"model.name": arguments.model, "method": method, "data.image_size": side}
-    return build_config(base, settings)
+    config = build_config(base, settings)
+    name = config.method["name"]
+    require(name == "lowrank", "method.name", name, "lowrank: what is measured is its ranks")
+    return config
 
 
 def folder_settings(model: ModelConfig, root: Path, image_size: int | None = None) -> Settings:
@@ -202,19 +223,19 @@ def folder_settings(model: ModelConfig, root: Path, image_size: int | None = Non
     classes = [entry.path for entry in entries if entry.is_dir()]
     data: Settings = {
         "name": "imagefolder", "root": str(root), "num_workers": min(LOADERS, _cores()),
-        **deit_augmentation(), **_images(plain, image_size),
+        **recipes.deit_augmentation(), **_images(plain, image_size),
     }  # fmt: skip
     files = (entry for folder in classes for entry in os.scandir(folder))
     if len(list(islice(files, LARGE))) == LARGE:
         data |= {"search_images": SEARCH_IMAGES, "val_fraction": VAL_FRACTION}
-    space = _space(plain.embed_dim, len(classes))
+    space = _space(plain.num_features, len(classes))
     options = {"drop_path_rate": 0.1, **model.options}
     return {
         "data": data,
         "model": {"name": model.name, "options": options},
         "dense": {"recipe": {"epochs": 0}},
         "method": {"name": "lowrank", "space": space},
-        **imagenet_recipe(base=plain.embed_dim >= 768),
+        **recipes.imagenet_recipe(base=plain.num_features >= 768),
     }
 
 
@@ -239,7 +260,7 @@ def _base(arguments: argparse.Namespace, sizes: Settings) -> Settings:
         root = Path(arguments.data).absolute()
         side = settings.get("data.image_size", options.get("img_size"))
         return folder_settings(model, root, side)
-    base = dict(find_recipe(arguments.workload, "--workload").settings)
+    base = dict(recipes.find_recipe(arguments.workload, "--workload").settings)
     if arguments.data is not None:
         base["data.root"] = str(Path(arguments.data).absolute())
     if arguments.model is not None:
@@ -254,13 +275,34 @@ def _origin_base(arguments: argparse.Namespace, origin: Origin) -> Settings:
         return {**origin.stored, **root}
     if arguments.workload is None:
         base = folder_settings(origin.model, Path(arguments.data).absolute(), origin.image_size)
-        return base | origin.images
-    base = dict(find_recipe(arguments.workload, "--workload").settings)
+        return _for_origin(base | origin.images, origin)
+    base = dict(recipes.find_recipe(arguments.workload, "--workload").settings)
     if arguments.data is not None:
         base["data.root"] = str(Path(arguments.data).absolute())
     base["model"] = {"name": origin.model.name, "options": dict(origin.model.options)}
     # A data set that is held in memory is not cropped.
-    return base | {key: value for key, value in origin.images.items() if key != CROP}
+    images = {key: value for key, value in origin.images.items() if key != CROP}
+    return _for_origin(base | images, origin)
+
+
+def _for_method(base: Settings, method: str | None, *, upstream: bool = False) -> Settings:
+    """A recipe for ranks changed to one of another method, or to that of its reference."""
+    if method == "lowrank+diffrate":
+        allowed = "nothing with --method lowrank+diffrate, which no reference has"
+        require(not upstream, "--preset", "upstream", allowed)
+        return recipes.both(base)
+    if method == "diffrate":
+        return recipes.diffrate_reference(base) if upstream else recipes.diffrate(base)
+    return recipes.upstream(base) if upstream else base
+
+
+def _for_origin(base: Settings, origin: Origin) -> Settings:
+    """A recipe for ranks changed to one of a stored model's method."""
+    changed = _for_method(base, origin.method)
+    if origin.method == "diffrate":
+        # The recipe's budget, made for DeiT, may be out of reach; what the model has is not.
+        changed |= {"budget.absolute": origin.macs, "budget.reduction": None}
+    return changed
 
 
 def _require_data(arguments: argparse.Namespace) -> None:
@@ -328,7 +370,7 @@ def _weights(arguments: argparse.Namespace) -> Settings:
     if given is None:
         return {}
     flags: Settings = {"dense.weights": given, "dense.recipe.epochs": 0}
-    if given != "timm" and "://" not in given:
+    if given != TIMM and "://" not in given:
         path = Path(given).expanduser().absolute()
         flags["dense.weights"] = str(path)
         if path.is_file() and "dense.sha256" not in _settings(arguments):

@@ -1,0 +1,95 @@
+"""The recipes of DiffRate, against what its paper and its authors say."""
+
+import pytest
+
+from adacomcat.config import PhaseConfig
+from adacomcat.interop.timm import create_model
+from adacomcat.method import build_method
+from adacomcat.recipes import (
+    diffrate,
+    diffrate_reference,
+    find_recipe,
+    imagenet_recipe,
+    recipes,
+    upstream,
+)
+from adacomcat.schedule import build_schedule
+from adacomcat.settings import build_config
+
+PRESETS = (diffrate, diffrate_reference)
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+@pytest.mark.parametrize("recipe", recipes(), ids=lambda recipe: recipe.name)
+def test_diffrate_fits_every_recipe(recipe, preset):
+    """It changes method, search and both phases, and nothing of data, model and dense weights."""
+    config, base = (build_config(s) for s in (preset(recipe.settings), recipe.settings))
+    assert (config.data, config.model, config.dense) == (base.data, base.model, base.dense)
+    assert config.method["name"] == "diffrate" and config.budget.unit == "macs"
+    schedule = build_schedule(config.schedule)
+    assert [schedule.due(epoch) for epoch in range(config.search_phase.epochs)] == [True] * 3
+    assert config.search_phase.frozen and not config.finetune.frozen
+    for phase in (config.search_phase, config.finetune):
+        assert (phase.distill.kind, phase.distill.align_blocks) == ("none", ())
+
+
+def test_diffrate_on_imagenet_is_as_published():
+    config = build_config(diffrate(find_recipe("deit_small_imagenet", "name").settings))
+    search, tune = config.search, config.finetune
+    assert (search.lr, search.min_lr, search.weight_decay) == (0.01, 0.001, 0.0)
+    assert (search.penalty, search.penalty_weight) == ("squared", 5.0)
+    # Batches of 4 x 256 in what an epoch of repeated augmentation takes of ImageNet.
+    assert search.steps == 1_281_167 // 256 * 256 // 1024
+    assert not search.noise and not search.train_mode and search.decision == "projected"
+    assert tune.epochs == 30 and tune.min_lr == 1e-6
+    assert tune.lr * tune.batch_size / tune.lr_batch_size == pytest.approx(2e-5)
+    assert config.model.options["drop_path_rate"] == 0.1
+    model = create_model(config.model, num_classes=1000, in_chans=3, image_size=224)
+    budget = build_method(model, config.method).budget(config.budget)
+    assert budget.target + budget.fixed == pytest.approx(2.9e9, rel=5e-3)
+
+
+def test_a_small_workload_keeps_how_it_finetunes():
+    settings = find_recipe("fashion_mnist", "name").settings
+    tune, base = (build_config(s).finetune for s in (diffrate(settings), settings))
+    assert [getattr(tune, name) for name in vars(tune) if name != "distill"] == [
+        getattr(base, name) for name in vars(base) if name != "distill"
+    ]
+    assert build_config(diffrate(settings)).search.steps == 100
+
+
+def test_the_rate_of_finetuning_holds_at_any_batch_of_the_recipe():
+    folder = {**imagenet_recipe(base=False), "dense": {"recipe": {"epochs": 0}}}
+    for size in (64, 256):
+        settings = {**folder, "finetune.batch_size": size}
+        tune: PhaseConfig = build_config(diffrate(settings)).finetune
+        assert (tune.batch_size, tune.lr_batch_size, tune.lr) == (size, size, 2e-5)
+
+
+def test_what_belongs_to_another_method_does_not_stay():
+    """Settings of ranks and of limits to a search, some of them under dotted keys."""
+    settings = upstream(find_recipe("digits", "name").settings)
+    assert "method.space" in settings
+    settings |= {"search.steps": None, "search.images": 200, "schedule.kind": "fixed"}
+    settings |= {"budget.reduction": None, "budget.absolute": 1e5}
+    settings |= {"finetune.distill.cache": "teachers"}
+    config = build_config(diffrate(settings))
+    assert config.method == {"name": "diffrate"}
+    assert config.search.images is None and config.search.steps == 100
+    assert config.budget.reduction == 0.37 and config.finetune.distill.cache is None
+
+
+def test_the_preset_of_the_reference_differs_in_what_it_names():
+    settings = find_recipe("deit_small_imagenet", "name").settings
+    ours, theirs = (build_config(preset(settings)).to_json() for preset in PRESETS)
+    differing = {
+        f"{part}.{name}"
+        for part in ours
+        if isinstance(ours[part], dict)
+        for name in {*ours[part], *theirs[part]}
+        if ours[part].get(name) != theirs[part].get(name)
+    }
+    search = {"search.penalty_unit", "search.train_mode", "search.decision"}
+    method = {f"method.{name}" for name in ("granularity", "sizes", "min_gradient", "macs")}
+    assert differing == search | method
+    assert theirs["search"]["penalty_unit"] == 1e9 and theirs["method"]["granularity"] == 4
