@@ -58,6 +58,11 @@ BENCHMARKS = (
         ("--device", "cuda", "--batch-sizes", "1", "8", "64", "256", "--dtypes", "bfloat16"),
     ),
     Benchmark(
+        "inference_tokens",
+        (*TINY, "--rate", "0.6", "--batch-sizes", "1", "--modes", "eager"),
+        ("--device", "cuda", "--batch-sizes", "8", "256", "--dtypes", "bfloat16"),
+    ),
+    Benchmark(
         "end_to_end",
         (*FEW, "--images", "32"),
         (*BF16, "--batch-size", "256", "--images", "10240", "--workers", "16"),

@@ -21,20 +21,26 @@ from adacomcat.timing import Times
 
 
 def parser_of(
-    doc: str | None, *, benchmark: str, model: str, batch_size: int | None, repeats: int
+    doc: str | None,
+    *,
+    benchmark: str,
+    model: str | None,
+    batch_size: int | None,
+    repeats: int,
 ) -> argparse.ArgumentParser:
     """The flags that benchmarks share, with a benchmark's own defaults.
 
     Args:
         doc: the module's docstring, whose first line is shown.
         benchmark: names the record.
-        model: of timm.
+        model: of timm; None: it has no such flag.
         batch_size: images of a call; None: it has no such flag, and none for the precision.
         repeats: rounds of `take_turns`.
     """
     parser = argparse.ArgumentParser(description=(doc or "").partition("\n")[0])
     add = parser.add_argument
-    add("--model", default=model, help=f"a vision transformer of timm (default: {model})")
+    if model is not None:
+        add("--model", default=model, help=f"a vision transformer of timm (default: {model})")
     if batch_size is not None:
         add("--batch-size", type=positive, default=batch_size, help=f"(default: {batch_size})")
         dtypes = ("float32", "bfloat16")
