@@ -2,20 +2,27 @@
 
 Experiments name their arms by these rules, and nothing else of an experiment is needed here:
 
-    fixed_1, never          what every other arm is compared with
-    NAME_50                 NAME at a reduction of 50 %, where never_50 or fixed_1_50 is there too
-    END_but_CHOICE          END with one choice taken from another end
-    random_1, random_2      draws of the same schedule
+    fixed_1, never, uniform   what every other arm is compared with
+    NAME_50                   NAME at a reduction of 50 %, where one of these is there at 50 %, too
+    lowrank, diffrate, both   methods, compared with one another
+    END_but_CHOICE            END with one choice taken from another end
+    random_1, random_2        draws of the same schedule
 """
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 
-REFERENCES = ("fixed_1", "never")
+REFERENCES = ("fixed_1", "never", "uniform")
 """What an arm is compared with, where the study has it; at its own budget where it has several."""
 
 CONTROLS = ("once", "settled", "even", "front", "random", "oracle")
 """What `adaptive` is compared with besides: it must beat them to be worth its name."""
+
+METHODS: Mapping[str, tuple[str, ...]] = MappingProxyType(
+    {"diffrate": ("lowrank",), "both": ("lowrank", "diffrate")}
+)
+"""What a method is compared with besides, at its own budget."""
 
 POOLED = "random"
 """The draws of a random schedule taken together: their mean, seed by seed."""
@@ -64,6 +71,7 @@ def references(arm: str, names: Sequence[str]) -> dict[str, str]:
     found = {f"{reference}{suffix}": reference for reference in REFERENCES}
     if name == "adaptive":
         found |= {f"{control}{suffix}": "adaptive" for control in CONTROLS}
+    found |= {f"{other}{suffix}": other for other in METHODS.get(name, ())}
     return {other: family for other, family in found.items() if other in names and other != arm}
 
 

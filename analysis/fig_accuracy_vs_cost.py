@@ -143,21 +143,27 @@ def draw(panels: Sequence[Axes], table: pd.DataFrame) -> None:
     for ax, across in zip(panels, _costs(table), strict=True):
         shown = scatter.percent(table[table[across.column].notna()])
         if len(shown):
-            _draw_panel(ax, shown, across)
+            draw_panel(ax, shown, across)
     style.title(panels[0], f"Accuracy against cost, workload {table['workload'].iloc[0]}")
 
 
-def _draw_panel(ax: Axes, shown: pd.DataFrame, across: scatter.Across) -> None:
+def draw_panel(
+    ax: Axes, shown: pd.DataFrame, across: scatter.Across, *, bars: bool = False
+) -> None:
+    """Draw the arms of `scatter.percent`, those of a series joined by a line over its budgets.
+
+    With `bars` not only marks but their intervals are kept from hiding one another.
+    """
     dense = 100 * float(shown["dense_test_acc"].mean())
     scatter.set_axes(ax, shown, across, dense)
     scatter.draw_dense(ax, dense)
     swept = shown["reduction"].notna().any()
-    moves, groups = scatter.shifts(ax, shown, across, bars=False)
+    moves, groups = scatter.shifts(ax, shown, across, bars=bars)
     brackets = np.empty((0, 4))
     if not swept:
         brackets = scatter.draw_moves(ax, shown, across, moves, groups)
     for (_, arm), move in zip(shown.iterrows(), moves, strict=True):
-        scatter.draw_mark(ax, arm, across, move, hollow=bool(arm["published"]))
+        scatter.draw_mark(ax, arm, across, move, hollow=bool(arm.get("published", False)))
     if swept:
         _join(ax, shown, across, moves)
     # A series has its label at its dearest mark; the other marks come after those in a scene.

@@ -27,6 +27,9 @@ QUESTIONS: Mapping[str, str] = MappingProxyType({
     "accuracy_vs_search_time": "What accuracy does a schedule reach for how many seconds of "
     "searching?",
     "accuracy_vs_cost": "What accuracy is left at how many parameters and multiply-accumulates?",
+    "methods": "Which method leaves the most accuracy at the same multiply-accumulates, and at the "
+    "same measured speed?",
+    "token_sources": "Which patches of an image does each surviving token stand for?",
     "time": "Where does the time of a trial go, and how much of it could any schedule save?",
     "intervals": "When does each schedule search, and how does its interval grow?",
     "ranks": "Do ranks still move after the first search, and where in the model?",

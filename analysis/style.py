@@ -64,6 +64,11 @@ LOOKS: Mapping[str, Look] = MappingProxyType({
     "random": Look("#f0e442", "h", 8.5),
     "ours": Look("#009e73", "o", 7.5),
     "reference": Look("#d55e00", "s", 7.0),
+    "dense": Look("#6e6e6e", "o", 7.0),
+    "lowrank": Look("#0072b2", "s", 7.0),
+    "uniform": Look("#f7dfae", "d"),
+    "diffrate": Look("#e69f00", "D", 6.5),
+    "both": Look("#009e73", "*", 12.0),
 })  # fmt: skip
 
 CHANGED: Mapping[str, str] = MappingProxyType({"ours": "#a8e0cf", "reference": "#7a3600"})

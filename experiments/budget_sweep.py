@@ -36,7 +36,7 @@ def experiment(workload: Workload, seeds: int = 5) -> Experiment:
             overrides={
                 "schedule": schedule,
                 "budget": {"reduction": reduction},
-                **({"method.fractions": _fractions(reduction)} if centred else {}),
+                **({"method.fractions": centred_fractions(reduction)} if centred else {}),
             },
         )
         for reduction in REDUCTIONS
@@ -52,6 +52,7 @@ def experiment(workload: Workload, seeds: int = 5) -> Experiment:
     )
 
 
-def _fractions(reduction: float) -> list[float]:
+def centred_fractions(reduction: float) -> list[float]:
+    """Candidates around the share of the full rank that a reduction allows on average."""
     centre = (1 - reduction) / OVERHEAD
     return [round(min(1.0, share * centre), 4) for share in SPREAD]

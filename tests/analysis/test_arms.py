@@ -2,6 +2,7 @@ import pytest
 
 from analysis import arms
 from experiments.budget_sweep import experiment as budget_sweep
+from experiments.methods_compared import experiment as methods_compared
 from experiments.schedule_ablation import experiment as schedule_ablation
 from experiments.source_and_annealing import CHOICES
 from experiments.source_and_annealing import experiment as source_and_annealing
@@ -28,10 +29,20 @@ def test_arms_are_compared_within_their_budget():
     assert arms.references("never_80", sweep) == {"fixed_1_80": "fixed_1"}
 
 
+def test_methods_are_compared_with_one_another_and_with_uniform_rates():
+    methods = names(methods_compared)
+    assert arms.series("uniform_30", methods) == ("uniform", 30)
+    assert arms.references("lowrank_30", methods) == {"uniform_30": "uniform"}
+    assert arms.references("both_50", methods) == {
+        "uniform_50": "uniform", "lowrank_50": "lowrank", "diffrate_50": "diffrate",
+    }  # fmt: skip
+    assert arms.references("uniform_50", methods) == {}
+
+
 def test_adaptive_is_compared_with_its_controls_and_draws_together():
     ablation = [*names(schedule_ablation), arms.POOLED]
     found = arms.references("adaptive", ablation)
-    assert [found.pop(name) for name in arms.REFERENCES] == ["fixed_1", "never"]
+    assert [found.pop(name) for name in ("fixed_1", "never")] == ["fixed_1", "never"]
     assert found == dict.fromkeys(arms.CONTROLS, "adaptive")
     assert arms.draws(ablation) == ["random_1", "random_2", "random_3"]
     assert arms.references("random_1", ablation) == {}

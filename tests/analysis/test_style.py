@@ -9,6 +9,7 @@ import pytest
 
 from analysis import style
 from experiments.adaptive_vs_fixed import experiment
+from experiments.methods_compared import experiment as methods_compared
 from experiments.workloads import workloads
 
 
@@ -17,6 +18,13 @@ def test_every_arm_of_the_main_experiment_has_a_look_of_its_own():
     assert set(arms) <= set(style.LOOKS)
     assert len({style.look(arm).marker for arm in arms}) == len(arms)
     assert len({style.look(arm).colour for arm in arms}) == len(arms)
+
+
+def test_every_method_has_a_look_of_its_own():
+    arms = [arm.name for arm in methods_compared(workloads()[0]).arms]
+    looks = {style.look(arm) for arm in [*arms, "dense"]}
+    assert looks < {*style.LOOKS.values()} and len(looks) == 5
+    assert len({look.marker for look in looks}) == len({look.colour for look in looks}) == 5
 
 
 def test_fixed_schedules_darken_the_more_often_they_search():
