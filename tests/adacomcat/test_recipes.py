@@ -90,6 +90,7 @@ def test_the_preset_of_the_reference_differs_in_what_it_names():
         if ours[part].get(name) != theirs[part].get(name)
     }
     search = {"search.penalty_unit", "search.train_mode", "search.decision"}
-    method = {f"method.{name}" for name in ("granularity", "sizes", "min_gradient", "macs")}
+    named = ("granularity", "sizes", "mask_gradient", "min_gradient", "macs")
+    method = {f"method.{name}" for name in named}
     assert differing == search | method
     assert theirs["search"]["penalty_unit"] == 1e9 and theirs["method"]["granularity"] == 4

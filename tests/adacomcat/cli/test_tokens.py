@@ -1,5 +1,6 @@
 """Token rates on the command line: searched, published, finetuned, looked at and refused."""
 
+import dataclasses
 import json
 
 import pytest
@@ -210,12 +211,14 @@ def test_the_recipe_of_token_rates_is_searches_alone(given):
 
 
 def test_both_keep_the_ranks_own_settings(given):
+    """But for fractions, which are centred on what ranks save alone, and for the penalty."""
     plain = config_of(*given)
     config = config_of(*given, "--method", "lowrank+diffrate")
     ranks = dict(plain.method)
     assert ranks.pop("name") == "lowrank"
+    ranks.pop("fractions", None)
     assert config.method["lowrank"] == ranks
-    assert config.search == plain.search
+    assert config.search == dataclasses.replace(plain.search, penalty="squared")
     assert config.search_phase.distill.align_blocks == ()
 
 

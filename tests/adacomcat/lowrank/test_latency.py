@@ -368,6 +368,6 @@ def test_a_measurement_makes_a_table_that_fits():
         times, method.sites, model_sites(model), batch_size=2, on="this machine"
     )
     assert list(table["kinds"]) == ["qk", "vo", "fc1", "fc2"]
-    budget = method.budget(in_time(table, 1e12))
+    budget = method.budget(in_time(table, table["model_ns"]))
     assert budget.dense == table["model_ns"]
     assert method.propose(budget, "projected").cost <= method.dense_cost("latency")[0]

@@ -36,7 +36,15 @@ class TestConformance(MethodConformance):
         {"name": "diffrate", "merge": False},
         {"name": "diffrate", "prune": False, "fixed_blocks": [0, 2]},
     )
-    models = {"class token": DEEP, "distilled": DISTILLED, "no prefix": POOLED, "mae": MAE}
+    models = {"class token": DEEP, "no prefix": POOLED}
+    units = ("macs",)
+    reduction = 0.2
+    draws = False
+
+
+class TestOtherModels(MethodConformance):
+    configs = ({"name": "diffrate"},)
+    models = {"distilled": DISTILLED, "mae": MAE}
     units = ("macs",)
     reduction = 0.2
     draws = False
