@@ -1,4 +1,4 @@
-"""The plan: what a search decides, a rank per site."""
+"""The plan: what a search decides, a number per site: a rank, or how many tokens are kept."""
 
 import hashlib
 import json
@@ -27,7 +27,7 @@ class Plan:
     method: str
     """Name of the compression method that understands the decisions."""
     decisions: Mapping[str, int | None]
-    """Site -> rank; None leaves the site dense. Copied, and read-only afterwards."""
+    """Site -> rank, or tokens kept; None leaves the site dense. Copied, and read-only afterwards."""
 
     def __post_init__(self) -> None:
         named = isinstance(self.method, str) and self.method != ""

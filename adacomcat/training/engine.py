@@ -2,7 +2,7 @@
 
 An epoch is: search if the schedule says so, train unless the phase is frozen, evaluate, report,
 save. Searching and training alike go through the waist (`adacomcat.method`); nothing here knows
-what a rank is.
+what a rank or a token is.
 """
 
 import copy
