@@ -27,7 +27,7 @@ class Plan:
     method: str
     """Name of the compression method that understands the decisions."""
     decisions: Mapping[str, int | None]
-    """Site -> rank, or tokens kept; None leaves the site dense. Copied, and read-only afterwards."""
+    """Site -> rank or tokens kept; None leaves it dense. Copied, and read-only afterwards."""
 
     def __post_init__(self) -> None:
         named = isinstance(self.method, str) and self.method != ""
