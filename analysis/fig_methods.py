@@ -158,7 +158,7 @@ def _dense(table: pd.DataFrame, speed: Mapping[str, Any], measured: str) -> pd.D
 def compared(table: pd.DataFrame) -> pd.DataFrame:
     """The paired differences of the table of `data`, a comparison a row, in percentage points.
 
-    Columns: `arm`, `text`, `points`, `low`, `high` (the mean stands for the ends of no interval).
+    Columns: `arm`, `text`, `points`, `low`, `high` (nan where there is no interval).
     """
     rows = []
     names = dict(zip(table["series"], table["series_label"], strict=True))
@@ -168,7 +168,6 @@ def compared(table: pd.DataFrame) -> pd.DataFrame:
             for _, arm in own.iterrows():
                 budget = "" if math.isnan(arm["reduction"]) else f", -{arm['reduction']:.0f} %"
                 mean, low, high = (100 * arm[f"less_{other}{e}"] for e in ("", "_low", "_high"))
-                low, high = (mean if math.isnan(end) else end for end in (low, high))
                 text = f"{names[series]} less {names[other]}{budget}"
                 rows.append(
                     {"arm": arm["arm"], "text": text, "points": mean, "low": low, "high": high}
@@ -279,8 +278,8 @@ def as_text(table: pd.DataFrame) -> str:
     pairs = pd.DataFrame({
         "difference in percentage points": rows["text"],
         "mean": rows["points"].map("{:+.2f}".format),
-        "low": rows["low"].map("{:+.2f}".format),
-        "high": rows["high"].map("{:+.2f}".format),
+        "low": rows["low"].map("{:+.2f}".format).replace("+nan", "no"),
+        "high": rows["high"].map("{:+.2f}".format).replace("+nan", "interval"),
     })  # fmt: skip
     parts = [shown.to_string(index=False)] + [pairs.to_string(index=False)] * bool(len(rows))
     return "\n\n".join(parts) + notes.leak_lines(table)
