@@ -16,7 +16,7 @@ file, on the CPU in float32. Ratios are taken round by round against dense in th
 import argparse
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -43,6 +43,8 @@ EAGER, COMPILED, ONNX = MODES = ("eager", "compiled", "onnxruntime")
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 SMALL, BASE = "deit_small_patch16_224", "deit_base_patch16_224"
 CPU_BARS = {1: 1.65, 8: 1.45}
+Build = Callable[[argparse.Namespace], dict[str, Any]]
+Row = Callable[[str, str, int, dict[str, Times]], dict[str, Any]]
 CUDA_BARS = {SMALL: 1.55, BASE: 2.0}
 
 
@@ -115,13 +117,19 @@ def _onnx_runner(model: nn.Module, threads: int) -> Any:
     return lambda images: session.run(None, {INPUT: images})
 
 
-def measured(arguments: argparse.Namespace) -> Iterator[dict[str, Any]]:
-    """One row for every mode, data type and batch size that was asked for."""
+def measured(arguments: argparse.Namespace, build: Build, row: Row) -> Iterator[dict[str, Any]]:
+    """One row for every mode, data type and batch size that was asked for.
+
+    Args:
+        arguments: the flags.
+        build: kind -> model in float32, made anew.
+        row: of a mode, a data type, a batch size and the times by kind.
+    """
     for dtype in arguments.dtypes:
         for mode in arguments.modes:
             if mode == ONNX and (dtype != "float32" or arguments.device != "cpu"):
                 continue
-            models = built_models(arguments)
+            models = build(arguments)
             called = runners(models, mode, dtype, arguments)
             for batch_size in arguments.batch_sizes:
                 images, _ = drawn_batch(models[DENSE], batch_size, arguments.device)
@@ -131,7 +139,7 @@ def measured(arguments: argparse.Namespace) -> Iterator[dict[str, Any]]:
                 }
                 with torch.inference_mode():
                     times = take_turns(calls, repeats=arguments.repeats, device=arguments.device)
-                yield _row(mode, dtype, batch_size, times)
+                yield row(mode, dtype, batch_size, times)
 
 
 def _row(mode: str, dtype: str, batch_size: int, times: dict[str, Times]) -> dict[str, Any]:
@@ -173,7 +181,7 @@ def compare(arguments: argparse.Namespace) -> None:
     for kind, count in params.items():
         print(f"{kind}: {count:,} parameters")
     rows = []
-    for row in measured(arguments):
+    for row in measured(arguments, built_models, _row):
         rows.append(row)
         print(
             f"measured: {row['mode']}, {row['dtype']}, batch {row['batch_size']}", file=sys.stderr

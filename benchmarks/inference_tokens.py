@@ -14,12 +14,10 @@ Ratios are taken round by round against dense in the same mode.
 import argparse
 import sys
 from collections.abc import Iterator
-from functools import partial
 from typing import Any
 
-import torch
-from inference import COMPILED, DENSE, DTYPES, EAGER, MODES, ONNX, SMALL, runners
-from models import add_sizes, drawn_batch, drawn_model
+from inference import COMPILED, DENSE, DTYPES, EAGER, MODES, ONNX, SMALL, measured
+from models import add_sizes, drawn_model
 from record import write_record
 from timing import Bar, parser_of, positive, print_bars, print_table, run, settings_of
 
@@ -27,10 +25,10 @@ from adacomcat.cost import count_macs
 from adacomcat.interop.export import require_packages
 from adacomcat.interop.timm import input_shape
 from adacomcat.interop.tokens import describe_tokens
-from adacomcat.timing import Times, Variant, take_turns
-from adacomcat.tokens.blocks import TokenBlocks
+from adacomcat.timing import Times
 from adacomcat.tokens.form import TokenForm
 from adacomcat.tokens.rates import Rates, published_at
+from adacomcat.tokens.shape import shape_, shapes_for
 
 FEWER = "fewer tokens"
 KINDS = (DENSE, FEWER)
@@ -62,28 +60,8 @@ def built_models(arguments: argparse.Namespace) -> dict[str, Any]:
     model = models[FEWER]
     form = describe_tokens(model)
     rates = rates_for(form, published_at(arguments.model, arguments.rate))
-    blocks = TokenBlocks(model.get_submodule(form.container).children(), rates, form)
-    model.set_submodule(form.container, blocks.eval())
+    shape_(model, shapes_for(model, rates))
     return models
-
-
-def measured(arguments: argparse.Namespace) -> Iterator[dict[str, Any]]:
-    """One row for every mode, data type and batch size that was asked for."""
-    for dtype in arguments.dtypes:
-        for mode in arguments.modes:
-            if mode == ONNX and (dtype != "float32" or arguments.device != "cpu"):
-                continue
-            models = built_models(arguments)
-            called = runners(models, mode, dtype, arguments)
-            for batch_size in arguments.batch_sizes:
-                images, _ = drawn_batch(models[DENSE], batch_size, arguments.device)
-                batch: Any = images.numpy() if mode == ONNX else images.to(DTYPES[dtype])
-                calls: dict[str, Variant] = {
-                    kind: partial(forward, batch) for kind, forward in called.items()
-                }
-                with torch.inference_mode():
-                    times = take_turns(calls, repeats=arguments.repeats, device=arguments.device)
-                yield _row(mode, dtype, batch_size, times)
 
 
 def _row(mode: str, dtype: str, batch_size: int, times: dict[str, Times]) -> dict[str, Any]:
@@ -120,7 +98,7 @@ def compare(arguments: argparse.Namespace) -> None:
         print(f"{kind}: {count:,} MACs an image")
     print(f"ratio: {macs[DENSE] / macs[FEWER]:.3f}")
     rows = []
-    for row in measured(arguments):
+    for row in measured(arguments, built_models, _row):
         rows.append(row)
         print(
             f"measured: {row['mode']}, {row['dtype']}, batch {row['batch_size']}", file=sys.stderr

@@ -12,14 +12,14 @@ from torch import Tensor, nn
 
 from adacomcat.checks import require
 from adacomcat.combined.config import CombinedConfig
-from adacomcat.config import Unit, from_mapping
+from adacomcat.config import BudgetConfig, Unit, from_mapping
 from adacomcat.lowrank.config import LowRankConfig
 from adacomcat.lowrank.convert import LowRank
 from adacomcat.method import Budget, CompressionMethod, ParameterMap, Proposal
 from adacomcat.plan import Plan
 from adacomcat.tokens.config import DiffRateConfig
 from adacomcat.tokens.convert import DiffRate
-from adacomcat.tokens.macs import BlockCost
+from adacomcat.tokens.macs import BlockCost, count
 
 Decided = Mapping[str, int | None]
 TIGHTER = 1.05
@@ -54,6 +54,14 @@ class Combined(CompressionMethod):
         searched, fixed = self.tokens.dense_cost("macs")
         beside = sum(site.cost("macs", None) for site in self._outside)
         self._dense = (searched + beside, fixed - beside)
+        self._meanwhile: Decided = {}
+
+    def budget(self, config: BudgetConfig) -> Budget:
+        found = super().budget(config)
+        if self.config.order == "ranks_first":
+            # A search of the ranks alone need not save what the tokens will.
+            self._meanwhile = self._parts(self.default_plan(found))[1].decisions
+        return found
 
     # Searchable and back.
 
@@ -98,7 +106,10 @@ class Combined(CompressionMethod):
         self.tokens.sample_(temperature, generator)
 
     def expected_cost(self, unit: Unit) -> Tensor:
-        """MACs of the blocks at the drawn ranks and counts, and of the other searched sites."""
+        """MACs of the blocks at the drawn ranks and counts, and of the other searched sites.
+
+        While only the ranks are searched, at the uniform rates of the budget resolved last.
+        """
         weights = self._weights(self._ranks_now())
         outside: Any = self._outside_macs(self._ranks_now())
         if self._searches_ranks:
@@ -108,11 +119,9 @@ class Combined(CompressionMethod):
         costs = self._costs(weights)
         if self._searches_tokens:
             return self.tokens.expected_macs(costs) + outside
-        dense = self.tokens.form.tokens
-        total: Any = sum(
-            cost.linear * dense + cost.square * dense**2 + cost.mlp * dense for cost in costs
-        )
-        return total + outside + self.tokens.counts.logits.new_zeros(())
+        form = self.tokens.form
+        steps = self.tokens.rates(self._meanwhile).steps(form.tokens)
+        return self.tokens.counts.logits.new_zeros(()) + count(costs, steps, form) + outside
 
     def auxiliary_loss(self) -> Tensor:
         return self.ranks.auxiliary_loss() + self.tokens.auxiliary_loss()

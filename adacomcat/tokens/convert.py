@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from adacomcat.checks import require
 from adacomcat.config import Unit
 from adacomcat.cost import count_macs
+from adacomcat.interop.tensors import check_tensors
 from adacomcat.interop.timm import input_shape
 from adacomcat.interop.tokens import describe_tokens
 from adacomcat.method import Budget, CompressionMethod, ParameterMap, Proposal
@@ -18,7 +19,7 @@ from adacomcat.tokens.blocks import TokenBlocks, check_rates
 from adacomcat.tokens.config import DiffRateConfig
 from adacomcat.tokens.counts import Counts
 from adacomcat.tokens.form import TokenForm
-from adacomcat.tokens.macs import BlockCost, block_costs, count, expected, expected_published
+from adacomcat.tokens.macs import BlockCost, block_costs, by_width, count, expected
 from adacomcat.tokens.rates import Rates
 from adacomcat.tokens.supernet import SearchBlocks
 from adacomcat.tokens.uniform import scaled, uniform
@@ -92,11 +93,8 @@ class DiffRate(CompressionMethod):
     def adopt_(self, model: nn.Module, plan: Plan) -> None:
         assert self.plan is None and self._held is None, "adopt_ wants a dense model"
         self.check_adoptable(model, plan)
-        state, own = model.state_dict(), self.model.state_dict()
-        differing = sorted(
-            k for k in state.keys() | own.keys() if _shape(state, k) != _shape(own, k)
-        )
-        require(not differing, "model", differing[:5], "the tensors of the dense model")
+        state = model.state_dict()
+        check_tensors(state, self.model.state_dict(), "model")
         self._rearrange(plan)
         self.model.load_state_dict(state)
 
@@ -117,8 +115,9 @@ class DiffRate(CompressionMethod):
 
     def expected_macs(self, costs: Sequence[BlockCost]) -> Tensor:
         """MACs of all blocks at the counts drawn, shape (), where the blocks cost this."""
-        cost = expected if self.config.macs == "counted" else expected_published
-        return cost(costs, self.form, self.counts.kept, self._places(), self.config.min_gradient)
+        counted = costs if self.config.macs == "counted" else by_width(costs)
+        gradient = self.config.min_gradient
+        return expected(counted, self.form, self.counts.kept, self._places(), gradient)
 
     def auxiliary_loss(self) -> Tensor:
         """Nothing to add, shape ()."""
@@ -241,29 +240,6 @@ class DiffRate(CompressionMethod):
 
         return Rates(of("prune"), of("merge"))
 
-    def decisions(self, rates: Rates) -> Decisions:
-        """The other way round.
-
-        Raises:
-            ValueError: rates of another depth, or that drop tokens where no site is.
-        """
-        depth = self.form.depth
-        for kind, counts in (("prune", rates.prune), ("merge", rates.merge)):
-            require(len(counts) == depth, f"rates.{kind}", f"{len(counts)} blocks", f"{depth}")
-        steps = rates.steps(self.form.tokens)
-        found: Decisions = {}
-        for block, step in enumerate(steps):
-            for kind, count_ in (("prune", rates.prune[block]), ("merge", rates.merge[block])):
-                site = self.form.site(block, kind)
-                if site in self.rows:
-                    found[site] = count_
-                    continue
-                idle = count_ is None or count_ >= step.before
-                require(
-                    idle, f"rates.{kind}", count_, f"{step.before} tokens or more in block {block}"
-                )
-        return found
-
     # Inside.
 
     def _places(self) -> list[tuple[int | None, int | None]]:
@@ -319,7 +295,3 @@ def _free_blocks(form: TokenForm, config: DiffRateConfig) -> list[int]:
     free = [block for block in range(form.depth) if block not in kept]
     require(bool(free), "method.fixed_blocks", list(fixed), f"one of {form.depth} blocks left out")
     return free
-
-
-def _shape(state: Mapping[str, Tensor], key: str) -> torch.Size | None:
-    return state[key].shape if key in state else None

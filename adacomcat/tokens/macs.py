@@ -123,15 +123,10 @@ def expected(
     return total
 
 
-def expected_published(
-    costs: Sequence[BlockCost],
-    form: TokenForm,
-    kept: Tensor,
-    places: Places,
-    min_gradient: MinGradient,
-) -> Tensor:
-    """As `expected`, by the formula of the paper."""
-    return expected([_by_width(cost) for cost in costs], form, kept, places, min_gradient)
+def by_width(costs: Sequence[BlockCost]) -> list[BlockCost]:
+    """Blocks as the paper counts them: an MLP of four times the width, and no matching."""
+    widths = [cost.width for cost in costs]
+    return [BlockCost(4 * width**2, 2 * width, 8 * width**2, 0, 0) for width in widths]
 
 
 def published(model: nn.Module, form: TokenForm, steps: Sequence[Step]) -> int:
@@ -139,7 +134,7 @@ def published(model: nn.Module, form: TokenForm, steps: Sequence[Step]) -> int:
 
     Class tokens count as patches in the patch embedding; a CAFormer's grids halve evenly.
     """
-    blocks = count([_by_width(cost) for cost in block_costs(model, form)], steps, form)
+    blocks = count(by_width(block_costs(model, form)), steps, form)
     rest = _caformer_rest if isinstance(model, MetaFormer) else _vision_transformer_rest
     return int(blocks) + rest(model, form)
 
@@ -159,12 +154,6 @@ def _work(
 def _weights(module: nn.Module) -> int:
     """Elements of all matrices of linear layers."""
     return sum(m.weight.numel() for m in module.modules() if isinstance(m, nn.Linear))
-
-
-def _by_width(cost: BlockCost) -> BlockCost:
-    """A block as the paper counts it: an MLP of four times the width, and no matching."""
-    width = cost.width
-    return BlockCost(4 * width**2, 2 * width, 8 * width**2, 0, 0)
 
 
 def _vision_transformer_rest(model: Any, form: TokenForm) -> int:

@@ -10,6 +10,7 @@ from adacomcat.combined.convert import Combined
 from adacomcat.config import BudgetConfig
 from adacomcat.cost import count_macs
 from adacomcat.method import build_method
+from adacomcat.plan import Plan
 from adacomcat.testing.methods import MethodConformance
 from adacomcat.testing.models import tiny_images, tiny_vit
 from adacomcat.tokens.blocks import TokenBlocks
@@ -100,6 +101,21 @@ def test_one_after_the_other():
     assert steps[1][1] != steps[3][1]
     macs = count_macs(bound.model, SHAPE)
     assert macs <= budget.target + budget.fixed
+
+
+def test_a_search_of_ranks_alone_counts_the_tokens_that_will_be_left():
+    """Its expected cost is that of a plan of the same ranks with the rates that it gets."""
+    bound = method(order="ranks_first", lowrank={"fractions": [0.25, 0.5]})
+    budget = in_macs(bound, 0.5)
+    bound.prepare_()
+    with torch.no_grad():
+        bound.ranks.mixture.logits[:, 0] = 1e4
+    bound.sample_(1.0, None)
+    ranks = {site.name: site.candidates[0].rank for site in bound.ranks.sites}
+    _, tokens = bound._parts(bound.default_plan(budget))
+    plan = Plan(bound.name, {**ranks, **tokens.decisions})
+    assert bound.expected_cost("macs").item() == pytest.approx(bound.plan_cost(plan, "macs"))
+    assert min(kept for kept in tokens.decisions.values()) < bound.tokens.form.tokens
 
 
 @pytest.mark.parametrize(

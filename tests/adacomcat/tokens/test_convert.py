@@ -15,7 +15,6 @@ from adacomcat.testing.models import tiny_images, tiny_vit
 from adacomcat.tokens.blocks import TokenBlocks
 from adacomcat.tokens.config import DiffRateConfig
 from adacomcat.tokens.convert import DiffRate
-from adacomcat.tokens.rates import Rates
 
 DEEP = partial(tiny_vit, depth=4)
 POOLED = partial(DEEP, global_pool="avg", class_token=False)
@@ -127,15 +126,6 @@ def test_counts_beyond_what_arrives_change_nothing():
     assert count_macs(bound.model, (3, 16, 16)) == macs
 
 
-def test_rates_and_decisions_are_two_forms_of_one_thing():
-    bound = method()
-    rates = Rates((17, 15, 12, 9), (17, 14, 10, 8))
-    decisions = bound.decisions(rates)
-    assert decisions["blocks.2.merge"] == 10
-    assert "blocks.0.prune" not in decisions
-    assert bound.rates(decisions) == Rates((None, 15, 12, 9), (None, 14, 10, 8))
-
-
 @pytest.mark.parametrize(
     ("act", "message"),
     [
@@ -148,14 +138,6 @@ def test_rates_and_decisions_are_two_forms_of_one_thing():
         (
             lambda: method().budget(BudgetConfig(unit="macs", reduction=None, absolute=1e12)),
             r"budget\.absolute: got 1000000000000\.0, allowed: at most .*dense",
-        ),
-        (
-            lambda: method().decisions(Rates((17, 9), (17, 9))),
-            r"rates\.prune: got '2 blocks', allowed: 4",
-        ),
-        (
-            lambda: method().decisions(Rates((16, 9, 9, 9), (16, 9, 9, 9))),
-            r"rates\.prune: got 16, allowed: 17 tokens or more in block 0",
         ),
         (
             lambda: method().commit_(Plan("diffrate", dict.fromkeys(method().rows, 1))),

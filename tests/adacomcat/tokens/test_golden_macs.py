@@ -13,7 +13,7 @@ import torch
 
 from adacomcat.interop.tokens import describe_tokens
 from adacomcat.tokens.counts import Counts
-from adacomcat.tokens.macs import block_costs, expected_published, published
+from adacomcat.tokens.macs import block_costs, by_width, published
 from adacomcat.tokens.rates import Rates
 
 BESIDE = Path(__file__).parents[4] / "shared" / "golden"
@@ -129,7 +129,7 @@ def test_golden_diffrate_search_for_macs_alone(target):
     """300 steps of AdamW on the penalty, from no preference: the same counts at each of them."""
     model, form = model_of("ViT-T-DeiT")
     costs = block_costs(model, form)
-    expected = {
+    numbers = {
         n: NUMBERS[f"flops_search/{target}/{n}"] for n in ("gflops", "final_prune", "final_merge")
     }
     free = range(1, form.depth)
@@ -137,17 +137,17 @@ def test_golden_diffrate_search_for_macs_alone(target):
     dense = published(model, form, steps_of("ViT-T-DeiT", "dense", form))
     counts = Counts(2 * len(free), form, granularity=4)
     unsearched = [(None, None)] * form.depth
-    rest = dense - expected_published(costs, form, counts.kept, unsearched, "both").item()
+    rest = dense - expected(by_width(costs), form, counts.kept, unsearched, "both").item()
     optimizer = torch.optim.AdamW([counts.logits], lr=0.01, weight_decay=0.0)
     found = []
-    for _ in expected["gflops"]:
+    for _ in numbers["gflops"]:
         counts.sample_()
-        total = expected_published(costs, form, counts.kept, places, "both") + rest
+        total = expected(by_width(costs), form, counts.kept, places, "both") + rest
         found.append(total.item() / 1e9)
         optimizer.zero_grad()
         (5 * (total / 1e9 - float(target[1:])) ** 2).backward()
         optimizer.step()
-    np.testing.assert_allclose(found, expected["gflops"], rtol=3e-7)
+    np.testing.assert_allclose(found, numbers["gflops"], rtol=3e-7)
     kept = list(counts.counts())
-    assert [form.tokens, *kept[: len(free)]] == expected["final_prune"].tolist()
-    assert [form.tokens, *kept[len(free) :]] == expected["final_merge"].tolist()
+    assert [form.tokens, *kept[: len(free)]] == numbers["final_prune"].tolist()
+    assert [form.tokens, *kept[len(free) :]] == numbers["final_merge"].tolist()

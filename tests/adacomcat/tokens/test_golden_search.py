@@ -14,7 +14,7 @@ from adacomcat.method import Budget
 from adacomcat.search.budget import penalised
 from adacomcat.tokens.config import DiffRateConfig
 from adacomcat.tokens.convert import DiffRate
-from adacomcat.tokens.macs import expected_published, published
+from adacomcat.tokens.macs import by_width, expected, published
 from adacomcat.tokens.rates import Rates
 
 BESIDE = Path(__file__).parents[4] / "shared" / "golden"
@@ -84,7 +84,7 @@ class Step:
         method.prepare_()
         method.sample_(1.0, None)
         without_sites = [(None, None)] * form.depth
-        blocks = expected_published(method.costs, form, method.counts.kept, without_sites, "both")
+        blocks = expected(by_width(method.costs), form, method.counts.kept, without_sites, "both")
         self.rest = self.dense - int(blocks)
         self.x = model._pos_embed(model.patch_embed(self.images))
         self.logits = model(self.images)

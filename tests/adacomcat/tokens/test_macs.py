@@ -18,9 +18,9 @@ from adacomcat.tokens.blocks import TokenBlocks
 from adacomcat.tokens.macs import (
     BlockCost,
     block_costs,
+    by_width,
     count,
     expected,
-    expected_published,
     published,
 )
 from adacomcat.tokens.rates import Rates
@@ -188,7 +188,7 @@ def test_the_formula_with_a_gradient_has_the_value_of_the_one_without():
     at_counts = rates_of(counts, places).steps(form.tokens)
     dense = Rates((None,) * 4, (None,) * 4).steps(form.tokens)
     none = [(None, None)] * 4
-    saved = expected_published(costs, form, kept, none, "both") - expected_published(
-        costs, form, kept, places, "both"
+    saved = expected(by_width(costs), form, kept, none, "both") - expected(
+        by_width(costs), form, kept, places, "both"
     )
     assert saved.item() == published(model, form, dense) - published(model, form, at_counts)
