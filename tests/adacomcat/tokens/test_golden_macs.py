@@ -13,7 +13,7 @@ import torch
 
 from adacomcat.interop.tokens import describe_tokens
 from adacomcat.tokens.counts import Counts
-from adacomcat.tokens.macs import block_costs, by_width, published
+from adacomcat.tokens.macs import block_costs, by_width, expected, published
 from adacomcat.tokens.rates import Rates
 
 BESIDE = Path(__file__).parents[4] / "shared" / "golden"
@@ -110,11 +110,11 @@ def test_golden_diffrate_macs_of_published_rates(name, target):
     assert found == sum(terms(name, steps))
     if f"flops_table/{name}/{target}" not in NUMBERS:
         return
-    expected = float(NUMBERS[f"flops_table/{name}/{target}"])
+    number = float(NUMBERS[f"flops_table/{name}/{target}"])
     # Theirs is a sum in float32, which holds seven digits.
-    assert found == pytest.approx(expected, rel=3e-7)
+    assert found == pytest.approx(number, rel=3e-7)
     if name != "CAFormer-S36":
-        assert functools.reduce(np.add, map(np.float32, terms(name, steps))) == expected
+        assert functools.reduce(np.add, map(np.float32, terms(name, steps))) == number
     tokens = NUMBERS.get(f"flops_table/{name}/{target}/tokens_after_block")
     if tokens is not None:
         assert [step.after for step in steps] == tokens.tolist()[: form.depth]
