@@ -28,7 +28,7 @@ Carry = Callable[[Mapping[str, Tensor], int], dict[str, Tensor]]
 
 @dataclass(frozen=True)
 class Move:
-    """How the optimiser's state follows one module whose parameters `commit_` replaced.
+    """How the optimizer's state follows one module whose parameters `commit_` replaced.
 
     A first moment is linear in the gradient, so it transforms as the gradient does (`power` 1). A
     second moment transforms with the squared coefficients (`power` 2), exact where the mixed

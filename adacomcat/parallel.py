@@ -34,7 +34,7 @@ def wrap(model: nn.Module) -> nn.Module:
     return DistributedDataParallel(model, device_ids=[device] if device.type == "cuda" else None)
 
 
-def synchronised(wrapped: nn.Module, now: bool) -> AbstractContextManager[Any]:
+def synchronized(wrapped: nn.Module, now: bool) -> AbstractContextManager[Any]:
     """Where a forward and its backward run: with gradients averaged over workers, or not yet.
 
     What is not averaged yet adds up on each worker, until a backward that averages the sums.

@@ -61,8 +61,8 @@ def upstream(settings: Mapping[str, Any]) -> dict[str, Any]:
     1. It searches and selects on the images that it reports, and trains on all others:
        `data.leakage` names both uses.
     2. The temperature anneals once a search.
-    3. The optimiser is rebuilt at every search. (Its first epoch at the unscaled rate is not
-       copied: the rate is scaled before the optimiser is built.)
+    3. The optimizer is rebuilt at every search. (Its first epoch at the unscaled rate is not
+       copied: the rate is scaled before the optimizer is built.)
     4. A search truncates the factors in force, so that a rank can only fall, and its menu has
        ranks at which two factors cost more than the dense matrix.
     5. The alignment weight compounds.
@@ -111,23 +111,36 @@ def diffrate(settings: Mapping[str, Any]) -> dict[str, Any]:
     config = build_config(kept)
     small = config.dense.recipe.epochs > 0
     finetune = {
-        "finetune.epochs": 30, "finetune.lr": 2e-5, "finetune.min_lr": 1e-6,
+        "finetune.epochs": 30,
+        "finetune.lr": 2e-5,
+        "finetune.min_lr": 1e-6,
         "finetune.lr_batch_size": config.finetune.batch_size,
-    }  # fmt: skip
+    }
     return {
         **kept,
         "method": {"name": "diffrate"},
         "schedule": {"kind": "explicit", "epochs": [0, 1, 2]},
-        "budget.unit": "macs", "budget.reduction": 0.37, "budget.absolute": None,
-        "search.steps": 100 if small else 1251, "search.images": None, "search.stable_steps": None,
-        "search.lr": 0.1 if small else 0.01, "search.min_lr": 0.01 if small else 0.001,
-        "search.weight_decay": 0.0, "search.noise": False,
-        "search.penalty": "squared", "search.penalty_weight": 50.0 if small else 5.0,
-        "search_phase.epochs": 3, "search_phase.frozen": True,
+        "budget.unit": "macs",
+        "budget.reduction": 0.37,
+        "budget.absolute": None,
+        "search.steps": 100 if small else 1251,
+        "search.images": None,
+        "search.stable_steps": None,
+        "search.lr": 0.1 if small else 0.01,
+        "search.min_lr": 0.01 if small else 0.001,
+        "search.weight_decay": 0.0,
+        "search.noise": False,
+        "search.penalty": "squared",
+        "search.penalty_weight": 50.0 if small else 5.0,
+        "search_phase.epochs": 3,
+        "search_phase.frozen": True,
         **({} if small else finetune),
-        **{f"{phase}.distill.{key}": value for phase in ("search_phase", "finetune")
-           for key, value in (("kind", "none"), ("align_blocks", []), ("cache", None))},
-    }  # fmt: skip
+        **{
+            f"{phase}.distill.{key}": value
+            for phase in ("search_phase", "finetune")
+            for key, value in (("kind", "none"), ("align_blocks", []), ("cache", None))
+        },
+    }
 
 
 def diffrate_reference(settings: Mapping[str, Any]) -> dict[str, Any]:
@@ -149,19 +162,24 @@ def diffrate_reference(settings: Mapping[str, Any]) -> dict[str, Any]:
     return {
         **diffrate(settings),
         "method": {
-            "name": "diffrate", "granularity": 4, "sizes": "reference",
-            "mask_gradient": "reference", "min_gradient": "both",
+            "name": "diffrate",
+            "granularity": 4,
+            "sizes": "reference",
+            "mask_gradient": "reference",
+            "min_gradient": "both",
             "macs": "published",
         },
-        "search.penalty_unit": 1e9, "search.train_mode": True, "search.decision": "argmax",
-    }  # fmt: skip
+        "search.penalty_unit": 1e9,
+        "search.train_mode": True,
+        "search.decision": "argmax",
+    }
 
 
 def both(settings: Mapping[str, Any]) -> dict[str, Any]:
     """Settings of a search for ranks, changed to one for ranks and token rates together.
 
     The budget is in MACs, which both save, and the penalty the squared one, which pulls to it from
-    both sides. A recipe's list of fractions is centred on what ranks save alone; here they save
+    both sides. A recipe's list of fractions is centered on what ranks save alone; here they save
     less, and have the method's own list. Blocks are not aligned with the dense model's, which have
     more tokens.
     """
@@ -195,18 +213,26 @@ def imagenet_recipe(*, base: bool) -> dict[str, Any]:
         "schedule": {"kind": "adaptive"},
         "search": {"batch_size": 16 if base else 64, "beta": 1.5, "bf16": True},
         "search_phase": {
-            "epochs": 30, "batch_size": 320 if base else 512,
-            "lr": 5e-4, "min_lr": 1e-5, "weight_decay": 0.05, **common,
+            "epochs": 30,
+            "batch_size": 320 if base else 512,
+            "lr": 5e-4,
+            "min_lr": 1e-5,
+            "weight_decay": 0.05,
+            **common,
             "distill": {"kind": "hard", "align_blocks": [0, 1, -2, -1]},
         },
         "finetune": {
-            "epochs": 300, "batch_size": 1024,
-            "lr": 1e-4, "min_lr": 1e-6 if base else 5e-6, "weight_decay": 5e-3, **common,
+            "epochs": 300,
+            "batch_size": 1024,
+            "lr": 1e-4,
+            "min_lr": 1e-6 if base else 5e-6,
+            "weight_decay": 5e-3,
+            **common,
             # The reference gives Base the rate as it stands, unscaled.
             "lr_batch_size": 1024 if base else 512,
             "distill": {"kind": "hard", "align_blocks": [0, 1, -2, -1]},
         },
-    }  # fmt: skip
+    }
 
 
 def deit_augmentation() -> dict[str, Any]:
@@ -222,9 +248,14 @@ def deit_augmentation() -> dict[str, Any]:
 def _deit_imagenet(size: str) -> Recipe:
     """DeiT on ImageNet; the data is where `data.root` or ADACOMCAT_IMAGENET says."""
     data = {
-        "name": "imagefolder", "root": os.environ.get(IMAGENET_VARIABLE), "image_size": 224,
-        "num_workers": 8, "search_images": 50_000, "val_fraction": 0.01, **deit_augmentation(),
-    }  # fmt: skip
+        "name": "imagefolder",
+        "root": os.environ.get(IMAGENET_VARIABLE),
+        "image_size": 224,
+        "num_workers": 8,
+        "search_images": 50_000,
+        "val_fraction": 0.01,
+        **deit_augmentation(),
+    }
     return Recipe(
         name=f"deit_{size}_imagenet",
         description=f"DeiT-{size.capitalize()} on ImageNet, the published recipe",
@@ -253,7 +284,7 @@ def _cifar(classes: int) -> Recipe:
     """CIFAR through torchvision, and a ViT of 64 tokens that learns it from random weights.
 
     Sizes and rates are those that small ViTs are trained with on CIFAR from scratch (arXiv
-    2112.13492, section 4.1). The candidates of a site are centred on the budget.
+    2112.13492, section 4.1). The candidates of a site are centered on the budget.
     """
     common = {"mixup": 0.8, "cutmix": 1.0, "bf16": True}
     keep = {"keep_dense": ["head"]} if classes == 10 else {}
@@ -262,24 +293,24 @@ def _cifar(classes: int) -> Recipe:
         description=f"CIFAR-{classes}, ViT 192 x 9 blocks x 3 heads, patch 4",
         settings={
             "data": {
-                "name": f"torchvision/CIFAR{classes}", "search_images": 5000,
-                "augment": "crop_flip", "random_erasing": 0.25,
+                "name": f"torchvision/CIFAR{classes}",
+                "search_images": 5000,
+                "augment": "crop_flip",
+                "random_erasing": 0.25,
             },
             "model": {"options": _vit(patch=4, width=192, depth=9, heads=3)},
-            "dense": {
-                "recipe": {"epochs": 100, "warmup_epochs": 10, **_rate(128, 1e-3), **common}
-            },
+            "dense": {"recipe": {"epochs": 100, "warmup_epochs": 10, **_rate(128, 1e-3), **common}},
             "method": {"name": "lowrank", "fractions": [1 / 6, 1 / 3, 1 / 2, 2 / 3], **keep},
             "budget": {"reduction": 0.5},
             "search": {"bf16": True, "lr": 0.1},
             "search_phase": {"epochs": 30, **_rate(128, 5e-4), **common},
             "finetune": {"epochs": 30, **_rate(128, 1e-4), **common},
         },
-    )  # fmt: skip
+    )
 
 
 def _digits() -> Recipe:
-    """8 x 8 grey digits, embedded in scikit-learn: 1 797 images, no download."""
+    """8 x 8 gray digits, embedded in scikit-learn: 1 797 images, no download."""
     return Recipe(
         name="digits",
         description="scikit-learn's 8 x 8 digits, ViT 96 x 4 blocks x 4 heads, patch 2",
@@ -292,7 +323,7 @@ def _digits() -> Recipe:
 
 
 def _fashion_mnist() -> Recipe:
-    """28 x 28 grey clothing; a share of the images, so that a trial takes a minute or two."""
+    """28 x 28 gray clothing; a share of the images, so that a trial takes a minute or two."""
     return Recipe(
         name="fashion_mnist",
         description="Fashion-MNIST (3 000 images to learn from), the same ViT, patch 7",
@@ -305,7 +336,7 @@ def _fashion_mnist() -> Recipe:
 
 
 def _synthetic() -> Recipe:
-    """Coloured noise with a class in it: seconds a trial, for tests and for trying things out."""
+    """Colored noise with a class in it: seconds a trial, for tests and for trying things out."""
     return Recipe(
         name="synthetic",
         description="made-up images and a tiny ViT: seconds a trial, for trying things out",
@@ -326,9 +357,9 @@ def _small_recipe() -> dict[str, Any]:
     """The recipe of a small ViT with 16 tokens on a laptop.
 
     The budget is tight enough to cost accuracy, or there would be nothing to search for, and the
-    candidates are centred on it (their mean costs a little less than it allows), so that a search
+    candidates are centered on it (their mean costs a little less than it allows), so that a search
     is not all penalty. The published search takes 782 steps at a rate of 0.01; here 20 steps at 0.3
-    move a logit about as far. The head has 10 outputs: nothing to factorise.
+    move a logit about as far. The head has 10 outputs: nothing to factorize.
     """
     fractions = [1 / 24, 1 / 12, 1 / 8, 1 / 6]
     return {

@@ -247,9 +247,13 @@ def _checked(hint: Any, value: Any, where: str) -> Any:
 def describe_type(hint: Any) -> str:
     """A type in the words of an error message: `int | None` -> `a whole number or null`."""
     words: dict[Any, str] = {
-        int: "a whole number", float: "a finite number", str: "text", bool: "true or false",
-        type(None): "null", Any: "a finite number, text, true, false, null, or a list or mapping",
-    }  # fmt: skip
+        int: "a whole number",
+        float: "a finite number",
+        str: "text",
+        bool: "true or false",
+        type(None): "null",
+        Any: "a finite number, text, true, false, null, or a list or mapping",
+    }
     if hint in words:
         return words[hint]
     origin, arguments = get_origin(hint), get_args(hint)

@@ -34,7 +34,7 @@ def shapes_of(model: nn.Module) -> dict[str, dict[str, Any]]:
 
 
 def shape_(model: nn.Module, shapes: Mapping[str, Shape]) -> None:
-    """Put modules of these descriptions into a dense model; factorised ones without weights yet.
+    """Put modules of these descriptions into a dense model; factorized ones without weights yet.
 
     Raises:
         ValueError: a module that the model lacks, or a description that is none or does not go

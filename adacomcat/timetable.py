@@ -34,8 +34,12 @@ def read_timetable(path: Path) -> dict[str, Any]:
     except (ValueError, RecursionError):
         raise ValueError(f"{path}: got no JSON, allowed: {made}") from None
     ours = isinstance(content, dict) and content.get("format") == FORMAT
-    require(ours, f"{path}: format", content.get("format") if isinstance(content, dict) else None,
-            f"{FORMAT} ({made})")  # fmt: skip
+    require(
+        ours,
+        f"{path}: format",
+        content.get("format") if isinstance(content, dict) else None,
+        f"{FORMAT} ({made})",
+    )
     version = content.get("version")
     require(version == VERSION, f"{path}: version", version, str(VERSION))
     table = content.get("latency")

@@ -21,10 +21,27 @@ from study.store import read_rows
 PARTS = ("objective", "parameter", "importance", "rule", "stopped")
 
 COLUMNS = (
-    "part", "workload", "arm", "label", "mark", "reference", "status", "on_front", "seeds",
-    "name", "objective", "value", "sd", "choice", "epoch", "searched", "plan",
-    "left_out", "left_out_why", "leakage",
-)  # fmt: skip
+    "part",
+    "workload",
+    "arm",
+    "label",
+    "mark",
+    "reference",
+    "status",
+    "on_front",
+    "seeds",
+    "name",
+    "objective",
+    "value",
+    "sd",
+    "choice",
+    "epoch",
+    "searched",
+    "plan",
+    "left_out",
+    "left_out_why",
+    "leakage",
+)
 
 PLANS = ("stands still", "always changes")
 """What a rule is tried on: distances of 0, or of 1, between the plans of its searches."""

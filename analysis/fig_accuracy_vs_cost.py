@@ -16,11 +16,27 @@ from analysis import arms, command, labels, notes, published, scatter, style, su
 NAME = "accuracy_vs_cost"
 
 COLUMNS = (
-    "arm", "label", "workload", "series", "series_label", "reduction", "published", "source",
-    "seeds", "test_acc", "test_acc_low", "test_acc_high",
-    "params", "params_min", "params_max", "macs", "macs_min", "macs_max",
-    *summary.DENSE, *notes.COLUMNS,
-)  # fmt: skip
+    "arm",
+    "label",
+    "workload",
+    "series",
+    "series_label",
+    "reduction",
+    "published",
+    "source",
+    "seeds",
+    "test_acc",
+    "test_acc_low",
+    "test_acc_high",
+    "params",
+    "params_min",
+    "params_max",
+    "macs",
+    "macs_min",
+    "macs_max",
+    *summary.DENSE,
+    *notes.COLUMNS,
+)
 
 PANELS = (
     scatter.Across("params", "parameters", None),
@@ -76,18 +92,28 @@ def _complete(table: pd.DataFrame) -> None:
 def _published(table: pd.DataFrame) -> pd.DataFrame:
     """The rows of published models, without one that the study itself consists of."""
     workload = table["workload"].iloc[0]
-    return pd.DataFrame([
-        {
-            "arm": f"published:{point.name}", "label": point.name, "workload": workload,
-            "series": f"published:{point.name}", "series_label": point.name,
-            "published": True, "source": point.source, "seeds": 1, "test_acc": point.test_acc,
-            **{f"params{end}": point.params for end in ("", "_min", "_max")},
-            **{f"macs{end}": point.macs for end in ("", "_min", "_max")},
-            "left_out": 0, "left_out_why": "", "leakage": point.leakage,
-        }
-        for point in published.points(workload)
-        if not _is(table, point).any()
-    ])  # fmt: skip
+    return pd.DataFrame(
+        [
+            {
+                "arm": f"published:{point.name}",
+                "label": point.name,
+                "workload": workload,
+                "series": f"published:{point.name}",
+                "series_label": point.name,
+                "published": True,
+                "source": point.source,
+                "seeds": 1,
+                "test_acc": point.test_acc,
+                **{f"params{end}": point.params for end in ("", "_min", "_max")},
+                **{f"macs{end}": point.macs for end in ("", "_min", "_max")},
+                "left_out": 0,
+                "left_out_why": "",
+                "leakage": point.leakage,
+            }
+            for point in published.points(workload)
+            if not _is(table, point).any()
+        ]
+    )
 
 
 def _costs(table: pd.DataFrame) -> list[scatter.Across]:
@@ -191,10 +217,14 @@ def _join(
     for number, (series, some) in enumerate(shown.groupby("series", sort=False)):
         line = places.loc[some.sort_values("reduction").index]
         ax.plot(
-            line["x"], line["y"], color=style.dark(style.look(str(series)).colour),
-            linestyle=DASHES[number % len(DASHES)], linewidth=1.4, zorder=1.5,
+            line["x"],
+            line["y"],
+            color=style.dark(style.look(str(series)).color),
+            linestyle=DASHES[number % len(DASHES)],
+            linewidth=1.4,
+            zorder=1.5,
             gid=f"series:{series}",
-        )  # fmt: skip
+        )
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -16,11 +16,24 @@ from analysis import command, load, notes, scatter, summary
 NAME = "accuracy_vs_search_time"
 
 COLUMNS = (
-    "arm", "label", "workload", "seeds",
-    "searching_s", "searching_s_min", "searching_s_max", "searches",
-    "test_acc", "test_acc_low", "test_acc_high",
-    "params", "dense_test_acc", "reduction", "on_front", "rebuild_known", *notes.COLUMNS,
-)  # fmt: skip
+    "arm",
+    "label",
+    "workload",
+    "seeds",
+    "searching_s",
+    "searching_s_min",
+    "searching_s_max",
+    "searches",
+    "test_acc",
+    "test_acc_low",
+    "test_acc_high",
+    "params",
+    "dense_test_acc",
+    "reduction",
+    "on_front",
+    "rebuild_known",
+    *notes.COLUMNS,
+)
 
 ACROSS = scatter.Across("searching_s", "seconds of searching in a trial, square-root scale")
 

@@ -15,16 +15,30 @@ from analysis import command, notes, scatter, stats, summary
 NAME = "accuracy_vs_searches"
 
 COLUMNS = (
-    "arm", "label", "workload", "seeds",
-    "searches", "searches_min", "searches_max",
-    "test_acc", "test_acc_low", "test_acc_high",
-    "params", "dense_test_acc", "reduction", "on_front", "left_out", "left_out_why", "leakage",
-)  # fmt: skip
+    "arm",
+    "label",
+    "workload",
+    "seeds",
+    "searches",
+    "searches_min",
+    "searches_max",
+    "test_acc",
+    "test_acc_low",
+    "test_acc_high",
+    "params",
+    "dense_test_acc",
+    "reduction",
+    "on_front",
+    "left_out",
+    "left_out_why",
+    "leakage",
+)
 
 ACROSS = scatter.Across(
-    "searches", "NAS invocations (searches) of a trial, square-root scale",
+    "searches",
+    "NAS invocations (searches) of a trial, square-root scale",
     (0, 1, 2, 4, 6, 8, 11, 15, 20, 25, 30, 40, 60, 80, 100, 150, 200, 300, 500, 1000),
-)  # fmt: skip
+)
 
 
 def data(results: Path) -> pd.DataFrame:

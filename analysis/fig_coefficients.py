@@ -20,15 +20,17 @@ from analysis import command, exploration, labels, scatter, style
 
 NAME = "coefficients"
 
-WORDS: Mapping[str, tuple[str, float]] = MappingProxyType({
-    "val_acc": ("validation accuracy (%)", 100.0),
-    "val_loss": ("validation loss", 1.0),
-    "searches": ("searches", 1.0),
-    "search_s": ("search seconds", 1.0),
-    "wall_s": ("wall seconds", 1.0),
-    "params": ("parameters", 1.0),
-    "macs": ("MACs", 1.0),
-})  # fmt: skip
+WORDS: Mapping[str, tuple[str, float]] = MappingProxyType(
+    {
+        "val_acc": ("validation accuracy (%)", 100.0),
+        "val_loss": ("validation loss", 1.0),
+        "searches": ("searches", 1.0),
+        "search_s": ("search seconds", 1.0),
+        "wall_s": ("wall seconds", 1.0),
+        "params": ("parameters", 1.0),
+        "macs": ("MACs", 1.0),
+    }
+)
 """Objective -> what an axis calls it, and the factor of its unit."""
 
 SHADES = ("#2a2a2a", "#b9c4ce", "#7f8c99", "#e8eef3")
@@ -178,8 +180,15 @@ def _draw_front(ax: Axes, table: pd.DataFrame) -> None:
             spots.append((at_x, at_y))
     if x != "order":
         front = arms[arms["mark"] != ""].sort_values([x, y])
-        ax.plot(front[x], front[y], drawstyle="steps-post", color=style.QUIET, linewidth=1.6,
-                zorder=1.5, gid="front")  # fmt: skip
+        ax.plot(
+            front[x],
+            front[y],
+            drawstyle="steps-post",
+            color=style.QUIET,
+            linewidth=1.6,
+            zorder=1.5,
+            gid="front",
+        )
     _set_limits(ax, arms[x], arms[y])
     ax.set_xlabel("order of the arms" if x == "order" else _words(x)[0])
     ax.set_ylabel(_words(y)[0])
@@ -194,20 +203,36 @@ def _draw_spot(ax: Axes, x: float, y: float, here: pd.DataFrame) -> None:
     known = here[here["reference"]]
     if len(known):
         look = style.look(known["arm"].iloc[0])
-        marker, size, colour = look.marker, look.size, look.colour
+        marker, size, color = look.marker, look.size, look.color
     elif (here["mark"] != "").any():
-        marker, size, colour = FRONT, 6.5, style.INK
+        marker, size, color = FRONT, 6.5, style.INK
     else:
-        marker, size, colour = "o", 4.5, "#ffffff"
+        marker, size, color = "o", 4.5, "#ffffff"
     ax.plot(
-        [x], [y], linestyle="none", marker=marker, markersize=size, color=colour, zorder=3,
-        markeredgecolor=style.INK, markeredgewidth=0.8, gid=f"spot:{'+'.join(here['arm'])}",
-    )  # fmt: skip
+        [x],
+        [y],
+        linestyle="none",
+        marker=marker,
+        markersize=size,
+        color=color,
+        zorder=3,
+        markeredgecolor=style.INK,
+        markeredgewidth=0.8,
+        gid=f"spot:{'+'.join(here['arm'])}",
+    )
     if (here["mark"] != "").any():
         ax.plot(
-            [x], [y], linestyle="none", marker="o", markersize=size + scatter.RING_PT, zorder=2.5,
-            markerfacecolor="white", markeredgecolor=style.INK, markeredgewidth=1.1, gid="ring",
-        )  # fmt: skip
+            [x],
+            [y],
+            linestyle="none",
+            marker="o",
+            markersize=size + scatter.RING_PT,
+            zorder=2.5,
+            markerfacecolor="white",
+            markeredgecolor=style.INK,
+            markeredgewidth=1.1,
+            gid="ring",
+        )
 
 
 def _set_limits(ax: Axes, x: pd.Series, y: pd.Series) -> None:
@@ -228,11 +253,14 @@ def _label(
     anchors = ax.transData.transform(spots)
     radius = 4.0 * ax.figure.dpi / 72
     others = np.array([p for p in every if not (np.abs(anchors - p) < 0.5).all(axis=1).any()])
-    centres = np.vstack([anchors, others.reshape(-1, 2)])
+    centers = np.vstack([anchors, others.reshape(-1, 2)])
     scene = labels.Scene(
-        anchors=anchors, marks=np.hstack([centres - radius, centres + radius]),
-        lines=np.empty((0, 4)), area=ax.get_window_extent().extents, gap=2 * ax.figure.dpi / 72,
-    )  # fmt: skip
+        anchors=anchors,
+        marks=np.hstack([centers - radius, centers + radius]),
+        lines=np.empty((0, 4)),
+        area=ax.get_window_extent().extents,
+        gap=2 * ax.figure.dpi / 72,
+    )
     labels.annotate(ax, names, scene)
 
 
@@ -249,19 +277,30 @@ def _draw_importance(ax: Axes, table: pd.DataFrame) -> None:
             continue
         values = 100 * wide[objective].reindex(order).fillna(0.0)
         ax.barh(
-            np.arange(len(order)) - 0.4 + (number + 0.5) * high, values, height=high,
-            color=SHADES[number % len(SHADES)], edgecolor=style.INK, linewidth=0.5,
-            label=_words(objective)[0].partition(" (")[0], gid=f"importance:{objective}",
-        )  # fmt: skip
+            np.arange(len(order)) - 0.4 + (number + 0.5) * high,
+            values,
+            height=high,
+            color=SHADES[number % len(SHADES)],
+            edgecolor=style.INK,
+            linewidth=0.5,
+            label=_words(objective)[0].partition(" (")[0],
+            gid=f"importance:{objective}",
+        )
     ax.set_title("B. Importance (%)", fontsize=9.5, pad=20 if len(known) else 6)
     if len(known):
         ax.set_yticks(range(len(order)), list(order), fontsize=8.3)
         ax.set_ylim(len(order) - 0.4, -0.6)
         ax.set_xlim(left=0)
         ax.legend(
-            loc="lower left", bbox_to_anchor=(-0.02, 1.0), ncols=2, fontsize=7.8, frameon=False,
-            borderaxespad=0.1, handlelength=1.2, columnspacing=0.9,
-        )  # fmt: skip
+            loc="lower left",
+            bbox_to_anchor=(-0.02, 1.0),
+            ncols=2,
+            fontsize=7.8,
+            frameon=False,
+            borderaxespad=0.1,
+            handlelength=1.2,
+            columnspacing=0.9,
+        )
     else:
         ax.set_axis_off()
         lines = [f"{row['objective']}: {row['choice']}" for _, row in shares.iterrows()]
@@ -277,10 +316,16 @@ def _draw_slice(ax: Axes, table: pd.DataFrame, objective: str, parameter: str) -
     found = _arms(table).merge(places, on="arm")
     for kind, here in found.groupby(found["mark"] != ""):
         ax.plot(
-            here["at"], here[objective], linestyle="none", marker=FRONT if kind else "o",
-            markersize=5.0 if kind else 3.6, color=style.INK if kind else "#ffffff",
-            markeredgecolor=style.INK, markeredgewidth=0.6, zorder=3 if kind else 2,
-        )  # fmt: skip
+            here["at"],
+            here[objective],
+            linestyle="none",
+            marker=FRONT if kind else "o",
+            markersize=5.0 if kind else 3.6,
+            color=style.INK if kind else "#ffffff",
+            markeredgecolor=style.INK,
+            markeredgewidth=0.6,
+            zorder=3 if kind else 2,
+        )
     # The same scale in all slices of an objective.
     _set_limits(ax, places["at"], _arms(table)[objective])
     ax.xaxis.set_minor_locator(NullLocator())
@@ -335,16 +380,28 @@ def _draw_rules(ax: Axes, table: pd.DataFrame) -> None:
             still = plan == exploration.PLANS[0]
             ax.axhline(row + aside, color="#d9d9d9", linewidth=0.6, zorder=1)
             ax.plot(
-                epochs, [row + aside] * len(epochs), linestyle="none", zorder=2, markersize=5.0,
-                marker="o" if still else "s", color=style.INK if still else "#ffffff",
-                markeredgecolor=style.INK, markeredgewidth=0.7, gid=f"rule:{marks[0]}:{plan}",
+                epochs,
+                [row + aside] * len(epochs),
+                linestyle="none",
+                zorder=2,
+                markersize=5.0,
+                marker="o" if still else "s",
+                color=style.INK if still else "#ffffff",
+                markeredgecolor=style.INK,
+                markeredgewidth=0.7,
+                gid=f"rule:{marks[0]}:{plan}",
                 label=f"plan {plan}" if row == 0 else None,
-            )  # fmt: skip
+            )
             ax.annotate(
-                f"{len(epochs)} search{'es' * (len(epochs) != 1)}", (1, row + aside),
-                xycoords=("axes fraction", "data"), xytext=(5, 0), textcoords="offset points",
-                va="center", fontsize=7.5, color=style.QUIET,
-            )  # fmt: skip
+                f"{len(epochs)} search{'es' * (len(epochs) != 1)}",
+                (1, row + aside),
+                xycoords=("axes fraction", "data"),
+                xytext=(5, 0),
+                textcoords="offset points",
+                va="center",
+                fontsize=7.5,
+                color=style.QUIET,
+            )
     ax.set_yticks(range(len(names)), names, fontsize=7.2)
     ax.tick_params(axis="y", length=0)
     ax.set_ylim(len(names) - 0.45, -0.55)
@@ -355,9 +412,15 @@ def _draw_rules(ax: Axes, table: pd.DataFrame) -> None:
     panel = chr(ord("C") + len(_objectives(table)))
     ax.set_title(f"{panel}. When the rules of the front search", fontsize=9.5, x=-0.42)
     ax.legend(
-        loc="lower right", bbox_to_anchor=(1.0, 1.0), ncols=2, fontsize=7.8, frameon=False,
-        borderaxespad=0.1, handlelength=1.0, columnspacing=1.0,
-    )  # fmt: skip
+        loc="lower right",
+        bbox_to_anchor=(1.0, 1.0),
+        ncols=2,
+        fontsize=7.8,
+        frameon=False,
+        borderaxespad=0.1,
+        handlelength=1.0,
+        columnspacing=1.0,
+    )
 
 
 def _note(table: pd.DataFrame) -> str:

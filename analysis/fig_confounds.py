@@ -17,10 +17,23 @@ from analysis import arms, command, load, notes, stats, style, table_arms
 NAME = "confounds"
 
 COLUMNS = (
-    "end", "choice", "change", "arm", "label", "workload",
-    "pairs", "difference", "difference_low", "difference_high", "p", "p_holm",
-    "loss_bound", "ruled_out", "leakage_differs", *notes.COLUMNS,
-)  # fmt: skip
+    "end",
+    "choice",
+    "change",
+    "arm",
+    "label",
+    "workload",
+    "pairs",
+    "difference",
+    "difference_low",
+    "difference_high",
+    "p",
+    "p_holm",
+    "loss_bound",
+    "ruled_out",
+    "leakage_differs",
+    *notes.COLUMNS,
+)
 
 ALL = "all of them"
 """The choice of a row that compares one end with the other."""
@@ -92,9 +105,15 @@ def axes(table: pd.DataFrame) -> Axes:
     """The axes for the table of `data`, with the note below them."""
     rows = len(table) + table["end"].nunique()
     made = style.new_figure(
-        1, 1, width=WIDTH, height=ROW * (rows + 0.2), left=LEFT, right=RIGHT, top=0.6,
+        1,
+        1,
+        width=WIDTH,
+        height=ROW * (rows + 0.2),
+        left=LEFT,
+        right=RIGHT,
+        top=0.6,
         note=note(table),
-    )  # fmt: skip
+    )
     ax: Axes = made[0, 0]
     return ax
 
@@ -156,10 +175,17 @@ def _draw_row(ax: Axes, row: pd.Series, level: float, ends: Sequence[str]) -> No
     mean, low, high = (100 * row[f"difference{end}"] for end in ("", "_low", "_high"))
     ax.plot([low, high], [level, level], color=style.INK, linewidth=1.2, zorder=2)
     ax.plot(
-        [mean], [level], gid=f"mark:{row['end']}:{row['choice']}", linestyle="none", zorder=3,
-        marker=look.marker, markersize=look.size, markeredgecolor=style.INK, markeredgewidth=0.9,
-        markerfacecolor="white" if row["leakage_differs"] else look.colour,
-    )  # fmt: skip
+        [mean],
+        [level],
+        gid=f"mark:{row['end']}:{row['choice']}",
+        linestyle="none",
+        zorder=3,
+        marker=look.marker,
+        markersize=look.size,
+        markeredgecolor=style.INK,
+        markeredgewidth=0.9,
+        markerfacecolor="white" if row["leakage_differs"] else look.color,
+    )
     choice = row["choice"].replace("_", " ")
     if row["choice"] == ALL:
         choice = f"all of them: {row['label']}" if len(ends) > 1 else choice
@@ -185,9 +211,15 @@ def _write(
 ) -> None:
     """Write beside a row: `x` in shares of the axes, then points to the right and upwards."""
     ax.annotate(
-        text, (x, level), xycoords=("axes fraction", "data"), xytext=(x_pt, y_pt),
-        textcoords="offset points", va="center", annotation_clip=False, **how,
-    )  # fmt: skip
+        text,
+        (x, level),
+        xycoords=("axes fraction", "data"),
+        xytext=(x_pt, y_pt),
+        textcoords="offset points",
+        va="center",
+        annotation_clip=False,
+        **how,
+    )
 
 
 def main(argv: Sequence[str] | None = None) -> int:

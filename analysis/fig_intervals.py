@@ -20,9 +20,16 @@ from analysis import command, load, notes, style
 NAME = "intervals"
 
 COLUMNS = (
-    "arm", "label", "workload", "seed", "epoch", "interval", "searched", "sites_changed",
+    "arm",
+    "label",
+    "workload",
+    "seed",
+    "epoch",
+    "interval",
+    "searched",
+    "sites_changed",
     *notes.COLUMNS,
-)  # fmt: skip
+)
 
 CURVES, MOVING = 6, 2
 """Arms whose F(t) is drawn, and those of them whose F(t) moves; every arm is in the lower panel."""
@@ -65,11 +72,16 @@ def axes(table: pd.DataFrame) -> NDArray[Any]:
     low = _pitch(table) * (_rows(table)["row"].max() + 1) + 0.1
     names = [style.short(label) for label in table["label"].unique()]
     return style.new_figure(
-        2 if curves else 1, 1, height=2.4 + 0.45 + low if curves else low,
-        heights=(2.4, low) if curves else None, down=0.45, note=_note(table),
-        left=max(style.room(names), 0.8), right=max(style.room(names if curves else []), 1.15),
+        2 if curves else 1,
+        1,
+        height=2.4 + 0.45 + low if curves else low,
+        heights=(2.4, low) if curves else None,
+        down=0.45,
+        note=_note(table),
+        left=max(style.room(names), 0.8),
+        right=max(style.room(names if curves else []), 1.15),
         width=5.2 + style.room(names),
-    )  # fmt: skip
+    )
 
 
 def draw(panels: NDArray[Any], table: pd.DataFrame) -> None:
@@ -99,12 +111,15 @@ def as_text(table: pd.DataFrame) -> str:
     for _, trial in known.groupby(["arm", "seed"], sort=False):
         searched = trial.loc[trial["searched"], "epoch"].astype(int)
         last = trial["interval"].iloc[-1]
-        rows.append({
-            "arm": trial["label"].iloc[0], "seed": int(trial["seed"].iloc[0]),
-            "searches": len(searched),
-            "last interval": "" if np.isnan(last) else f"{last:g}",
-            "at epochs": " ".join(map(str, searched)) or "none",
-        })  # fmt: skip
+        rows.append(
+            {
+                "arm": trial["label"].iloc[0],
+                "seed": int(trial["seed"].iloc[0]),
+                "searches": len(searched),
+                "last interval": "" if np.isnan(last) else f"{last:g}",
+                "at epochs": " ".join(map(str, searched)) or "none",
+            }
+        )
     return f"{pd.DataFrame(rows).to_string(index=False)}\n{notes.write([], table)}"
 
 
@@ -138,14 +153,26 @@ def _draw_curves(ax: Axes, table: pd.DataFrame) -> None:
             level = trial["interval"].clip(upper=top) * aside
             at = trial["searched"].to_numpy()
             ax.plot(
-                trial["epoch"], level, drawstyle="steps-post", color=style.dark(look.colour),
-                linestyle=line, linewidth=1.1, gid=f"interval:{arm}", zorder=2 + order,
-            )  # fmt: skip
+                trial["epoch"],
+                level,
+                drawstyle="steps-post",
+                color=style.dark(look.color),
+                linestyle=line,
+                linewidth=1.1,
+                gid=f"interval:{arm}",
+                zorder=2 + order,
+            )
             ax.plot(
-                trial["epoch"][at], level[at], linestyle="none", marker=look.marker,
-                markersize=0.5 * look.size, color=look.colour, markeredgecolor=style.INK,
-                markeredgewidth=0.5, zorder=2.5 + order,
-            )  # fmt: skip
+                trial["epoch"][at],
+                level[at],
+                linestyle="none",
+                marker=look.marker,
+                markersize=0.5 * look.size,
+                color=look.color,
+                markeredgecolor=style.INK,
+                markeredgewidth=0.5,
+                zorder=2.5 + order,
+            )
         ends.append(float(of_arm.groupby("seed")["interval"].last().clip(upper=top).median()))
         names.append(style.short(of_arm["label"].iloc[0]))
     ax.set_yscale("log", base=2)
@@ -167,9 +194,14 @@ def _name(ax: Axes, names: Sequence[str], ends: NDArray[np.float64]) -> None:
     places -= max(0.0, places.max(initial=0.0) - (1 - gap / 2))
     for name, place in zip(names, places, strict=True):
         ax.annotate(
-            name, (1, place), xycoords="axes fraction", xytext=(5, 0),
-            textcoords="offset points", va="center", fontsize="small",
-        )  # fmt: skip
+            name,
+            (1, place),
+            xycoords="axes fraction",
+            xytext=(5, 0),
+            textcoords="offset points",
+            va="center",
+            fontsize="small",
+        )
 
 
 def _longest(table: pd.DataFrame) -> float:
@@ -187,8 +219,14 @@ def _rows(table: pd.DataFrame) -> pd.DataFrame:
         seeds = sorted(of_arm["seed"].unique())
         spare = max(0.0, 2 - len(seeds)) / 2
         for number, seed in enumerate(seeds[::-1]):
-            placed.append({"arm": arm, "label": of_arm["label"].iloc[0], "seed": seed,
-                           "row": row + spare + number})  # fmt: skip
+            placed.append(
+                {
+                    "arm": arm,
+                    "label": of_arm["label"].iloc[0],
+                    "seed": seed,
+                    "row": row + spare + number,
+                }
+            )
         row += max(len(seeds), 2) + 1
     return pd.DataFrame(placed)
 
@@ -208,13 +246,22 @@ def _draw_searches(ax: Axes, table: pd.DataFrame) -> None:
     for changed, face in ((True, style.INK), (False, "white")):
         some = searches[(first | (searches["sites_changed"] > 0)) == changed]
         ax.plot(
-            some["epoch"], some["row"], linestyle="none", marker="s", markersize=size, color=face,
-            markeredgecolor=style.INK, markeredgewidth=0.6, gid=f"searches:{changed}",
-        )  # fmt: skip
+            some["epoch"],
+            some["row"],
+            linestyle="none",
+            marker="s",
+            markersize=size,
+            color=face,
+            markeredgecolor=style.INK,
+            markeredgewidth=0.6,
+            gid=f"searches:{changed}",
+        )
     at: dict[str, Any] = {
-        "xycoords": ("axes fraction", "data"), "textcoords": "offset points", "va": "center",
+        "xycoords": ("axes fraction", "data"),
+        "textcoords": "offset points",
+        "va": "center",
         "fontsize": "small",
-    }  # fmt: skip
+    }
     for arm, of_arm in rows.groupby("arm", sort=False):
         middle, name = of_arm["row"].mean(), style.short(of_arm["label"].iloc[0])
         ax.annotate(name, (0, middle), xytext=(-6, 0), ha="right", **at)

@@ -35,13 +35,31 @@ AGAINST = ("uniform", "lowrank", "diffrate")
 """All of these; their columns are `less_NAME` and its ends."""
 
 COLUMNS = (
-    "arm", "label", "workload", "series", "series_label", "reduction",
-    "seeds", "test_acc", "test_acc_low", "test_acc_high",
-    "params", "params_min", "params_max", "macs", "macs_min", "macs_max",
-    "images_per_s", "images_per_s_min", "images_per_s_max", "over_dense", "measured",
+    "arm",
+    "label",
+    "workload",
+    "series",
+    "series_label",
+    "reduction",
+    "seeds",
+    "test_acc",
+    "test_acc_low",
+    "test_acc_high",
+    "params",
+    "params_min",
+    "params_max",
+    "macs",
+    "macs_min",
+    "macs_max",
+    "images_per_s",
+    "images_per_s_min",
+    "images_per_s_max",
+    "over_dense",
+    "measured",
     *(f"less_{name}{end}" for name in AGAINST for end in ("", "_low", "_high")),
-    *summary.DENSE, *notes.COLUMNS,
-)  # fmt: skip
+    *summary.DENSE,
+    *notes.COLUMNS,
+)
 
 MACS = scatter.Across("macs", "MACs of one image, attention's products included", None)
 IMAGES = scatter.Across("images_per_s", "images a second, measured", None)
@@ -111,10 +129,15 @@ def _by_arm(done: pd.DataFrame, speeds: Mapping[str, Any]) -> pd.DataFrame:
         known = [speeds[name] for name in of_arm["trial_id"] if name in speeds]
         rates = [float(speed["images_per_s"]) for speed in known] or [math.nan]
         ratios = [float(speed["over_dense"]) for speed in known] or [math.nan]
-        rows.append({
-            "arm": arm, "images_per_s": np.mean(rates), "images_per_s_min": min(rates),
-            "images_per_s_max": max(rates), "over_dense": np.mean(ratios),
-        })  # fmt: skip
+        rows.append(
+            {
+                "arm": arm,
+                "images_per_s": np.mean(rates),
+                "images_per_s_min": min(rates),
+                "images_per_s_max": max(rates),
+                "over_dense": np.mean(ratios),
+            }
+        )
     return pd.DataFrame(rows)
 
 
@@ -144,14 +167,23 @@ def _dense(table: pd.DataFrame, speed: Mapping[str, Any], measured: str) -> pd.D
     known = table[list(summary.DENSE)].astype(float).mean()
     rate = float(speed.get("images_per_s", math.nan))
     row = {
-        "arm": DENSE, "label": DENSE, "series": DENSE, "series_label": DENSE,
-        "workload": table["workload"].iloc[0], "seeds": 1, "test_acc": known["dense_test_acc"],
+        "arm": DENSE,
+        "label": DENSE,
+        "series": DENSE,
+        "series_label": DENSE,
+        "workload": table["workload"].iloc[0],
+        "seeds": 1,
+        "test_acc": known["dense_test_acc"],
         **{f"params{end}": known["dense_params"] for end in ("", "_min", "_max")},
         **{f"macs{end}": known["dense_macs"] for end in ("", "_min", "_max")},
         **{f"images_per_s{end}": rate for end in ("", "_min", "_max")},
-        "over_dense": 1.0 if speed else math.nan, "measured": measured,
-        "left_out": 0, "left_out_why": "", "leakage": "", **known,
-    }  # fmt: skip
+        "over_dense": 1.0 if speed else math.nan,
+        "measured": measured,
+        "left_out": 0,
+        "left_out_why": "",
+        "leakage": "",
+        **known,
+    }
     return pd.DataFrame([row])
 
 
@@ -223,8 +255,9 @@ def note(table: pd.DataFrame) -> str:
         "The dense model is what all trials begin with, not trained further.",
         speed,
         "Differences: paired by seed, 95 % t interval; table_arms has the tests."
-        if len(compared(table)) else "",
-    ]  # fmt: skip
+        if len(compared(table))
+        else "",
+    ]
     return notes.write(parts, own)
 
 
@@ -247,10 +280,15 @@ def _draw_differences(ax: Axes, rows: pd.DataFrame) -> None:
         look = style.look(row["arm"])
         ax.plot([row["low"], row["high"]], [place, place], color=style.INK, linewidth=1.0)
         ax.plot(
-            [row["points"]], [place], marker=look.marker, markersize=0.8 * look.size,
-            color=look.colour, markeredgecolor=style.INK, markeredgewidth=0.8,
+            [row["points"]],
+            [place],
+            marker=look.marker,
+            markersize=0.8 * look.size,
+            color=look.color,
+            markeredgecolor=style.INK,
+            markeredgewidth=0.8,
             gid=f"difference:{row['text']}",
-        )  # fmt: skip
+        )
     ax.axvline(0, color=style.QUIET, linestyle=(0, (5, 3)), linewidth=1.0, zorder=1)
     ax.set_yticks(places, rows["text"], fontsize=style.NOTE_PT)
     ax.set_ylim(len(rows) - 0.4, -0.6)
@@ -264,23 +302,27 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def as_text(table: pd.DataFrame) -> str:
     """The table of `data` for a terminal: an arm a line, then the paired differences."""
-    shown = pd.DataFrame({
-        "arm": table["label"],
-        "seeds": table["seeds"],
-        "test accuracy %": (100 * table["test_acc"]).map("{:.2f}".format),
-        "params": table["params"].map("{:,.0f}".format),
-        "MACs": table["macs"].map("{:,.0f}".format),
-        "images/s": table["images_per_s"].map("{:,.0f}".format),
-        "over dense": table["over_dense"].map("x{:.2f}".format),
-        "left out": table["left_out_why"],
-    })  # fmt: skip
+    shown = pd.DataFrame(
+        {
+            "arm": table["label"],
+            "seeds": table["seeds"],
+            "test accuracy %": (100 * table["test_acc"]).map("{:.2f}".format),
+            "params": table["params"].map("{:,.0f}".format),
+            "MACs": table["macs"].map("{:,.0f}".format),
+            "images/s": table["images_per_s"].map("{:,.0f}".format),
+            "over dense": table["over_dense"].map("x{:.2f}".format),
+            "left out": table["left_out_why"],
+        }
+    )
     rows = compared(table)
-    pairs = pd.DataFrame({
-        "difference in percentage points": rows["text"],
-        "mean": rows["points"].map("{:+.2f}".format),
-        "low": rows["low"].map("{:+.2f}".format).replace("+nan", "no"),
-        "high": rows["high"].map("{:+.2f}".format).replace("+nan", "interval"),
-    })  # fmt: skip
+    pairs = pd.DataFrame(
+        {
+            "difference in percentage points": rows["text"],
+            "mean": rows["points"].map("{:+.2f}".format),
+            "low": rows["low"].map("{:+.2f}".format).replace("+nan", "no"),
+            "high": rows["high"].map("{:+.2f}".format).replace("+nan", "interval"),
+        }
+    )
     parts = [shown.to_string(index=False)] + [pairs.to_string(index=False)] * bool(len(rows))
     return "\n\n".join(parts) + notes.leak_lines(table)
 

@@ -24,10 +24,24 @@ from analysis.fig_ranks import place
 NAME = "probabilities"
 
 COLUMNS = (
-    "arm", "label", "workload", "seed", "epoch", "search", "last", "temperature",
-    "site", "block", "kind", "rank", "candidates", "top_rank", "top_probability",
-    "top_probability_plain", *notes.COLUMNS,
-)  # fmt: skip
+    "arm",
+    "label",
+    "workload",
+    "seed",
+    "epoch",
+    "search",
+    "last",
+    "temperature",
+    "site",
+    "block",
+    "kind",
+    "rank",
+    "candidates",
+    "top_rank",
+    "top_probability",
+    "top_probability_plain",
+    *notes.COLUMNS,
+)
 
 PANELS = 2
 """Arms that are drawn; all others are in the CSV."""
@@ -35,16 +49,23 @@ PANELS = 2
 FIRST = ("adaptive", "fixed_1")
 """Arms that are drawn before others."""
 
-KINDS: Mapping[str, tuple[str, str]] = MappingProxyType({
-    "qk": ("#222222", "o"), "vo": ("#ffffff", "s"), "fc1": ("#6e6e6e", "^"),
-    "fc2": ("#dddddd", "v"), "head": ("#a0a0a0", "D"),
-})  # fmt: skip
+KINDS: Mapping[str, tuple[str, str]] = MappingProxyType(
+    {
+        "qk": ("#222222", "o"),
+        "vo": ("#ffffff", "s"),
+        "fc1": ("#6e6e6e", "^"),
+        "fc2": ("#dddddd", "v"),
+        "head": ("#a0a0a0", "D"),
+    }
+)
 """Kind of a site -> shade and marker; the hues are the arms'. Unknown ones look like the head."""
 
-CURVES: Mapping[str, tuple[str, str, str, Any]] = MappingProxyType({
-    "top_probability": ("in the search", "#222222", "o", "-"),
-    "top_probability_plain": ("temperature 1", "#ffffff", "s", (0, (4, 1.5))),
-})  # fmt: skip
+CURVES: Mapping[str, tuple[str, str, str, Any]] = MappingProxyType(
+    {
+        "top_probability": ("in the search", "#222222", "o", "-"),
+        "top_probability_plain": ("temperature 1", "#ffffff", "s", (0, (4, 1.5))),
+    }
+)
 """Column -> name, shade of the marks, marker and line."""
 
 
@@ -97,12 +118,18 @@ def _rows(searches: Sequence[Mapping[str, Any]], source: str) -> list[dict[str, 
         for site, rank in search["plan"].items():
             logits = (search.get("logits") or {}).get(site)
             limit = before.get(site) if source == "current" else None
-            rows.append({
-                "epoch": search["epoch"], "search": search["index"],
-                "last": number == len(searches) - 1, "temperature": search.get("temperature"),
-                "site": site, **place(site), "rank": rank,
-                **(_likeliest(logits, search.get("temperature"), limit) if logits else {}),
-            })  # fmt: skip
+            rows.append(
+                {
+                    "epoch": search["epoch"],
+                    "search": search["index"],
+                    "last": number == len(searches) - 1,
+                    "temperature": search.get("temperature"),
+                    "site": site,
+                    **place(site),
+                    "rank": rank,
+                    **(_likeliest(logits, search.get("temperature"), limit) if logits else {}),
+                }
+            )
         before = search["plan"]
     return rows
 
@@ -122,9 +149,11 @@ def _likeliest(
     scores = np.array([logits[str(rank)] for rank in usable])
     hot = None if temperature is None else float(softmax(scores / temperature).max())
     return {
-        "candidates": len(usable), "top_rank": usable[int(scores.argmax())],
-        "top_probability": hot, "top_probability_plain": float(softmax(scores).max()),
-    }  # fmt: skip
+        "candidates": len(usable),
+        "top_rank": usable[int(scores.argmax())],
+        "top_probability": hot,
+        "top_probability_plain": float(softmax(scores).max()),
+    }
 
 
 def axes(table: pd.DataFrame) -> NDArray[Any]:
@@ -132,9 +161,17 @@ def axes(table: pd.DataFrame) -> NDArray[Any]:
     arms = _arms(table)
     rows = 2 if _has_probabilities(table) else 1
     return style.new_figure(
-        rows, len(arms), height=2.35 * rows + 0.85 * (rows - 1), down=0.85, across=0.65,
-        width=7.4 if len(arms) > 1 else 6.6, top=0.8, left=0.85, right=0.3, note=_note(table),
-    )  # fmt: skip
+        rows,
+        len(arms),
+        height=2.35 * rows + 0.85 * (rows - 1),
+        down=0.85,
+        across=0.65,
+        width=7.4 if len(arms) > 1 else 6.6,
+        top=0.8,
+        left=0.85,
+        right=0.3,
+        note=_note(table),
+    )
 
 
 def draw(panels: NDArray[Any], table: pd.DataFrame) -> None:
@@ -147,9 +184,13 @@ def draw(panels: NDArray[Any], table: pd.DataFrame) -> None:
             _draw_probabilities(panels[0, column], of_arm)
         _draw_ranks(panels[-1, column], of_arm, highest)
         panels[0, column].annotate(
-            style.short(of_arm["label"].iloc[0]), (0, 1), xycoords="axes fraction", xytext=(0, 7),
-            textcoords="offset points", fontsize="medium",
-        )  # fmt: skip
+            style.short(of_arm["label"].iloc[0]),
+            (0, 1),
+            xycoords="axes fraction",
+            xytext=(0, 7),
+            textcoords="offset points",
+            fontsize="medium",
+        )
     for column in range(1, len(arms)):
         for row in range(len(panels)):
             panels[row, column].set_ylabel("")
@@ -159,7 +200,7 @@ def draw(panels: NDArray[Any], table: pd.DataFrame) -> None:
     last = table[table["arm"].isin(arms) & table["last"]]
     _draw_legend(panels[-1, -1], {k: KINDS.get(k, KINDS["head"]) for k in last["kind"].unique()})
     if len(panels) > 1:
-        marks = {name: (colour, marker) for name, colour, marker, _ in CURVES.values()}
+        marks = {name: (color, marker) for name, color, marker, _ in CURVES.values()}
         _draw_legend(panels[0, -1], marks, above=18)
 
 
@@ -195,7 +236,7 @@ def _arms(table: pd.DataFrame) -> list[str]:
 
 def _draw_probabilities(ax: Axes, of_arm: pd.DataFrame) -> None:
     """Medians over sites and seeds with bands from the 10th to the 90th percentile."""
-    for number, (column, (_, colour, marker, line)) in enumerate(CURVES.items()):
+    for number, (column, (_, color, marker, line)) in enumerate(CURVES.items()):
         known = of_arm.dropna(subset=[column])
         if known.empty:
             continue
@@ -203,18 +244,31 @@ def _draw_probabilities(ax: Axes, of_arm: pd.DataFrame) -> None:
         # Side by side, so that neither bar hides the other.
         at = middle.index + 0.12 * number
         if len(middle) > 1 and number == 0:
-            ax.fill_between(at, low, high, color=colour, alpha=0.15, linewidth=0)
+            ax.fill_between(at, low, high, color=color, alpha=0.15, linewidth=0)
         ax.plot(
-            at, middle, color=style.INK, linestyle=line, marker=marker, markersize=3.5,
-            markerfacecolor=colour, markeredgewidth=0.7, linewidth=1.2, gid=column,
-        )  # fmt: skip
+            at,
+            middle,
+            color=style.INK,
+            linestyle=line,
+            marker=marker,
+            markersize=3.5,
+            markerfacecolor=color,
+            markeredgewidth=0.7,
+            linewidth=1.2,
+            gid=column,
+        )
         ax.vlines(at, low, high, color=style.INK, linewidth=0.7, linestyle=line)
     even = 1 / of_arm["candidates"].max()
     ax.axhline(even, color=style.QUIET, linewidth=0.9, linestyle=(0, (1, 2)))
     ax.annotate(
-        f"even odds of {of_arm['candidates'].max():.0f}", (1, even), va="bottom", ha="right",
-        xycoords=("axes fraction", "data"), fontsize=7, color=style.QUIET,
-    )  # fmt: skip
+        f"even odds of {of_arm['candidates'].max():.0f}",
+        (1, even),
+        va="bottom",
+        ha="right",
+        xycoords=("axes fraction", "data"),
+        fontsize=7,
+        color=style.QUIET,
+    )
     ax.set_ylim(0, 1.05)
     first, last = of_arm["epoch"].min(), of_arm["epoch"].max()
     ax.set_xlim(first - 0.6, max(last, first + 1) + 0.6)
@@ -228,8 +282,10 @@ def _draw_ranks(ax: Axes, of_arm: pd.DataFrame, highest: float) -> None:
     last = of_arm[of_arm["last"]].dropna(subset=["rank"])
     blocks = sorted(last["block"].dropna().unique())
     outside = last.loc[last["block"].isna(), "kind"].unique().tolist()
-    places = {**{block: float(i) for i, block in enumerate(blocks)},
-              **{kind: len(blocks) + i for i, kind in enumerate(outside)}}  # fmt: skip
+    places = {
+        **{block: float(i) for i, block in enumerate(blocks)},
+        **{kind: len(blocks) + i for i, kind in enumerate(outside)},
+    }
     kinds = last["kind"].unique().tolist()
     inner = [kind for kind in kinds if kind not in outside]
     for kind in kinds:
@@ -238,12 +294,20 @@ def _draw_ranks(ax: Axes, of_arm: pd.DataFrame, highest: float) -> None:
         ranks = of_kind["rank"].groupby(at.to_numpy()).agg(["mean", "min", "max"])
         aside = 0.17 * (inner.index(kind) - (len(inner) - 1) / 2) if kind in inner else 0.0
         x = ranks.index.to_numpy(float) + aside
-        colour, marker = KINDS.get(kind, KINDS["head"])
+        color, marker = KINDS.get(kind, KINDS["head"])
         ax.vlines(x, ranks["min"], ranks["max"], color=style.INK, linewidth=0.9, zorder=2)
         ax.plot(
-            x, ranks["mean"], linestyle="none", marker=marker, markersize=5, color=colour, zorder=3,
-            markeredgecolor=style.INK, markeredgewidth=0.6, gid=f"rank:{kind}",
-        )  # fmt: skip
+            x,
+            ranks["mean"],
+            linestyle="none",
+            marker=marker,
+            markersize=5,
+            color=color,
+            zorder=3,
+            markeredgecolor=style.INK,
+            markeredgewidth=0.6,
+            gid=f"rank:{kind}",
+        )
     ax.set_ylim(0, 1.08 * highest)
     ax.yaxis.set_major_locator(MaxNLocator(integer=True))
     ax.set_xlim(-0.6, len(places) - 0.4)
@@ -258,18 +322,33 @@ def _draw_ranks(ax: Axes, of_arm: pd.DataFrame, highest: float) -> None:
 
 
 def _draw_legend(ax: Axes, looks: Mapping[str, tuple[str, str]], above: float = 0.0) -> None:
-    """What marks mean (name -> colour and marker), in a line some points above the axes."""
+    """What marks mean (name -> color and marker), in a line some points above the axes."""
     marks = [
-        Line2D([], [], linestyle="none", marker=marker, markersize=5, color=colour,
-               markeredgecolor=style.INK, markeredgewidth=0.6)
-        for colour, marker in looks.values()
-    ]  # fmt: skip
+        Line2D(
+            [],
+            [],
+            linestyle="none",
+            marker=marker,
+            markersize=5,
+            color=color,
+            markeredgecolor=style.INK,
+            markeredgewidth=0.6,
+        )
+        for color, marker in looks.values()
+    ]
     high = ax.get_window_extent().height / ax.figure.dpi * 72
     ax.legend(
-        marks, list(looks), loc="lower right", bbox_to_anchor=(1.02, 1.0 + above / high),
-        ncols=len(marks), frameon=False, fontsize="small", handletextpad=0.1, columnspacing=0.9,
+        marks,
+        list(looks),
+        loc="lower right",
+        bbox_to_anchor=(1.02, 1.0 + above / high),
+        ncols=len(marks),
+        frameon=False,
+        fontsize="small",
+        handletextpad=0.1,
+        columnspacing=0.9,
         borderaxespad=0.1,
-    )  # fmt: skip
+    )
 
 
 def _note(table: pd.DataFrame) -> str:

@@ -25,9 +25,21 @@ from study.store import Results
 NAME = "ranks"
 
 COLUMNS = (
-    "arm", "label", "workload", "seed", "epoch", "searched",
-    "site", "block", "kind", "rank", "largest", "share", "changed", *notes.COLUMNS,
-)  # fmt: skip
+    "arm",
+    "label",
+    "workload",
+    "seed",
+    "epoch",
+    "searched",
+    "site",
+    "block",
+    "kind",
+    "rank",
+    "largest",
+    "share",
+    "changed",
+    *notes.COLUMNS,
+)
 
 GAP = 0.45
 """Between two blocks, in rows."""
@@ -69,13 +81,20 @@ def data(results: Path, arm: str | None = None, seed: int | None = None) -> pd.D
         plan = plans[epoch]
         for site in largest:
             rank, old = (p[site] if p else None for p in (plan, before))
-            rows.append({
-                "arm": trial["arm"], "seed": trial["seed"], "epoch": epoch,
-                "searched": epoch in searched, "site": site, **place(site),
-                "rank": rank, "largest": largest[site],
-                "share": None if rank is None else rank / largest[site],
-                "changed": epoch in searched and (before is None or rank != old),
-            })  # fmt: skip
+            rows.append(
+                {
+                    "arm": trial["arm"],
+                    "seed": trial["seed"],
+                    "epoch": epoch,
+                    "searched": epoch in searched,
+                    "site": site,
+                    **place(site),
+                    "rank": rank,
+                    "largest": largest[site],
+                    "share": None if rank is None else rank / largest[site],
+                    "changed": epoch in searched and (before is None or rank != old),
+                }
+            )
         before = plan
     table = pd.DataFrame(rows).merge(notes.standing(trials), on="arm")
     table[["block", "rank", "share"]] = table[["block", "rank", "share"]].astype(float)
@@ -149,10 +168,16 @@ def axes(table: pd.DataFrame) -> NDArray[Any]:
     rows = float(_levels(table).max()) + 1
     high = min(ROW * rows, TALLEST)
     return style.new_figure(
-        2, 1, height=high + 0.3 + 0.9, heights=(high, 0.9), down=0.3,
+        2,
+        1,
+        height=high + 0.3 + 0.9,
+        heights=(high, 0.9),
+        down=0.3,
         top=0.34 + 0.18 * (1 + _title(table).count("\n")),
-        left=1.05, right=0.75, note=_note(table),
-    )  # fmt: skip
+        left=1.05,
+        right=0.75,
+        note=_note(table),
+    )
 
 
 def draw(panels: NDArray[Any], table: pd.DataFrame) -> None:
@@ -207,7 +232,7 @@ def _levels(table: pd.DataFrame) -> pd.Series:
 
 
 def _shades() -> LinearSegmentedColormap:
-    """Light to dark without a turn, so that it reads in greyscale."""
+    """Light to dark without a turn, so that it reads in grayscale."""
     blues = matplotlib.colormaps["Blues"](np.linspace(0.12, 0.95, 256))
     return LinearSegmentedColormap.from_list("ranks", blues)
 
@@ -223,11 +248,27 @@ def _draw_ranks(ax: Axes, table: pd.DataFrame) -> None:
     edges = np.append(left, left[-1] + 1)
     for site, level in zip(levels.index, levels.to_numpy(), strict=True):
         shares = np.ma.masked_invalid(wide.loc[[site]].to_numpy())
-        ax.pcolormesh(edges, [level - 0.5, level + 0.5], shares, cmap=shades, vmin=0, vmax=1,
-                      linewidth=0, rasterized=True)  # fmt: skip
+        ax.pcolormesh(
+            edges,
+            [level - 0.5, level + 0.5],
+            shares,
+            cmap=shades,
+            vmin=0,
+            vmax=1,
+            linewidth=0,
+            rasterized=True,
+        )
         dense = wide.columns[wide.loc[site].isna()]
-        ax.bar(dense, 0.96, bottom=level - 0.48, width=1, color="white", edgecolor="#c8c8c8",
-               hatch="/////", linewidth=0)  # fmt: skip
+        ax.bar(
+            dense,
+            0.96,
+            bottom=level - 0.48,
+            width=1,
+            color="white",
+            edgecolor="#c8c8c8",
+            hatch="/////",
+            linewidth=0,
+        )
     shown = table["rank"].notna() & (
         table["changed"] | table["rank"].ne(table.groupby("site")["rank"].shift())
     )
@@ -235,14 +276,25 @@ def _draw_ranks(ax: Axes, table: pd.DataFrame) -> None:
     for _, cell in table[shown].iterrows():
         level, later = levels[cell["site"]], cell["epoch"] > first[cell["site"]]
         if later:
-            ax.plot([cell["epoch"] - 0.5] * 2, [level - 0.5, level + 0.5], color=style.INK,
-                    linewidth=1.8, solid_capstyle="butt", gid=f"change:{cell['site']}")  # fmt: skip
+            ax.plot(
+                [cell["epoch"] - 0.5] * 2,
+                [level - 0.5, level + 0.5],
+                color=style.INK,
+                linewidth=1.8,
+                solid_capstyle="butt",
+                gid=f"change:{cell['site']}",
+            )
         if font >= 3.5:
             ax.text(
-                cell["epoch"], level, f"{cell['rank']:.0f}", ha="center", va="center_baseline",
-                fontsize=font, color="white" if cell["share"] > 0.55 else style.INK,
+                cell["epoch"],
+                level,
+                f"{cell['rank']:.0f}",
+                ha="center",
+                va="center_baseline",
+                fontsize=font,
+                color="white" if cell["share"] > 0.55 else style.INK,
                 fontweight="bold" if later else "normal",
-            )  # fmt: skip
+            )
     _name_sites(ax, table, levels, inches)
     _mark_searches(ax, table)
     _draw_scale(ax, shades)
@@ -259,18 +311,31 @@ def _name_sites(ax: Axes, table: pd.DataFrame, levels: pd.Series, inches: float)
     for block, of_block in sites[sites["block"].notna()].groupby("block"):
         middle = levels[of_block.index].mean()
         ax.annotate(
-            f"block {block:.0f}", (0, middle), xycoords=("axes fraction", "data"),
-            xytext=(-30, 0), textcoords="offset points", ha="right", va="center", fontsize="small",
-        )  # fmt: skip
+            f"block {block:.0f}",
+            (0, middle),
+            xycoords=("axes fraction", "data"),
+            xytext=(-30, 0),
+            textcoords="offset points",
+            ha="right",
+            va="center",
+            fontsize="small",
+        )
 
 
 def _mark_searches(ax: Axes, table: pd.DataFrame) -> None:
     at = table.loc[table["searched"], "epoch"].unique()
     high = ax.get_window_extent().height / ax.figure.dpi
     ax.plot(
-        at, np.full(len(at), 1 + 0.05 / high), transform=ax.get_xaxis_transform(), linestyle="none",
-        marker=style.SEARCH, markersize=5, color=style.INK, clip_on=False, gid="searches",
-    )  # fmt: skip
+        at,
+        np.full(len(at), 1 + 0.05 / high),
+        transform=ax.get_xaxis_transform(),
+        linestyle="none",
+        marker=style.SEARCH,
+        markersize=5,
+        color=style.INK,
+        clip_on=False,
+        gid="searches",
+    )
 
 
 def _draw_scale(ax: Axes, shades: LinearSegmentedColormap) -> None:
@@ -286,8 +351,15 @@ def _draw_changes(ax: Axes, table: pd.DataFrame) -> None:
     """How many sites each search changed; the first, which had no plan to change, as a word."""
     searched = table[table["searched"]].groupby("epoch")["changed"].sum()
     later = searched.iloc[1:]
-    ax.bar(later.index, later, width=0.6, color=style.look(table["arm"].iloc[0]).colour,
-           edgecolor=style.INK, linewidth=0.6, gid="changes")  # fmt: skip
+    ax.bar(
+        later.index,
+        later,
+        width=0.6,
+        color=style.look(table["arm"].iloc[0]).color,
+        edgecolor=style.INK,
+        linewidth=0.6,
+        gid="changes",
+    )
     top = max(float(later.max()) if len(later) else 0.0, 1.0)
     ax.set_ylim(0, 1.45 * top)
     ax.yaxis.set_major_locator(MaxNLocator(integer=True, nbins=3))
@@ -315,10 +387,11 @@ def _note(table: pd.DataFrame) -> str:
         f"Rows: the {count} sites; a number is the rank from that epoch on, hatched: still dense.",
         f"Triangles: {len(searched)} {noun}; a black edge: a search changed the rank"
         f" ({later['site'].nunique()} of {count} sites after the first search)."
-        if searched else "No search: one plan from epoch 1 on.",
+        if searched
+        else "No search: one plan from epoch 1 on.",
         "Largest: a site's largest candidate; where those are not recorded, the largest rank of"
         " its kind in this trial.",
-    ]  # fmt: skip
+    ]
     return notes.write(parts, table.assign(label=style.short(trial["label"])))
 
 

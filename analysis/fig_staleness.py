@@ -23,9 +23,19 @@ from analysis.fig_ranks import in_force
 NAME = "staleness"
 
 COLUMNS = (
-    "arm", "label", "workload", "seed", "reference", "epoch", "searched", "distance",
-    "searches", "stale_distance", "regret", *notes.COLUMNS,
-)  # fmt: skip
+    "arm",
+    "label",
+    "workload",
+    "seed",
+    "reference",
+    "epoch",
+    "searched",
+    "distance",
+    "searches",
+    "stale_distance",
+    "regret",
+    *notes.COLUMNS,
+)
 
 ROW, MOST = 0.4, 24
 """Inches of an arm's row; rows that are drawn at most."""
@@ -54,18 +64,21 @@ def data(results: Path) -> pd.DataFrame:
     searches = load.searches(results)
     traces = {
         trial_id: _Trace(
-            epochs.loc[
-                (epochs["trial_id"] == trial_id) & (epochs["phase"] == "search"), "epoch"
-            ].astype(int).tolist(),
-            searches[searches["trial_id"] == trial_id].to_dict("records"), plan,
+            epochs.loc[(epochs["trial_id"] == trial_id) & (epochs["phase"] == "search"), "epoch"]
+            .astype(int)
+            .tolist(),
+            searches[searches["trial_id"] == trial_id].to_dict("records"),
+            plan,
         )
         for trial_id, plan in zip(done["trial_id"], done["plan"], strict=True)
-    }  # fmt: skip
+    }
     chosen = _references(results, done, traces)
     require(
-        bool(chosen), str(results), "no finished trial that searched at every epoch",
+        bool(chosen),
+        str(results),
+        "no finished trial that searched at every epoch",
         "a study with one, of the settings of another arm (fixed_1)",
-    )  # fmt: skip
+    )
     rows: list[dict[str, Any]] = []
     for _, trial in done.iterrows():
         head = {"arm": trial["arm"], "seed": trial["seed"]}
@@ -143,10 +156,17 @@ def axes(table: pd.DataFrame) -> NDArray[Any]:
     """Two panels with the same rows, an arm each."""
     names = [style.short(label) for label in _drawn(table)["label"].unique()]
     return style.new_figure(
-        1, 2, height=max(ROW * len(names), 1.2), widths=(2.3, 1), across=0.3, top=0.6,
-        left=max(style.room(names), 0.6), right=0.85, width=6.3 + style.room(names),
+        1,
+        2,
+        height=max(ROW * len(names), 1.2),
+        widths=(2.3, 1),
+        across=0.3,
+        top=0.6,
+        left=max(style.room(names), 0.6),
+        right=0.85,
+        width=6.3 + style.room(names),
         note=_note(table),
-    )  # fmt: skip
+    )
 
 
 def draw(panels: NDArray[Any], table: pd.DataFrame) -> None:
@@ -168,10 +188,14 @@ def as_text(table: pd.DataFrame) -> str:
     """The table for a terminal: an arm a line, means over seeds."""
     trials = _trials(table)
     shown = trials.groupby("arm", sort=False).agg(
-        label=("label", "first"), seeds=("seed", "nunique"), searches=("searches", "mean"),
-        distance=("distance", "mean"), stale_distance=("stale_distance", "mean"),
-        regret=("regret", "mean"), largest_regret=("regret", "max"),
-    )  # fmt: skip
+        label=("label", "first"),
+        seeds=("seed", "nunique"),
+        searches=("searches", "mean"),
+        distance=("distance", "mean"),
+        stale_distance=("stale_distance", "mean"),
+        regret=("regret", "mean"),
+        largest_regret=("regret", "max"),
+    )
     return f"{shown.round(4).to_string(index=False)}\n{notes.write([], table)}"
 
 
@@ -205,19 +229,40 @@ def _draw_distances(ax: Axes, shown: pd.DataFrame) -> None:
         level = base + 0.72 * np.minimum(mean / top, 1.0)
         ends = np.append(mean.index, mean.index[-1] + 1) - 0.5
         steps = np.append(level, level.iloc[-1])
-        ax.fill_between(ends, base, steps, step="post", color=look.colour, linewidth=0, alpha=0.55,
-                        gid=f"distance:{arm}")  # fmt: skip
+        ax.fill_between(
+            ends,
+            base,
+            steps,
+            step="post",
+            color=look.color,
+            linewidth=0,
+            alpha=0.55,
+            gid=f"distance:{arm}",
+        )
         ax.plot(ends, steps, drawstyle="steps-post", color=style.INK, linewidth=0.9)
         if mean.max() > top * 1.0001:
             ax.annotate(
-                f"up to {mean.max():.2g}, cut off", (last + 0.5, base + 0.36), xytext=(-3, 0),
-                textcoords="offset points", ha="right", va="center", fontsize=7,
+                f"up to {mean.max():.2g}, cut off",
+                (last + 0.5, base + 0.36),
+                xytext=(-3, 0),
+                textcoords="offset points",
+                ha="right",
+                va="center",
+                fontsize=7,
                 bbox={"facecolor": "white", "edgecolor": "none", "pad": 1.0},
-            )  # fmt: skip
+            )
         share = of_arm.groupby("epoch")["searched"].mean()
         share = share[share > 0]
-        ax.scatter(share.index, np.full(len(share), base - 0.1), s=14 * share, marker="^",
-                   color=style.INK, linewidth=0, gid=f"searches:{arm}", zorder=3)  # fmt: skip
+        ax.scatter(
+            share.index,
+            np.full(len(share), base - 0.1),
+            s=14 * share,
+            marker="^",
+            color=style.INK,
+            linewidth=0,
+            gid=f"searches:{arm}",
+            zorder=3,
+        )
     ax.set_xlim(first - 0.5, last + 0.5)
     ax.set_ylim(-len(arms) + 0.75, 0.85)
     names = shown.drop_duplicates("arm")["label"].map(style.short)
@@ -228,10 +273,14 @@ def _draw_distances(ax: Axes, shown: pd.DataFrame) -> None:
     ax.xaxis.set_major_locator(MaxNLocator(integer=True))
     ax.set_xlabel("epoch of the search phase")
     ax.annotate(
-        f"distance to the plan of an every-epoch trial; height of a row: {top:.2g}", (0, 1),
-        xycoords="axes fraction", xytext=(0, 5), textcoords="offset points",
-        fontsize="small", color=style.QUIET,
-    )  # fmt: skip
+        f"distance to the plan of an every-epoch trial; height of a row: {top:.2g}",
+        (0, 1),
+        xycoords="axes fraction",
+        xytext=(0, 5),
+        textcoords="offset points",
+        fontsize="small",
+        color=style.QUIET,
+    )
 
 
 def _draw_regrets(ax: Axes, shown: pd.DataFrame) -> None:
@@ -242,20 +291,47 @@ def _draw_regrets(ax: Axes, shown: pd.DataFrame) -> None:
         regrets, look = trials.loc[trials["arm"] == arm, "regret"].dropna(), style.look(arm)
         middle = 0.25 - row
         if regrets.empty:
-            ax.annotate("no search", (0, middle), xytext=(4, 0), textcoords="offset points",
-                        va="center", fontsize=7, color=style.QUIET)  # fmt: skip
+            ax.annotate(
+                "no search",
+                (0, middle),
+                xytext=(4, 0),
+                textcoords="offset points",
+                va="center",
+                fontsize=7,
+                color=style.QUIET,
+            )
             continue
         stale = trials.loc[trials["arm"] == arm, "stale_distance"].mean()
-        ax.annotate(f"{stale:.2f}", (1, middle), xycoords=("axes fraction", "data"), xytext=(12, 0),
-                    textcoords="offset points", va="center", fontsize="small")  # fmt: skip
+        ax.annotate(
+            f"{stale:.2f}",
+            (1, middle),
+            xycoords=("axes fraction", "data"),
+            xytext=(12, 0),
+            textcoords="offset points",
+            va="center",
+            fontsize="small",
+        )
         aside = 0.16 * (np.arange(len(regrets)) - (len(regrets) - 1) / 2) / max(len(regrets) / 4, 1)
-        ax.plot([regrets.mean()] * 2, [middle - 0.36, middle + 0.36], color=style.INK,
-                linewidth=1.6, zorder=2)  # fmt: skip
         ax.plot(
-            regrets, middle - aside, linestyle="none", marker=look.marker, zorder=3, clip_on=False,
-            markersize=0.6 * look.size, color=look.colour, markeredgecolor=style.INK,
-            markeredgewidth=0.5, gid=f"regret:{arm}",
-        )  # fmt: skip
+            [regrets.mean()] * 2,
+            [middle - 0.36, middle + 0.36],
+            color=style.INK,
+            linewidth=1.6,
+            zorder=2,
+        )
+        ax.plot(
+            regrets,
+            middle - aside,
+            linestyle="none",
+            marker=look.marker,
+            zorder=3,
+            clip_on=False,
+            markersize=0.6 * look.size,
+            color=look.color,
+            markeredgecolor=style.INK,
+            markeredgewidth=0.5,
+            gid=f"regret:{arm}",
+        )
     ax.set_xlim(-0.04 * (top or 1), 1.08 * (top or 1))
     ax.set_ylim(-len(arms) + 0.75, 0.85)
     ax.set_yticks([])
@@ -264,8 +340,15 @@ def _draw_regrets(ax: Axes, shown: pd.DataFrame) -> None:
     ax.xaxis.set_major_locator(MaxNLocator(nbins=4))
     ax.set_xlabel("sum of distances")
     for text, x in (("regret against the oracle", 0), ("stale", 1)):
-        ax.annotate(text, (x, 1), xycoords="axes fraction", xytext=(12 * x, 5),
-                    textcoords="offset points", fontsize="small", color=style.QUIET)  # fmt: skip
+        ax.annotate(
+            text,
+            (x, 1),
+            xycoords="axes fraction",
+            xytext=(12 * x, 5),
+            textcoords="offset points",
+            fontsize="small",
+            color=style.QUIET,
+        )
 
 
 def _note(table: pd.DataFrame) -> str:

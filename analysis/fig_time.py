@@ -24,9 +24,18 @@ CLOCKS = ("train_s", "data_s", "search_s", "rebuild_s", "eval_s", "other_s")
 """The parts of `wall_s`, in the order of a bar."""
 
 COLUMNS = (
-    "arm", "label", "workload", "seed", "searches", "epochs", *CLOCKS, "wall_s",
-    "searching_share", "every_epoch_share", *notes.COLUMNS,
-)  # fmt: skip
+    "arm",
+    "label",
+    "workload",
+    "seed",
+    "searches",
+    "epochs",
+    *CLOCKS,
+    "wall_s",
+    "searching_share",
+    "every_epoch_share",
+    *notes.COLUMNS,
+)
 
 
 @dataclass(frozen=True)
@@ -34,19 +43,21 @@ class Part:
     """How a part of a bar is named and filled."""
 
     name: str
-    colour: str
+    color: str
     hatch: str
 
 
-# Slates, since the hues are the arms'; searching is darkest, and neighbours differ in greyscale.
-PARTS: Mapping[str, Part] = MappingProxyType({
-    "train_s": Part("training", "#c3cdd6", ""),
-    "data_s": Part("waiting for data", "#ffffff", "...."),
-    "search_s": Part("searching", "#2c3e50", ""),
-    "rebuild_s": Part("rebuilding", "#8496a6", "////"),
-    "eval_s": Part("evaluating", "#e9eef2", "xxxx"),
-    "other_s": Part("other", "#ffffff", ""),
-})  # fmt: skip
+# Slates, since the hues are the arms'; searching is darkest, and neighbors differ in grayscale.
+PARTS: Mapping[str, Part] = MappingProxyType(
+    {
+        "train_s": Part("training", "#c3cdd6", ""),
+        "data_s": Part("waiting for data", "#ffffff", "...."),
+        "search_s": Part("searching", "#2c3e50", ""),
+        "rebuild_s": Part("rebuilding", "#8496a6", "////"),
+        "eval_s": Part("evaluating", "#e9eef2", "xxxx"),
+        "other_s": Part("other", "#ffffff", ""),
+    }
+)
 
 UNITS = ((3 * 3600.0, 3600.0, "hours"), (300.0, 60.0, "minutes"), (0.0, 1.0, "seconds"))
 """From this many seconds on, the length of the unit in seconds, its name."""
@@ -95,9 +106,17 @@ def axes(table: pd.DataFrame) -> NDArray[Any]:
     lines = sum(name.count("\n") + 1 for name in names)
     longest = max(len(line) for name in names for line in name.split("\n"))
     return style.new_figure(
-        1, 2, width=7.6, height=max(ROW * max(lines, len(names)) + 0.1, 0.9), widths=(1.75, 1),
-        left=0.2 + 0.068 * longest, right=0.2, top=0.75, across=0.55, note=_note(table),
-    )  # fmt: skip
+        1,
+        2,
+        width=7.6,
+        height=max(ROW * max(lines, len(names)) + 0.1, 0.9),
+        widths=(1.75, 1),
+        left=0.2 + 0.068 * longest,
+        right=0.2,
+        top=0.75,
+        across=0.55,
+        note=_note(table),
+    )
 
 
 def draw(panels: NDArray[Any], table: pd.DataFrame) -> None:
@@ -146,12 +165,16 @@ def most(table: pd.DataFrame) -> str:
     if not len(shares):
         return ""
     found = stats.estimate(shares)
-    interval = "no interval" if not found.has_interval else (
-        f"{100 * stats.LEVEL:g} % t interval {found.low:.1f} to {found.high:.1f}"
-    )  # fmt: skip
-    how = "measured on every epoch's own trials" if measured else (
-        "reckoned from what a search takes here, since no trial searched at every epoch"
-    )  # fmt: skip
+    interval = (
+        "no interval"
+        if not found.has_interval
+        else (f"{100 * stats.LEVEL:g} % t interval {found.low:.1f} to {found.high:.1f}")
+    )
+    how = (
+        "measured on every epoch's own trials"
+        if measured
+        else ("reckoned from what a search takes here, since no trial searched at every epoch")
+    )
     trials = f"{found.seeds} trial{'s' if found.seeds > 1 else ''}"
     return (
         f"At most {found.mean:.1f} % of a run that searches at every epoch can be saved by any "
@@ -184,9 +207,14 @@ def clocks(trial: pd.Series, epochs: pd.DataFrame) -> dict[str, Any]:
         whole = searching / searches * (there - 1)
         every = whole / (found["wall_s"] - searching + whole)
     return {
-        "arm": trial["arm"], "seed": trial["seed"], "searches": searches, "epochs": there, **found,
-        "searching_share": searching / found["wall_s"], "every_epoch_share": every,
-    }  # fmt: skip
+        "arm": trial["arm"],
+        "seed": trial["seed"],
+        "searches": searches,
+        "epochs": there,
+        **found,
+        "searching_share": searching / found["wall_s"],
+        "every_epoch_share": every,
+    }
 
 
 def _search_wait(epochs: pd.DataFrame) -> float:
@@ -220,9 +248,17 @@ def _draw_bars(ax: Axes, table: pd.DataFrame, arms: Sequence[str]) -> None:
         if widths.max() < 0.002 * means["wall_s"].max():
             continue
         ax.barh(
-            rows, widths, left=start, height=0.66, color=part.colour, hatch=part.hatch,
-            edgecolor=style.INK, linewidth=0.6, label=part.name, gid=name,
-        )  # fmt: skip
+            rows,
+            widths,
+            left=start,
+            height=0.66,
+            color=part.color,
+            hatch=part.hatch,
+            edgecolor=style.INK,
+            linewidth=0.6,
+            label=part.name,
+            gid=name,
+        )
         start += widths
     for row, total in enumerate(means["wall_s"]):
         digits = 0 if total >= 100 else 1
@@ -231,9 +267,16 @@ def _draw_bars(ax: Axes, table: pd.DataFrame, arms: Sequence[str]) -> None:
     ax.set_xlim(0, 1.13 * float(means["wall_s"].max()))
     ax.set_xlabel(f"{unit} of a trial, mean over seeds")
     ax.legend(
-        loc="lower left", bbox_to_anchor=(0, 1), ncols=3, fontsize=8, frameon=False,
-        borderaxespad=0.2, handlelength=1.6, columnspacing=1.2, labelspacing=0.25,
-    )  # fmt: skip
+        loc="lower left",
+        bbox_to_anchor=(0, 1),
+        ncols=3,
+        fontsize=8,
+        frameon=False,
+        borderaxespad=0.2,
+        handlelength=1.6,
+        columnspacing=1.2,
+        labelspacing=0.25,
+    )
 
 
 def _draw_shares(ax: Axes, table: pd.DataFrame, arms: Sequence[str]) -> None:
@@ -244,31 +287,55 @@ def _draw_shares(ax: Axes, table: pd.DataFrame, arms: Sequence[str]) -> None:
         if not len(shares):
             continue
         ax.plot(
-            shares, [row] * len(shares), linestyle="none", marker="|", markersize=9,
-            color=style.QUIET, markeredgewidth=0.8, zorder=2, gid=f"trials:{arm}",
-        )  # fmt: skip
+            shares,
+            [row] * len(shares),
+            linestyle="none",
+            marker="|",
+            markersize=9,
+            color=style.QUIET,
+            markeredgewidth=0.8,
+            zorder=2,
+            gid=f"trials:{arm}",
+        )
         ax.plot(
-            [shares.mean()], [row], linestyle="none", marker=look.marker, markersize=look.size,
-            color=look.colour, markeredgecolor=style.INK, markeredgewidth=0.8, zorder=3,
+            [shares.mean()],
+            [row],
+            linestyle="none",
+            marker=look.marker,
+            markersize=look.size,
+            color=look.color,
+            markeredgecolor=style.INK,
+            markeredgewidth=0.8,
+            zorder=3,
             gid=f"mark:{arm}",
-        )  # fmt: skip
+        )
         # In a column of its own, so that it covers no mark.
         ax.annotate(
-            f"{shares.mean():.1f} %", (1, row), xycoords=("axes fraction", "data"), ha="right",
-            va="center", fontsize=8.3,
-        )  # fmt: skip
+            f"{shares.mean():.1f} %",
+            (1, row),
+            xycoords=("axes fraction", "data"),
+            ha="right",
+            va="center",
+            fontsize=8.3,
+        )
     ceiling, highest = _ceiling(table)[0].mean(), float(100 * table["searching_share"].max())
     highest = max(highest, float(np.nan_to_num(ceiling)), 1)
     ax.set_xlim(0 - 0.04 * highest, 1.45 * highest)
     ax.set_xlabel("searching, share of a trial (%)")
     if not np.isnan(ceiling):
-        ax.axvline(ceiling, color=style.INK, linewidth=1.0, linestyle=(0, (4, 2)), zorder=1,
-                   gid="ceiling")  # fmt: skip
+        ax.axvline(
+            ceiling, color=style.INK, linewidth=1.0, linestyle=(0, (4, 2)), zorder=1, gid="ceiling"
+        )
         ax.annotate(
-            f"if every epoch: {ceiling:.1f} %,\nthe most to be saved", (1, 1),
-            xycoords="axes fraction", xytext=(0, 4), textcoords="offset points", ha="right",
-            fontsize=8, linespacing=1.1,
-        )  # fmt: skip
+            f"if every epoch: {ceiling:.1f} %,\nthe most to be saved",
+            (1, 1),
+            xycoords="axes fraction",
+            xytext=(0, 4),
+            textcoords="offset points",
+            ha="right",
+            fontsize=8,
+            linespacing=1.1,
+        )
 
 
 def _note(table: pd.DataFrame) -> str:

@@ -34,7 +34,7 @@ MOST = 6
 """Blocks that are drawn where nobody says which."""
 
 KEPT, SLATE = 0.2, (0.2, 0.2, 0.27)
-"""A dropped patch keeps this share of its colours, and has the rest of this one: it must be told
+"""A dropped patch keeps this share of its colors, and has the rest of this one: it must be told
 from a black background."""
 
 WIDTH, LEFT, GAP, BELOW = 7.4, 0.12, 0.06, 0.24
@@ -44,7 +44,7 @@ SMALL = 6.5
 """Points of what stands above a picture."""
 
 GOLDEN = (5**0.5 - 1) / 2
-"""Of the circle of hues, from one token to the next: neighbours differ most."""
+"""Of the circle of hues, from one token to the next: neighbors differ most."""
 
 Pixels = NDArray[np.float64]
 
@@ -79,15 +79,26 @@ def data(results: Path, blocks: Sequence[int] | None = None) -> pd.DataFrame:
         own = tokens[image, chosen[block]]
         sizes = np.where(own == DROPPED, 0, (own[:, None] == own).sum(axis=1))
         places = np.arange(patches)
-        tables.append(pd.DataFrame({
-            "name": str(found["names"][image]), "image": image, "block": chosen[block],
-            "row": places // side, "column": places % side, "token": own, "patches": sizes,
-        }))  # fmt: skip
+        tables.append(
+            pd.DataFrame(
+                {
+                    "name": str(found["names"][image]),
+                    "image": image,
+                    "block": chosen[block],
+                    "row": places // side,
+                    "column": places % side,
+                    "token": own,
+                    "patches": sizes,
+                }
+            )
+        )
     table = pd.concat(tables, ignore_index=True)[list(COLUMNS)]
     table.attrs = {
-        "images": found["images"], "model": str(found["model"]),
-        "container": str(found["container"]), "patches": patches,
-    }  # fmt: skip
+        "images": found["images"],
+        "model": str(found["model"]),
+        "container": str(found["container"]),
+        "patches": patches,
+    }
     return table
 
 
@@ -120,9 +131,18 @@ def axes(table: pd.DataFrame) -> NDArray[Any]:
     side = _side(columns)
     room = columns * side + (columns - 1) * GAP
     return style.new_figure(
-        images, columns, width=WIDTH, height=images * side + (images - 1) * BELOW, left=LEFT,
-        right=WIDTH - LEFT - room, top=0.55, below=0.08, across=GAP, down=BELOW, note=note(table),
-    )  # fmt: skip
+        images,
+        columns,
+        width=WIDTH,
+        height=images * side + (images - 1) * BELOW,
+        left=LEFT,
+        right=WIDTH - LEFT - room,
+        top=0.55,
+        below=0.08,
+        across=GAP,
+        down=BELOW,
+        note=note(table),
+    )
 
 
 def _side(columns: int) -> float:
@@ -133,7 +153,7 @@ def _side(columns: int) -> float:
 def note(table: pd.DataFrame) -> str:
     """What a reader must know of the figure, as one paragraph."""
     return (
-        "As the image where a token stands for that patch alone; one colour, the mean of its "
+        "As the image where a token stands for that patch alone; one color, the mean of its "
         "pixels, with an outline, where one stands for several (the same hue in all blocks); dark "
         "slate where a patch was dropped. Counts: tokens left of as many patches."
     )
@@ -143,7 +163,7 @@ def draw(panels: NDArray[Any], table: pd.DataFrame) -> None:
     """Draw the table of `data` into the axes of `axes`: a row an image, a column a block."""
     shown, whole = table.attrs["images"], table.attrs["patches"]
     for row, (image, of_image) in enumerate(table.groupby("image", sort=True)):
-        pixels = _colours(shown[image])
+        pixels = _colors(shown[image])
         _show(panels[row, 0], pixels)
         _head(panels[row, 0], str(of_image["name"].iloc[0]))
         for column, (block, patches) in enumerate(of_image.groupby("block", sort=True), start=1):
@@ -160,7 +180,7 @@ def draw(panels: NDArray[Any], table: pd.DataFrame) -> None:
 
 
 def filled(pixels: Pixels, tokens: NDArray[Any], sizes: NDArray[Any]) -> Pixels:
-    """An image with a colour for each token that stands for several patches.
+    """An image with a color for each token that stands for several patches.
 
     Args:
         pixels: (H, W, 3), from 0 to 1.
@@ -195,12 +215,12 @@ def borders(tokens: NDArray[Any], token: int) -> list[tuple[tuple[int, int], tup
 
 
 def hue(token: int) -> tuple[float, float, float]:
-    """The colour of a token's outline, the same in all blocks."""
+    """The color of a token's outline, the same in all blocks."""
     return colorsys.hsv_to_rgb(token * GOLDEN % 1, 0.9, 1.0)
 
 
-def _colours(image: NDArray[Any]) -> Pixels:
-    """Bytes (H, W, C) as (H, W, 3), from 0 to 1; grey has all three colours."""
+def _colors(image: NDArray[Any]) -> Pixels:
+    """Bytes (H, W, C) as (H, W, 3), from 0 to 1; gray has all three colors."""
     return np.broadcast_to(image / 255, (*image.shape[:2], 3))
 
 
@@ -226,9 +246,12 @@ def _outline(ax: Axes, tokens: NDArray[Any], sizes: NDArray[Any], side: float) -
     for token in np.unique(tokens[sizes > 1]):
         lines = np.array(borders(tokens, token), float) * side
         made = LineCollection(
-            list(lines), colors=[hue(int(token))], linewidths=0.7, capstyle="projecting",
+            list(lines),
+            colors=[hue(int(token))],
+            linewidths=0.7,
+            capstyle="projecting",
             gid=f"token:{token}",
-        )  # fmt: skip
+        )
         ax.add_collection(made, autolim=False)
 
 
@@ -245,13 +268,14 @@ def as_text(table: pd.DataFrame) -> str:
     """The table of `data` for a terminal: an image and a block a line."""
     rows = [
         {
-            "image": name, "block": block,
+            "image": name,
+            "block": block,
             "tokens": some.loc[some["token"] != DROPPED, "token"].nunique(),
             "patches merged": int((some["patches"] > 1).sum()),
             "dropped": int((some["token"] == DROPPED).sum()),
         }
         for (name, _, block), some in table.groupby(["name", "image", "block"], sort=False)
-    ]  # fmt: skip
+    ]
     return pd.DataFrame(rows).to_string(index=False)
 
 

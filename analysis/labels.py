@@ -35,7 +35,7 @@ class Scene:
     """What the labels have to respect.
 
     Attributes:
-        anchors: the centre of each mark that gets a label; n points.
+        anchors: the center of each mark that gets a label; n points.
         marks: boxes of those marks, in the same order, then of any others; m >= n boxes.
         lines: thin boxes that a label should not cover, though its leader may cross them.
         area: the box in which the labels stay.
@@ -79,17 +79,27 @@ def annotate(ax: Axes, texts: Sequence[str], scene: Scene) -> None:
         offset = (box[:2] - anchor) * points
         at = ax.transData.inverted().transform(anchor)
         leader = {
-            "arrowstyle": "-", "linewidth": 0.7, "color": style.QUIET,
-            "shrinkA": 0.0, "shrinkB": radius * points + 0.5,
+            "arrowstyle": "-",
+            "linewidth": 0.7,
+            "color": style.QUIET,
+            "shrinkA": 0.0,
+            "shrinkB": radius * points + 0.5,
             "relpos": tuple((start - box[:2]) / (box[2:] - box[:2])),
-        }  # fmt: skip
+        }
         ax.annotate(
-            text, tuple(at), xytext=tuple(offset), textcoords="offset points",
-            ha="left", va="bottom", gid=f"label:{text}", zorder=5, annotation_clip=False,
+            text,
+            tuple(at),
+            xytext=tuple(offset),
+            textcoords="offset points",
+            ha="left",
+            va="bottom",
+            gid=f"label:{text}",
+            zorder=5,
+            annotation_clip=False,
             arrowprops=leader if led else None,
             # What it cannot help but cover must not strike it through.
             bbox={"facecolor": "white", "alpha": 0.8, "edgecolor": "none", "pad": 0.5},
-        )  # fmt: skip
+        )
 
 
 def place(sizes: Sequence[tuple[float, float]], scene: Scene) -> Array:
@@ -172,9 +182,9 @@ def _places(size: tuple[float, float], scene: Scene, index: int) -> Array:
     flush = np.clip(direction * 1.5, -1, 1) * np.array(size) / 2
     # A hair more than the gap, since to stand exactly at it is a matter of rounding.
     radii = _radius(scene, index) + scene.gap * np.arange(1.01, 60)
-    centres = scene.anchors[index] + radii[:, None, None] * direction + flush
-    centres = centres.reshape(-1, 2)
-    return np.hstack([centres - np.array(size) / 2, centres + np.array(size) / 2])
+    centers = scene.anchors[index] + radii[:, None, None] * direction + flush
+    centers = centers.reshape(-1, 2)
+    return np.hstack([centers - np.array(size) / 2, centers + np.array(size) / 2])
 
 
 def _cost_alone(boxes: Array, scene: Scene, index: int) -> Array:
@@ -199,9 +209,9 @@ def _cost_alone(boxes: Array, scene: Scene, index: int) -> Array:
 
 def _ambiguous(boxes: Array, scene: Scene, index: int) -> NDArray[np.bool_]:
     """Whether a label in each place is about as near to another mark as to its own; (k,)."""
-    centres = (scene.marks[:, :2] + scene.marks[:, 2:]) / 2
-    nearest = np.clip(centres[None], boxes[:, None, :2], boxes[:, None, 2:])
-    distances = np.linalg.norm(nearest - centres, axis=-1)
+    centers = (scene.marks[:, :2] + scene.marks[:, 2:]) / 2
+    nearest = np.clip(centers[None], boxes[:, None, :2], boxes[:, None, 2:])
+    distances = np.linalg.norm(nearest - centers, axis=-1)
     others = np.delete(distances, index, axis=1)
     unclear: NDArray[np.bool_] = (others < 1.6 * distances[:, [index]]).any(axis=1)
     return unclear
@@ -249,9 +259,9 @@ def _crossed(starts: Array, ends: Array, boxes: Array) -> NDArray[np.bool_]:
         ends: k points, or one for all.
         boxes: m boxes.
     """
-    centre, extent = (boxes[:, :2] + boxes[:, 2:]) / 2, (boxes[:, 2:] - boxes[:, :2]) / 2
+    center, extent = (boxes[:, :2] + boxes[:, 2:]) / 2, (boxes[:, 2:] - boxes[:, :2]) / 2
     half = ((ends - starts) / 2)[:, None]
-    middle = ((ends + starts) / 2)[:, None] - centre
+    middle = ((ends + starts) / 2)[:, None] - center
     near = (np.abs(middle) < extent + np.abs(half)).all(axis=-1)
     turn = np.abs(middle[..., 0] * half[..., 1] - middle[..., 1] * half[..., 0])
     reach = extent[:, 0] * np.abs(half[..., 1]) + extent[:, 1] * np.abs(half[..., 0])

@@ -24,10 +24,24 @@ TRIAL_KEYS = ("trial_id", "workload", "arm", "label", "seed", "status")
 RECORD_COLUMNS = ("started", "finished", "error", "leakage", "unusable")
 
 SUMMARY_COLUMNS = (
-    "test_acc", "test_loss", "val_acc", "searches", "search_epochs", "params", "macs", "plan",
-    "train_s", "search_s", "rebuild_s", "eval_s", "data_s", "wall_s",
-    "dense_test_acc", "dense_params", "dense_macs",
-)  # fmt: skip
+    "test_acc",
+    "test_loss",
+    "val_acc",
+    "searches",
+    "search_epochs",
+    "params",
+    "macs",
+    "plan",
+    "train_s",
+    "search_s",
+    "rebuild_s",
+    "eval_s",
+    "data_s",
+    "wall_s",
+    "dense_test_acc",
+    "dense_params",
+    "dense_macs",
+)
 
 UNUSABLE = "unusable"
 """The status of a trial whose files do not read, or do not belong to the study."""

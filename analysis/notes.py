@@ -43,12 +43,16 @@ def standing(trials: pd.DataFrame) -> pd.DataFrame:
     rows = []
     for arm, of_arm in trials.groupby("arm", sort=False):
         missing = load.left_out(of_arm)
-        rows.append({
-            "arm": arm, "label": of_arm["label"].iloc[0], "workload": of_arm["workload"].iloc[0],
-            "left_out": sum(missing.values()),
-            "left_out_why": ", ".join(f"{count} {status}" for status, count in missing.items()),
-            "leakage": load.leaks(of_arm),
-        })  # fmt: skip
+        rows.append(
+            {
+                "arm": arm,
+                "label": of_arm["label"].iloc[0],
+                "workload": of_arm["workload"].iloc[0],
+                "left_out": sum(missing.values()),
+                "left_out_why": ", ".join(f"{count} {status}" for status, count in missing.items()),
+                "leakage": load.leaks(of_arm),
+            }
+        )
     return pd.DataFrame(rows, columns=["arm", "label", "workload", *COLUMNS])
 
 

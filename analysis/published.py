@@ -44,21 +44,26 @@ class Point:
 _DEIT = "README of its code, size counted here"
 _DIFFRATE = "README of its code, its own count of MACs"
 
-POINTS: Mapping[str, tuple[Point, ...]] = MappingProxyType({
-    "deit_small_imagenet": (
-        Point("DeiT-S", 0.79854, 22_050_664, 4_598_882_304, _DEIT),
-        Point(
-            "Adaptive-ComCAT's log", 0.75874, 10_991_976, 2_256_399_212,
-            "epoch 29 of the published run, without a finetune phase, MACs counted here",
-            leakage_note(("search", "selection")),
+POINTS: Mapping[str, tuple[Point, ...]] = MappingProxyType(
+    {
+        "deit_small_imagenet": (
+            Point("DeiT-S", 0.79854, 22_050_664, 4_598_882_304, _DEIT),
+            Point(
+                "Adaptive-ComCAT's log",
+                0.75874,
+                10_991_976,
+                2_256_399_212,
+                "epoch 29 of the published run, without a finetune phase, MACs counted here",
+                leakage_note(("search", "selection")),
+            ),
+            Point("DiffRate", 0.79538, None, 2.905e9, _DIFFRATE),
         ),
-        Point("DiffRate", 0.79538, None, 2.905e9, _DIFFRATE),
-    ),
-    "deit_base_imagenet": (
-        Point("DeiT-B", 0.81846, 86_567_656, 17_563_828_224, _DEIT),
-        Point("DiffRate", 0.81498, None, 11.517e9, _DIFFRATE),
-    ),
-})  # fmt: skip
+        "deit_base_imagenet": (
+            Point("DeiT-B", 0.81846, 86_567_656, 17_563_828_224, _DEIT),
+            Point("DiffRate", 0.81498, None, 11.517e9, _DIFFRATE),
+        ),
+    }
+)
 """Workload -> what was published on its dense model."""
 
 RECIPE = "_upstream"

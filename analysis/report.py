@@ -19,25 +19,31 @@ from adacomcat.files import atomic_write_bytes
 from analysis import load, page
 from analysis.make_all import Made, make_all
 
-QUESTIONS: Mapping[str, str] = MappingProxyType({
-    "table_arms": "Do the arms differ by more than their seeds do, and how large a loss of "
-    "accuracy do the data rule out?",
-    "table_changes": "Do ranks still change after the first search, and do they grow or shrink?",
-    "accuracy_vs_searches": "What accuracy does a schedule reach with how many searches?",
-    "accuracy_vs_search_time": "What accuracy does a schedule reach for how many seconds of "
-    "searching?",
-    "accuracy_vs_cost": "What accuracy is left at how many parameters and multiply-accumulates?",
-    "methods": "Which method leaves the most accuracy at the same multiply-accumulates, and at the "
-    "same measured speed?",
-    "token_sources": "Which patches of an image does each surviving token stand for?",
-    "time": "Where does the time of a trial go, and how much of it could any schedule save?",
-    "intervals": "When does each schedule search, and how does its interval grow?",
-    "ranks": "Do ranks still move after the first search, and where in the model?",
-    "staleness": "How far is the plan in force from what a search at every epoch would propose?",
-    "probabilities": "Do the logits commit to a rank, and which ranks does the search leave?",
-    "confounds": "What does each choice of the reference cost or give?",
-    "coefficients": "Which coefficients does the exploration favour, and what rule do they make?",
-})  # fmt: skip
+QUESTIONS: Mapping[str, str] = MappingProxyType(
+    {
+        "table_arms": "Do the arms differ by more than their seeds do, and how large a loss of "
+        "accuracy do the data rule out?",
+        "table_changes": "Do ranks still change after the first search, and do they grow or "
+        "shrink?",
+        "accuracy_vs_searches": "What accuracy does a schedule reach with how many searches?",
+        "accuracy_vs_search_time": "What accuracy does a schedule reach for how many seconds of "
+        "searching?",
+        "accuracy_vs_cost": "What accuracy is left at how many parameters and "
+        "multiply-accumulates?",
+        "methods": "Which method leaves the most accuracy at the same multiply-accumulates, and at "
+        "the same measured speed?",
+        "token_sources": "Which patches of an image does each surviving token stand for?",
+        "time": "Where does the time of a trial go, and how much of it could any schedule save?",
+        "intervals": "When does each schedule search, and how does its interval grow?",
+        "ranks": "Do ranks still move after the first search, and where in the model?",
+        "staleness": "How far is the plan in force from what a search at every epoch would "
+        "propose?",
+        "probabilities": "Do the logits commit to a rank, and which ranks does the search leave?",
+        "confounds": "What does each choice of the reference cost or give?",
+        "coefficients": "Which coefficients does the exploration favor, and what rule do they "
+        "make?",
+    }
+)
 """What each figure or table answers, in the order of the page; others follow by their headline."""
 
 ROWS = 150
@@ -93,16 +99,19 @@ def provenance(trials: Sequence[Mapping[str, Any]]) -> pd.DataFrame:
         origin = trial["provenance"] or {}
         stopped = trial["stopped"]
         commit = str(origin.get("git_commit") or "")[:12]
-        rows.append({
-            "trial": trial["trial_id"], "status": trial["status"],
-            "started (UTC)": _moment(trial["started"]),
-            "finished (UTC)": _moment(trial["finished"]),
-            "wall s": (trial["summary"] or {}).get("wall_s"),
-            "commit": commit + (" + local changes" if origin.get("git_dirty") else ""),
-            **{kind: _number(groups[kind], origin.get(KINDS[kind])) for kind in KINDS},
-            "leakage": _uses(trial["leakage"]),
-            "remark": trial["error"] or (json.dumps(stopped) if stopped else ""),
-        })  # fmt: skip
+        rows.append(
+            {
+                "trial": trial["trial_id"],
+                "status": trial["status"],
+                "started (UTC)": _moment(trial["started"]),
+                "finished (UTC)": _moment(trial["finished"]),
+                "wall s": (trial["summary"] or {}).get("wall_s"),
+                "commit": commit + (" + local changes" if origin.get("git_dirty") else ""),
+                **{kind: _number(groups[kind], origin.get(KINDS[kind])) for kind in KINDS},
+                "leakage": _uses(trial["leakage"]),
+                "remark": trial["error"] or (json.dumps(stopped) if stopped else ""),
+            }
+        )
     return pd.DataFrame(rows)
 
 
@@ -210,9 +219,13 @@ def _warnings(trials: Sequence[Mapping[str, Any]]) -> list[str]:
     said = []
     leaks = sorted({leakage_note(trial["leakage"] or []) for trial in trials} - {""})
     for leak in leaks:
-        arms = sorted({
-            str(t["label"] or t["arm"]) for t in trials if leakage_note(t["leakage"] or []) == leak
-        })  # fmt: skip
+        arms = sorted(
+            {
+                str(t["label"] or t["arm"])
+                for t in trials
+                if leakage_note(t["leakage"] or []) == leak
+            }
+        )
         everywhere = len(arms) == len({t["label"] or t["arm"] for t in trials})
         said.append(f"{leak}: {'all arms' if everywhere else '; '.join(arms)}.")
     finished = sum(trial["status"] == "finished" for trial in trials)
@@ -244,12 +257,18 @@ def _trials(study: Mapping[str, Any], trials: Sequence[Mapping[str, Any]]) -> st
             cause = str(why).partition("\n")[0]
             word = WORDS.get(str(trial["status"]), str(trial["status"]))
             causes.append(f"{trial['trial_id']}: {word}{': ' if cause else ''}{cause}")
-    listed = page.details(f"Trials left out that have a record ({len(causes)})",
-                          page.bullets(causes)) if causes else ""  # fmt: skip
+    listed = (
+        page.details(f"Trials left out that have a record ({len(causes)})", page.bullets(causes))
+        if causes
+        else ""
+    )
     return page.section(
-        "trials", "Trials", page.paragraph(sentence), page.table(table, "Trials by arm and status"),
+        "trials",
+        "Trials",
+        page.paragraph(sentence),
+        page.table(table, "Trials by arm and status"),
         listed,
-    )  # fmt: skip
+    )
 
 
 def _figure(one: Made) -> str:
@@ -277,22 +296,27 @@ def _read(path: Path) -> pd.DataFrame:
 def _absent(absent: Sequence[Made]) -> str:
     if not absent:
         return ""
-    columns = page.plain({
-        "figure": [_title(one) for one in absent],
-        "question": [QUESTIONS.get(one.name, one.title) for one in absent],
-        "why it is missing": [
-            f"an error of the program: {one.reason}" if one.fault else one.reason for one in absent
-        ],
-    })  # fmt: skip
+    columns = page.plain(
+        {
+            "figure": [_title(one) for one in absent],
+            "question": [QUESTIONS.get(one.name, one.title) for one in absent],
+            "why it is missing": [
+                f"an error of the program: {one.reason}" if one.fault else one.reason
+                for one in absent
+            ],
+        }
+    )
     table = page.table(pd.DataFrame(columns), "Figures without data here")
     return page.section("missing", "Not drawn", table)
 
 
 def _provenance(trials: Sequence[Mapping[str, Any]]) -> str:
     """Where every trial comes from; what they share is said once."""
-    body = [page.table(provenance(trials), "One row a trial")] if trials else [
-        page.paragraph("There is no trial.")
-    ]  # fmt: skip
+    body = (
+        [page.table(provenance(trials), "One row a trial")]
+        if trials
+        else [page.paragraph("There is no trial.")]
+    )
     for kind, entries in shared(trials).items():
         for number, entry in enumerate(entries, start=1):
             facts = [(str(key), _fact(value)) for key, value in entry.items()]

@@ -49,7 +49,7 @@ class Across:
 
 
 def new_axes(table: pd.DataFrame, note: str) -> list[Axes]:
-    """The axes for `draw`: one panel, or one a budget; higher with more arms to be labelled."""
+    """The axes for `draw`: one panel, or one a budget; higher with more arms to be labeled."""
     budgets = _budgets(table)
     most = max(int((of_budget["seeds"] > 0).sum()) for _, of_budget in budgets)
     if len(budgets) == 1:
@@ -59,9 +59,18 @@ def new_axes(table: pd.DataFrame, note: str) -> list[Axes]:
     rows = -(-len(budgets) // 2)
     height = rows * (1.35 + 0.15 * max(most - 3, 0)) + (rows - 1) * 0.55
     made = style.new_figure(
-        rows, 2, width=7.4, height=height, left=0.75, right=0.63, across=1.25, down=0.55, top=0.65,
-        below=0.75, note=note,
-    )  # fmt: skip
+        rows,
+        2,
+        width=7.4,
+        height=height,
+        left=0.75,
+        right=0.63,
+        across=1.25,
+        down=0.55,
+        top=0.65,
+        below=0.75,
+        note=note,
+    )
     for ax in made.ravel()[len(budgets) :]:
         ax.remove()
     return list(made.ravel()[: len(budgets)])
@@ -167,8 +176,8 @@ def set_axes(
     levels = [*shown["test_acc_low"], *shown["test_acc_high"], dense]
     low, high = float(np.nanmin(levels)), float(np.nanmax(levels))
     # Many labels need room above and below.
-    labelled = shown.get("series", shown["arm"]).nunique()
-    margin = (0.15 + 0.03 * max(labelled - 8, 0)) * max(high - low, 1.0)
+    labeled = shown.get("series", shown["arm"]).nunique()
+    margin = (0.15 + 0.03 * max(labeled - 8, 0)) * max(high - low, 1.0)
     # An interval may reach beyond 100 %, an axis need not.
     ax.set_ylim(low - margin, min(high + margin, 100 + 0.3 * margin))
     ax.ticklabel_format(axis="y", useOffset=False)
@@ -182,9 +191,14 @@ def draw_dense(ax: Axes, dense: float) -> None:
         return
     ax.axhline(dense, color=style.QUIET, linestyle=(0, (5, 3)), linewidth=1.0, zorder=1)
     ax.annotate(
-        f"dense\n{dense:.1f} %", (1, dense), xycoords=("axes fraction", "data"),
-        xytext=(4, 0), textcoords="offset points", va="center", color=style.QUIET,
-    )  # fmt: skip
+        f"dense\n{dense:.1f} %",
+        (1, dense),
+        xycoords=("axes fraction", "data"),
+        xytext=(4, 0),
+        textcoords="offset points",
+        va="center",
+        color=style.QUIET,
+    )
 
 
 def shifts(
@@ -279,14 +293,26 @@ def draw_moves(
         )
         places = (np.array([left, right]) - frame.x0) / frame.width
         ax.plot(
-            places, [0.02, 0.02], transform=ax.transAxes, color=style.QUIET, linewidth=1.0,
-            marker=2, markersize=3, gid=f"moved:{group}",
-        )  # fmt: skip
+            places,
+            [0.02, 0.02],
+            transform=ax.transAxes,
+            color=style.QUIET,
+            linewidth=1.0,
+            marker=2,
+            markersize=3,
+            gid=f"moved:{group}",
+        )
         ax.annotate(
-            f"truly at {' to '.join(ends)}", (places.mean(), 0.02), xycoords="axes fraction",
-            xytext=(0, 3), textcoords="offset points", ha="center", va="bottom",
-            fontsize="small", color=style.QUIET,
-        )  # fmt: skip
+            f"truly at {' to '.join(ends)}",
+            (places.mean(), 0.02),
+            xycoords="axes fraction",
+            xytext=(0, 3),
+            textcoords="offset points",
+            ha="center",
+            va="bottom",
+            fontsize="small",
+            color=style.QUIET,
+        )
         half = max(right - left, (40 + 5 * len(" to ".join(ends))) * point) / 2
         middle, top = (left + right) / 2, frame.y0 + 0.02 * frame.height + 13 * point
         boxes.append(np.array([[middle - half, frame.y0, middle + half, top]]))
@@ -312,17 +338,32 @@ def draw_mark(
     interval = arm["test_acc_low"], arm["test_acc_high"]
     ax.plot([x, x], interval, color=style.INK, linewidth=1.0, **bars)
     ax.plot(
-        [x], [y], transform=move, gid=f"mark:{arm['arm']}", zorder=3, linestyle="none",
-        marker=look.marker, markersize=look.size,
-        markerfacecolor="white" if hollow else look.colour,
-        markeredgecolor=style.INK, markeredgewidth=0.8,
-    )  # fmt: skip
+        [x],
+        [y],
+        transform=move,
+        gid=f"mark:{arm['arm']}",
+        zorder=3,
+        linestyle="none",
+        marker=look.marker,
+        markersize=look.size,
+        markerfacecolor="white" if hollow else look.color,
+        markeredgecolor=style.INK,
+        markeredgewidth=0.8,
+    )
     if arm.get("on_front", False):
         ax.plot(
-            [x], [y], transform=move, gid=f"ring:{arm['arm']}", zorder=2.5, linestyle="none",
-            marker="o", markersize=look.size + RING_PT, markerfacecolor="white",
-            markeredgecolor=style.INK, markeredgewidth=1.1,
-        )  # fmt: skip
+            [x],
+            [y],
+            transform=move,
+            gid=f"ring:{arm['arm']}",
+            zorder=2.5,
+            linestyle="none",
+            marker="o",
+            markersize=look.size + RING_PT,
+            markerfacecolor="white",
+            markeredgecolor=style.INK,
+            markeredgewidth=1.1,
+        )
 
 
 def _draw_front(ax: Axes, shown: pd.DataFrame, across: Across, moves: Array) -> Array:

@@ -159,9 +159,13 @@ def difference(
     greater = stats.ttest_rel(sample[:, 0], sample[:, 1], alternative="greater")
     ends = test.confidence_interval(level)
     return Difference(
-        mean, float(ends.low), float(ends.high), len(seeds),
-        p=float(test.pvalue), bound=float(greater.confidence_interval(level).low),
-    )  # fmt: skip
+        mean,
+        float(ends.low),
+        float(ends.high),
+        len(seeds),
+        p=float(test.pvalue),
+        bound=float(greater.confidence_interval(level).low),
+    )
 
 
 def holm(p_values: ArrayLike) -> list[float]:
@@ -188,6 +192,6 @@ def on_front(costs: ArrayLike, gains: ArrayLike) -> list[bool]:
     flags = np.isfinite(points).all(axis=1)
     if flags.any():
         flags[flags] = moocore.is_nondominated(
-            points[flags], maximise=[False, True], keep_weakly=True
+            points[flags], maximize=[False, True], keep_weakly=True
         )
     return [bool(flag) for flag in flags]

@@ -1,7 +1,7 @@
-"""The look that all figures share: one style, and for every arm one colour and marker for ever.
+"""The look that all figures share: one style, and for every arm one color and marker for ever.
 
-Arms are told apart by their markers and by direct labels, so that a figure reads in greyscale;
-colours help, and are safe for colour-blind readers (Okabe and Ito, 2008; the fixed schedules are
+Arms are told apart by their markers and by direct labels, so that a figure reads in grayscale;
+colors help, and are safe for color-blind readers (Okabe and Ito, 2008; the fixed schedules are
 shades of its blue, darker the more often they search; the violet was chosen by simulation). Hues
 are the arms' alone: what else is told apart (parts of a trial, kinds of sites) has shades.
 """
@@ -44,52 +44,60 @@ NOTE_MARGIN = 0.09
 class Look:
     """How an arm is drawn; `size` evens out the areas of the markers, in points."""
 
-    colour: str
+    color: str
     marker: str
     size: float = 8.0
 
 
-LOOKS: Mapping[str, Look] = MappingProxyType({
-    "never": Look("#bbbbbb", "X"),
-    "once": Look("#cc79a7", "v"),
-    "fixed_8": Look("#c6e2f5", "^"),
-    "fixed_4": Look("#7fbfea", "s", 7.0),
-    "fixed_2": Look("#0072b2", "p", 8.5),
-    "fixed_1": Look("#003a5c", "o", 7.5),
-    "adaptive": Look("#d55e00", "*", 12.0),
-    "oracle": Look("#009e73", "D", 6.5),
-    "settled": Look("#7a4fb5", "P", 9.0),
-    "even": Look("#56b4e9", "d"),
-    "front": Look("#e69f00", "<"),
-    "random": Look("#f0e442", "h", 8.5),
-    "ours": Look("#009e73", "o", 7.5),
-    "reference": Look("#d55e00", "s", 7.0),
-    "dense": Look("#6e6e6e", "o", 7.0),
-    "lowrank": Look("#0072b2", "s", 7.0),
-    "uniform": Look("#f7dfae", "d"),
-    "diffrate": Look("#e69f00", "D", 6.5),
-    "both": Look("#009e73", "*", 12.0),
-})  # fmt: skip
+LOOKS: Mapping[str, Look] = MappingProxyType(
+    {
+        "never": Look("#bbbbbb", "X"),
+        "once": Look("#cc79a7", "v"),
+        "fixed_8": Look("#c6e2f5", "^"),
+        "fixed_4": Look("#7fbfea", "s", 7.0),
+        "fixed_2": Look("#0072b2", "p", 8.5),
+        "fixed_1": Look("#003a5c", "o", 7.5),
+        "adaptive": Look("#d55e00", "*", 12.0),
+        "oracle": Look("#009e73", "D", 6.5),
+        "settled": Look("#7a4fb5", "P", 9.0),
+        "even": Look("#56b4e9", "d"),
+        "front": Look("#e69f00", "<"),
+        "random": Look("#f0e442", "h", 8.5),
+        "ours": Look("#009e73", "o", 7.5),
+        "reference": Look("#d55e00", "s", 7.0),
+        "dense": Look("#6e6e6e", "o", 7.0),
+        "lowrank": Look("#0072b2", "s", 7.0),
+        "uniform": Look("#f7dfae", "d"),
+        "diffrate": Look("#e69f00", "D", 6.5),
+        "both": Look("#009e73", "*", 12.0),
+    }
+)
 
 CHANGED: Mapping[str, str] = MappingProxyType({"ours": "#a8e0cf", "reference": "#7a3600"})
-"""End -> colour of the arms that are this end but for a choice: a light and a dark one."""
+"""End -> color of the arms that are this end but for a choice: a light and a dark one."""
 
-CHOICES: Mapping[str, str] = MappingProxyType({
-    "source": "^", "clock": "v", "search_split": "D", "optimiser": "P", "biases": "X",
-    "truncation": "h",
-})  # fmt: skip
+CHOICES: Mapping[str, str] = MappingProxyType(
+    {
+        "source": "^",
+        "clock": "v",
+        "search_split": "D",
+        "optimizer": "P",
+        "biases": "X",
+        "truncation": "h",
+    }
+)
 """Choice -> marker of the arms that are an end but for this choice."""
 
-OTHER_COLOURS = ("#e69f00", "#56b4e9", "#f0e442", "#882255", "#999933", "#ddcc77")
+OTHER_COLORS = ("#e69f00", "#56b4e9", "#f0e442", "#882255", "#999933", "#ddcc77")
 OTHER_MARKERS = ("P", "<", ">", "h", "d", "8")
 
 
 def look(arm: str) -> Look:
-    """Colour and marker of an arm: those of `LOOKS`, or for another name what its checksum picks.
+    """Color and marker of an arm: those of `LOOKS`, or for another name what its checksum picks.
 
     So an arm looks the same in every figure, whatever other arms there are. A last number is no
     part of the name where `LOOKS` has the rest: `adaptive_30` (a budget) looks like `adaptive`,
-    `random_2` (a draw) like `random`. `END_but_CHOICE` has a colour by its end, a marker by its
+    `random_2` (a draw) like `random`. `END_but_CHOICE` has a color by its end, a marker by its
     choice.
     """
     end, _, choice = arm.partition("_but_")
@@ -100,13 +108,13 @@ def look(arm: str) -> Look:
         if name in LOOKS:
             return LOOKS[name]
     number = zlib.crc32(arm.encode())
-    colour = OTHER_COLOURS[number % len(OTHER_COLOURS)]
-    return Look(colour, OTHER_MARKERS[number // len(OTHER_COLOURS) % len(OTHER_MARKERS)])
+    color = OTHER_COLORS[number % len(OTHER_COLORS)]
+    return Look(color, OTHER_MARKERS[number // len(OTHER_COLORS) % len(OTHER_MARKERS)])
 
 
-def dark(colour: str) -> tuple[float, ...]:
-    """A colour for a line: the light ones of the markers, whose edges are dark, would be faint."""
-    parts = np.array(to_rgb(colour))
+def dark(color: str) -> tuple[float, ...]:
+    """A color for a line: the light ones of the markers, whose edges are dark, would be faint."""
+    parts = np.array(to_rgb(color))
     lightness = float(parts @ (0.2126, 0.7152, 0.0722))
     return tuple(parts * min(1.0, 0.5 / lightness))
 
@@ -114,18 +122,27 @@ def dark(colour: str) -> tuple[float, ...]:
 def shared_style() -> AbstractContextManager[None]:
     """Matplotlib's settings for the time of a `with` block; the global ones stay untouched."""
     settings: dict[str, Any] = {
-        "font.size": 9.5, "axes.titlesize": 11, "axes.titlelocation": "left",
-        "text.color": INK, "axes.labelcolor": INK, "axes.edgecolor": INK,
-        "xtick.color": INK, "ytick.color": INK,
-        "axes.spines.top": False, "axes.spines.right": False,
-        "axes.grid": True, "axes.axisbelow": True, "grid.color": "#e6e6e6", "grid.linewidth": 0.6,
+        "font.size": 9.5,
+        "axes.titlesize": 11,
+        "axes.titlelocation": "left",
+        "text.color": INK,
+        "axes.labelcolor": INK,
+        "axes.edgecolor": INK,
+        "xtick.color": INK,
+        "ytick.color": INK,
+        "axes.spines.top": False,
+        "axes.spines.right": False,
+        "axes.grid": True,
+        "axes.axisbelow": True,
+        "grid.color": "#e6e6e6",
+        "grid.linewidth": 0.6,
         # A label is what the study calls an arm, never a formula.
         "text.parse_math": False,
         # Hinting gives a text another width at each resolution, and labels are placed by width.
         "text.hinting": "none",
         # Text stays text in the PDF, to be searched and edited.
         "pdf.fonttype": 42,
-    }  # fmt: skip
+    }
     # From matplotlib's defaults: a reader's own matplotlibrc would change what was looked at.
     return matplotlib.style.context(["default", settings])
 
@@ -199,10 +216,15 @@ def caption(ax: Axes, note: str) -> None:
     figure = ax.figure
     assert isinstance(figure, Figure)
     figure.text(
-        NOTE_MARGIN / figure.get_figwidth(), NOTE_MARGIN / figure.get_figheight(),
-        _wrapped(note, figure.get_figwidth()), gid="note",
-        va="bottom", fontsize=NOTE_PT, color=QUIET, linespacing=NOTE_SPACING,
-    )  # fmt: skip
+        NOTE_MARGIN / figure.get_figwidth(),
+        NOTE_MARGIN / figure.get_figheight(),
+        _wrapped(note, figure.get_figwidth()),
+        gid="note",
+        va="bottom",
+        fontsize=NOTE_PT,
+        color=QUIET,
+        linespacing=NOTE_SPACING,
+    )
 
 
 def title(ax: Axes, text: str, **how: Any) -> None:
@@ -220,9 +242,12 @@ def title(ax: Axes, text: str, **how: Any) -> None:
 def headline(figure: Figure, text: str) -> None:
     """Write the title of a figure with several panels into its left upper corner."""
     figure.text(
-        NOTE_MARGIN / figure.get_figwidth(), 1 - 0.1 / figure.get_figheight(), text, va="top",
+        NOTE_MARGIN / figure.get_figwidth(),
+        1 - 0.1 / figure.get_figheight(),
+        text,
+        va="top",
         fontsize=11,
-    )  # fmt: skip
+    )
 
 
 LONGEST = 36

@@ -59,10 +59,13 @@ def _row(arm: str, done: pd.DataFrame) -> dict[str, Any]:
     """Sum up the finished trials of one arm."""
     accuracy = stats.estimate(done["test_acc"])
     row: dict[str, Any] = {
-        "arm": arm, "seeds": accuracy.seeds,
-        "test_acc": accuracy.mean, "test_acc_low": accuracy.low, "test_acc_high": accuracy.high,
+        "arm": arm,
+        "seeds": accuracy.seeds,
+        "test_acc": accuracy.mean,
+        "test_acc_low": accuracy.low,
+        "test_acc_high": accuracy.high,
         "interval": accuracy.named(),
-    }  # fmt: skip
+    }
     for name in MEASURES:
         values = done[name].astype(float)
         row |= {name: values.mean(), f"{name}_min": values.min(), f"{name}_max": values.max()}

@@ -15,14 +15,33 @@ from analysis import arms, command, load, notes, stats, summary
 NAME = "table_arms"
 
 ARM_COLUMNS = (
-    "arm", "label", "workload", "seeds", "test_acc", "test_acc_low", "test_acc_high", "interval",
-    "searches", "searching_s", "params", "macs",
-)  # fmt: skip
+    "arm",
+    "label",
+    "workload",
+    "seeds",
+    "test_acc",
+    "test_acc_low",
+    "test_acc_high",
+    "interval",
+    "searches",
+    "searching_s",
+    "params",
+    "macs",
+)
 
 COMPARED_COLUMNS = (
-    "against", "against_label", "family", "pairs", "difference", "difference_low",
-    "difference_high", "p", "p_holm", "loss_bound", "ruled_out",
-)  # fmt: skip
+    "against",
+    "against_label",
+    "family",
+    "pairs",
+    "difference",
+    "difference_low",
+    "difference_high",
+    "p",
+    "p_holm",
+    "loss_bound",
+    "ruled_out",
+)
 
 COLUMNS = (*ARM_COLUMNS, *COMPARED_COLUMNS, *notes.COLUMNS)
 
@@ -87,19 +106,21 @@ def with_pool(trials: pd.DataFrame) -> pd.DataFrame:
     if not found or arms.POOLED in names:
         return trials
     drawn = trials[trials["arm"].isin(found)]
-    means = ["test_acc", "searches", "search_s", "rebuild_s", "params", "macs",
-             *summary.DENSE]  # fmt: skip
+    means = ["test_acc", "searches", "search_s", "rebuild_s", "params", "macs", *summary.DENSE]
     pooled = []
     for seed, of_seed in drawn.groupby("seed"):
         done = load.finished(of_seed)
         whole = set(done["arm"]) == set(found)
         first = (done if whole else of_seed[of_seed["status"] != "finished"]).iloc[0]
         row: dict[str, Any] = {
-            "workload": first["workload"], "arm": arms.POOLED, "seed": seed,
+            "workload": first["workload"],
+            "arm": arms.POOLED,
+            "seed": seed,
             "label": f"random (mean of {len(found)} draws)",
-            "status": first["status"], "unusable": first["unusable"],
+            "status": first["status"],
+            "unusable": first["unusable"],
             "leakage": load.leaks(of_seed),
-        }  # fmt: skip
+        }
         if whole:
             row |= {name: done[name].astype(float).mean() for name in means}
         pooled.append(row)
@@ -129,12 +150,21 @@ def comparisons(trials: pd.DataFrame) -> pd.DataFrame:
             continue
         for against, family in arms.references(arm, names).items():
             found = stats.difference(values[arm], values[against])
-            rows.append({
-                "arm": arm, "against": against, "against_label": labels[against],
-                "family": family, "pairs": found.seeds, "difference": found.mean,
-                "difference_low": found.low, "difference_high": found.high, "p": found.p,
-                "loss_bound": found.loss_bound, "ruled_out": found.ruled_out(),
-            })  # fmt: skip
+            rows.append(
+                {
+                    "arm": arm,
+                    "against": against,
+                    "against_label": labels[against],
+                    "family": family,
+                    "pairs": found.seeds,
+                    "difference": found.mean,
+                    "difference_low": found.low,
+                    "difference_high": found.high,
+                    "p": found.p,
+                    "loss_bound": found.loss_bound,
+                    "ruled_out": found.ruled_out(),
+                }
+            )
     table = pd.DataFrame(rows, columns=["arm", *(c for c in COMPARED_COLUMNS if c != "p_holm")])
     table["p_holm"] = table["p"].astype(float)
     for _, rows_of_family in table.groupby("family"):
@@ -145,19 +175,21 @@ def comparisons(trials: pd.DataFrame) -> pd.DataFrame:
 def readable_arms(table: pd.DataFrame) -> pd.DataFrame:
     """The arms of the table of `data` as text, an arm a row."""
     table = table.drop_duplicates("arm")
-    return pd.DataFrame({
-        "arm": table["label"],
-        "seeds": table["seeds"].astype(str),
-        "test accuracy %": [
-            f"{_number(100 * row['test_acc'], '.2f')} {_half(row)}".strip()
-            for _, row in table.iterrows()
-        ],
-        "searches": [_number(value, ".1f") for value in table["searches"]],
-        "searching s": [_number(value, ",.1f") for value in table["searching_s"]],
-        "params": [_number(value, ",.0f") for value in table["params"]],
-        "MACs": [_number(value, ",.0f") for value in table["macs"]],
-        "left out": table["left_out_why"],
-    }).reset_index(drop=True)  # fmt: skip
+    return pd.DataFrame(
+        {
+            "arm": table["label"],
+            "seeds": table["seeds"].astype(str),
+            "test accuracy %": [
+                f"{_number(100 * row['test_acc'], '.2f')} {_half(row)}".strip()
+                for _, row in table.iterrows()
+            ],
+            "searches": [_number(value, ".1f") for value in table["searches"]],
+            "searching s": [_number(value, ",.1f") for value in table["searching_s"]],
+            "params": [_number(value, ",.0f") for value in table["params"]],
+            "MACs": [_number(value, ",.0f") for value in table["macs"]],
+            "left out": table["left_out_why"],
+        }
+    ).reset_index(drop=True)
 
 
 def readable_comparisons(table: pd.DataFrame) -> pd.DataFrame:
@@ -168,16 +200,18 @@ def readable_comparisons(table: pd.DataFrame) -> pd.DataFrame:
     table = table[table["against"] != ""]
     order = table["family"].map({name: i for i, name in enumerate(table["family"].unique())})
     table = table.loc[order.sort_values(kind="stable").index]
-    return pd.DataFrame({
-        "arm": table["label"],
-        "less": table["against_label"],
-        "pairs": table["pairs"].astype(str),
-        "points": [_points(row) for _, row in table.iterrows()],
-        "p": [_number(p, ".3f") for p in table["p"]],
-        "Holm": [_number(p, ".3f") for p in table["p_holm"]],
-        "family": table["family"],
-        "ruled out": table["ruled_out"],
-    }).reset_index(drop=True)  # fmt: skip
+    return pd.DataFrame(
+        {
+            "arm": table["label"],
+            "less": table["against_label"],
+            "pairs": table["pairs"].astype(str),
+            "points": [_points(row) for _, row in table.iterrows()],
+            "p": [_number(p, ".3f") for p in table["p"]],
+            "Holm": [_number(p, ".3f") for p in table["p_holm"]],
+            "family": table["family"],
+            "ruled out": table["ruled_out"],
+        }
+    ).reset_index(drop=True)
 
 
 def families(table: pd.DataFrame) -> str:

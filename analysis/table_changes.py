@@ -15,9 +15,18 @@ from analysis import command, load, notes
 NAME = "table_changes"
 
 COLUMNS = (
-    "arm", "label", "workload", "seeds", "settled", "searches", "changing", "grown", "shrunk",
-    "last_change", *notes.COLUMNS,
-)  # fmt: skip
+    "arm",
+    "label",
+    "workload",
+    "seeds",
+    "settled",
+    "searches",
+    "changing",
+    "grown",
+    "shrunk",
+    "last_change",
+    *notes.COLUMNS,
+)
 
 LEGEND = (
     "Means over seeds. Searches that changed: of those after the first, which chooses all ranks. "
@@ -56,10 +65,14 @@ def data(results: Path) -> pd.DataFrame:
         len(moved) > 0, str(results), "no search", "a study with a finished trial that searched"
     )
     found = moved.groupby("arm", sort=False).agg(
-        seeds=("searches", "size"), settled=("changing", lambda each: int((each == 0).sum())),
-        searches=("searches", "mean"), changing=("changing", "mean"), grown=("grown", "mean"),
-        shrunk=("shrunk", "mean"), last_change=("last_change", "mean"),
-    )  # fmt: skip
+        seeds=("searches", "size"),
+        settled=("changing", lambda each: int((each == 0).sum())),
+        searches=("searches", "mean"),
+        changing=("changing", "mean"),
+        grown=("grown", "mean"),
+        shrunk=("shrunk", "mean"),
+        last_change=("last_change", "mean"),
+    )
     return notes.standing(trials).merge(found, on="arm")[list(COLUMNS)]
 
 
@@ -86,16 +99,18 @@ def _height(rank: int | None) -> float:
 
 def readable(table: pd.DataFrame) -> pd.DataFrame:
     """The table of `data` as text, an arm a row."""
-    return pd.DataFrame({
-        "arm": table["label"],
-        "seeds": table["seeds"].astype(str),
-        "kept": table["settled"].astype(str),
-        "searches": [f"{value:.1f}" for value in table["searches"]],
-        "that changed": [f"{value:.1f}" for value in table["changing"]],
-        "grown": [f"{value:.1f}" for value in table["grown"]],
-        "shrunk": [f"{value:.1f}" for value in table["shrunk"]],
-        "last change": ["" if math.isnan(v) else f"{v:.1f}" for v in table["last_change"]],
-    })  # fmt: skip
+    return pd.DataFrame(
+        {
+            "arm": table["label"],
+            "seeds": table["seeds"].astype(str),
+            "kept": table["settled"].astype(str),
+            "searches": [f"{value:.1f}" for value in table["searches"]],
+            "that changed": [f"{value:.1f}" for value in table["changing"]],
+            "grown": [f"{value:.1f}" for value in table["grown"]],
+            "shrunk": [f"{value:.1f}" for value in table["shrunk"]],
+            "last change": ["" if math.isnan(v) else f"{v:.1f}" for v in table["last_change"]],
+        }
+    )
 
 
 def as_text(table: pd.DataFrame) -> str:

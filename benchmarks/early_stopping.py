@@ -109,12 +109,14 @@ def load(root: Path, objectives: tuple[str, ...] = ()) -> FullRun:
     alike = len(shapes) == 1 and len(set(shape := min(shapes))) == 1
     require(alike, f"--results {root}: epochs", sorted(shapes), "as many in all trials")
     values = {
-        arm: np.array([
-            mean_values([rows[:epoch] for rows in seeds], objectives)
-            for epoch in range(1, shape[0] + 1)
-        ])
+        arm: np.array(
+            [
+                mean_values([rows[:epoch] for rows in seeds], objectives)
+                for epoch in range(1, shape[0] + 1)
+            ]
+        )
         for arm, seeds in traces.items()
-    }  # fmt: skip
+    }
     suggested = [arm for arm in started if arm not in references]
     arms = (*(arm for arm in references if arm in started), *suggested)
     return FullRun(root.name, objectives, frozenset(references), arms, len(shape), values)

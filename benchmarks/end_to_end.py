@@ -45,9 +45,13 @@ def jpeg(arguments: argparse.Namespace, folder: Path) -> Data:
     write_image_folder(folder, classes=CLASSES, train=each, val=1, side=side)
     held_back = {"search_fraction": 1 / each, "val_fraction": 1 / each}
     data = DataConfig(
-        name="imagefolder", root=str(folder), image_size=side, num_workers=arguments.workers,
-        **held_back, **deit_augmentation(),
-    )  # fmt: skip
+        name="imagefolder",
+        root=str(folder),
+        image_size=side,
+        num_workers=arguments.workers,
+        **held_back,
+        **deit_augmentation(),
+    )
     model = drawn_model(arguments, num_classes=CLASSES)
     return model, _loader(data, arguments)
 
@@ -64,9 +68,14 @@ DATA: dict[str, Callable[[argparse.Namespace, Path], Data]] = {"jpeg": jpeg, "di
 
 def _loader(data: DataConfig, arguments: argparse.Namespace) -> Loader:
     return make_loader(
-        build_splits(data).train, data, batch_size=arguments.batch_size, seed=0, train=True,
-        augment=True, device=arguments.device,
-    )  # fmt: skip
+        build_splits(data).train,
+        data,
+        batch_size=arguments.batch_size,
+        seed=0,
+        train=True,
+        augment=True,
+        device=arguments.device,
+    )
 
 
 def epochs_of(model: Any, loader: Loader, arguments: argparse.Namespace) -> dict[str, Variant]:

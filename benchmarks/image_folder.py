@@ -44,9 +44,13 @@ def main() -> int:
     console.print(table)
     console.print_json(json.dumps(results))
     settings = {
-        "classes": CLASSES, "images": CLASSES * (TRAIN + VAL), "side": SIDE, "model": MODEL,
-        "depth": DEPTH, **{k: v for k, v in vars(arguments).items() if k != "output"},
-    }  # fmt: skip
+        "classes": CLASSES,
+        "images": CLASSES * (TRAIN + VAL),
+        "side": SIDE,
+        "model": MODEL,
+        "depth": DEPTH,
+        **{k: v for k, v in vars(arguments).items() if k != "output"},
+    }
     found = {"seconds": steps, "total_s": total_s, "results": results}
     bar = Bar("seconds of all steps", total_s, "at most", AT_MOST_S)
     print_bars([bar])
@@ -76,16 +80,43 @@ def _run(root: Path, arguments: argparse.Namespace) -> tuple[dict[str, float], d
     found, tuned = root / "found", root / "tuned"
     machine = ["--device", arguments.device]
     search = [
-        "search", "--model", MODEL, "--set", f"model.options.depth={DEPTH}",
-        "--weights", root / "deit.pth", "--data", root / "data",
-        "--target-reduction", 0.5, "--schedule", "adaptive", "--epochs", arguments.epochs,
-        "--batch-size", arguments.batch_size, "--search-batch-size", arguments.search_batch_size,
-        "--workers", arguments.workers, *machine, "--output", found,
-    ]  # fmt: skip
+        "search",
+        "--model",
+        MODEL,
+        "--set",
+        f"model.options.depth={DEPTH}",
+        "--weights",
+        root / "deit.pth",
+        "--data",
+        root / "data",
+        "--target-reduction",
+        0.5,
+        "--schedule",
+        "adaptive",
+        "--epochs",
+        arguments.epochs,
+        "--batch-size",
+        arguments.batch_size,
+        "--search-batch-size",
+        arguments.search_batch_size,
+        "--workers",
+        arguments.workers,
+        *machine,
+        "--output",
+        found,
+    ]
     finetune = [
-        "finetune", "--from", found, "--epochs", arguments.finetune_epochs,
-        "--batch-size", arguments.batch_size, *machine, "--output", tuned,
-    ]  # fmt: skip
+        "finetune",
+        "--from",
+        found,
+        "--epochs",
+        arguments.finetune_epochs,
+        "--batch-size",
+        arguments.batch_size,
+        *machine,
+        "--output",
+        tuned,
+    ]
     steps = {"search, to the first epoch": _interrupted(search, found / "epochs.jsonl")}
     steps["search --resume"], _ = _timed(["search", "--resume", found, *machine])
     steps["finetune"], _ = _timed(finetune)

@@ -191,9 +191,13 @@ def compare(arguments: argparse.Namespace) -> None:
     reached = list(bars(rows, arguments))
     print_bars(reached)
     write_record(
-        arguments.output, "inference", settings_of(arguments), params=params, rows=rows,
+        arguments.output,
+        "inference",
+        settings_of(arguments),
+        params=params,
+        rows=rows,
         bars=[bar.to_json() for bar in reached],
-    )  # fmt: skip
+    )
 
 
 def _cells(row: dict[str, Any]) -> list[object]:

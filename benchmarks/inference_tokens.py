@@ -108,9 +108,13 @@ def compare(arguments: argparse.Namespace) -> None:
     reached = list(bars(rows, arguments))
     print_bars(reached)
     write_record(
-        arguments.output, "inference_tokens", settings_of(arguments), macs=macs, rows=rows,
+        arguments.output,
+        "inference_tokens",
+        settings_of(arguments),
+        macs=macs,
+        rows=rows,
         bars=[bar.to_json() for bar in reached],
-    )  # fmt: skip
+    )
 
 
 def _cells(row: dict[str, Any]) -> list[object]:

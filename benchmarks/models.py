@@ -54,6 +54,6 @@ def published_space(model: Any) -> LowRank:
 
 
 def commit_by_default_(model: Any, reduction: float) -> None:
-    """Factorise a model: all sites at one share of their full rank."""
+    """Factorize a model: all sites at one share of their full rank."""
     method = published_space(model)
     method.commit_(method.default_plan(method.budget(BudgetConfig(reduction=reduction))))

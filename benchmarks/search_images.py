@@ -90,9 +90,13 @@ class Bench:
             self.config.search, lr=kind.lr, steps=None, images=None, stable_steps=kind.stable_steps
         )
         loader = make_loader(
-            self.splits.search, self.config.data, batch_size=settings.batch_size, seed=seed,
-            train=True, device=self.device,
-        )  # fmt: skip
+            self.splits.search,
+            self.config.data,
+            batch_size=settings.batch_size,
+            seed=seed,
+            train=True,
+            device=self.device,
+        )
         method.calibrate(images for images, _ in loader)
         method.prepare_()
         budget = method.budget(self.config.budget)
@@ -114,9 +118,13 @@ class Bench:
     def _loss(self, method: CompressionMethod, plan: Plan) -> float:
         method.commit_(plan)
         loader = make_loader(
-            self.splits.val, self.config.data, batch_size=256, seed=0, train=False,
+            self.splits.val,
+            self.config.data,
+            batch_size=256,
+            seed=0,
+            train=False,
             device=self.device,
-        )  # fmt: skip
+        )
         return evaluate(method.model, loader, self.config.search_phase)[1]
 
 
@@ -192,9 +200,12 @@ def compare(arguments: argparse.Namespace) -> None:
     batches = len(splits.search) // config.search.batch_size
     kinds = kinds_of(config, batches, arguments.images, arguments.stable)
     dense = dense_model(
-        config, splits, default_cache(), device=arguments.device,
+        config,
+        splits,
+        default_cache(),
+        device=arguments.device,
         progress=lambda row: print(f"dense model: epoch {row['epoch'] + 1}/{row['epochs']}"),
-    )  # fmt: skip
+    )
     bench = Bench(config, splits, dense, arguments.device)
     seeds = range(arguments.seeds)
     found = {kind: [bench.search(kind, seed, arguments.epoch) for seed in seeds] for kind in kinds}
@@ -209,12 +220,18 @@ def compare(arguments: argparse.Namespace) -> None:
         ("search", "images", "steps", "lr", "own full", "same plan", "other full", "val loss"),
         [
             (
-                row["search"], row["images"], row["steps"], row["lr"], row["to_own_full"],
-                f"{row['same_plans']} of {len(full)}", row["to_other_full"], row["val_loss"],
+                row["search"],
+                row["images"],
+                row["steps"],
+                row["lr"],
+                row["to_own_full"],
+                f"{row['same_plans']} of {len(full)}",
+                row["to_other_full"],
+                row["val_loss"],
             )
             for row in rows
         ],
-    )  # fmt: skip
+    )
     print(f"full plans of different seeds are {floor:.4f} apart, deviation {deviation:.4f}")
     for name, words in names.items():
         least = "none of these numbers" if enough[name] is None else f"{enough[name]:,.0f}"

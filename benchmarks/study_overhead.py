@@ -156,8 +156,10 @@ def main() -> None:
     study = run_study_once(arguments)
     alone = run_trial_alone(arguments)
     print(f"{study['trials']} trials in {study['wall_s']:.0f} s")
-    print(f"CPU s: bodies {study['bodies_cpu_s']:.0f}, all workers and Ray's own processes "
-          f"{study['processes_cpu_s']:.0f}, driver {study['driver_cpu_s']:.0f}")  # fmt: skip
+    print(
+        f"CPU s: bodies {study['bodies_cpu_s']:.0f}, all workers and Ray's own processes "
+        f"{study['processes_cpu_s']:.0f}, driver {study['driver_cpu_s']:.0f}"
+    )
     bar = Bar("share inside the trials' clocks", study["share"], "at least", AT_LEAST)
     print("the bar is for 24 trials on digits:")
     print_bars([bar])
@@ -165,9 +167,13 @@ def main() -> None:
     names = ("experiment", "workload", "seeds", "arm")
     settings = {name: getattr(arguments, name) for name in names}
     write_record(
-        arguments.output, "study_overhead", settings,
-        study=study, alone=alone, bars=[bar.to_json()],
-    )  # fmt: skip
+        arguments.output,
+        "study_overhead",
+        settings,
+        study=study,
+        alone=alone,
+        bars=[bar.to_json()],
+    )
 
 
 if __name__ == "__main__":

@@ -102,9 +102,13 @@ def replay(traces: Path, trials: int) -> dict[str, Any]:
         git = {"git_commit": None, "git_dirty": None}
         job = Job(folder, folder, placement, git, body=Replay(folders))
         board = Board(
-            expand(experiment), trials=trials, records=[], in_turn=True,
-            objectives=("val_acc", "searches"), seeds=1,
-        )  # fmt: skip
+            expand(experiment),
+            trials=trials,
+            records=[],
+            in_turn=True,
+            objectives=("val_acc", "searches"),
+            seeds=1,
+        )
         monitor = Memory(Console(stderr=True), board, max(1, trials // 10))
         started = time.perf_counter()
         with monitor:

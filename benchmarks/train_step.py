@@ -7,7 +7,7 @@
 alignment of four blocks, both served by one forward of the teacher. `two teacher forwards` is how
 the reference does it, one for the labels and one for the blocks; the losses must be the same.
 `teacher` is one forward of it, without a gradient. All steps are those of `adacomcat.training`,
-optimiser included.
+optimizer included.
 """
 
 import argparse

@@ -16,14 +16,14 @@ def experiment(workload: Workload, seeds: int = 5) -> Experiment:
     """`never`, `adaptive` and a search at every epoch, at six reductions.
 
     A search chooses among a few ranks, so that the ranks must follow the budget: where the
-    workload's space is a list of fractions, each budget has its own, centred on what it allows.
+    workload's space is a list of fractions, each budget has its own, centered on what it allows.
     Menus (`space: paper`) stay as they are.
 
     Args:
         workload: data, dense model and recipe.
         seeds: trials of an arm.
     """
-    centred = workload.defaults.get("method", {}).get("space", "fractions") != "paper"
+    centered = workload.defaults.get("method", {}).get("space", "fractions") != "paper"
     schedules: dict[str, tuple[str, dict[str, Any]]] = {
         "never": ("never", {"kind": "never"}),
         "adaptive": ("adaptive", {"kind": "adaptive"}),
@@ -36,7 +36,7 @@ def experiment(workload: Workload, seeds: int = 5) -> Experiment:
             overrides={
                 "schedule": schedule,
                 "budget": {"reduction": reduction},
-                **({"method.fractions": centred_fractions(reduction)} if centred else {}),
+                **({"method.fractions": centered_fractions(reduction)} if centered else {}),
             },
         )
         for reduction in REDUCTIONS
@@ -52,7 +52,7 @@ def experiment(workload: Workload, seeds: int = 5) -> Experiment:
     )
 
 
-def centred_fractions(reduction: float) -> list[float]:
+def centered_fractions(reduction: float) -> list[float]:
     """Candidates around the share of the full rank that a reduction allows on average."""
-    centre = (1 - reduction) / OVERHEAD
-    return [round(min(1.0, share * centre), 4) for share in SPREAD]
+    center = (1 - reduction) / OVERHEAD
+    return [round(min(1.0, share * center), 4) for share in SPREAD]

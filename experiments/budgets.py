@@ -66,16 +66,17 @@ def experiment(workload: Workload, seeds: int = 2) -> Experiment:
 
 
 def _space(reduction: float) -> tuple[Dimension, ...]:
-    # The candidates of a workload are centred on its budget: plans keep from half to one and a half
+    # The candidates of a workload are centered on its budget: plans keep from half to one and a half
     # times what it keeps. Below the cheapest there is no plan; above the dearest nothing binds.
     kept = 1 - reduction
     low, high = max(1 - 1.4 * kept, 0.01), 1 - 0.5 * kept
     return (
         Dimension(
-            name="reduction", setting="budget.reduction", kind="float",
-            low=round(low, 4), high=round(high, 4),
+            name="reduction",
+            setting="budget.reduction",
+            kind="float",
+            low=round(low, 4),
+            high=round(high, 4),
         ),
-        Dimension(
-            name="beta", setting="search.beta", kind="float", low=0.5, high=4.0, log=True
-        ),
-    )  # fmt: skip
+        Dimension(name="beta", setting="search.beta", kind="float", low=0.5, high=4.0, log=True),
+    )

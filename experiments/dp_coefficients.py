@@ -69,7 +69,12 @@ def _space(epochs: int) -> tuple[Dimension, ...]:
         # Off, a changed plan resets the interval to 1.
         Dimension(name="divide", kind="choice", choices=yes_or_no),
         Dimension(
-            name="shrink", setting="schedule.shrink", kind="float", low=1.25, high=8.0, log=True,
+            name="shrink",
+            setting="schedule.shrink",
+            kind="float",
+            low=1.25,
+            high=8.0,
+            log=True,
             when={"divide": True},
         ),
         # One site of 16 that moves by one rank is a distance of about 0.02; 0.1 is as far apart as
@@ -77,20 +82,25 @@ def _space(epochs: int) -> tuple[Dimension, ...]:
         Dimension(name="tolerance", setting="schedule.tolerance", kind="float", low=0.0, high=0.1),
         Dimension(name="capped", kind="choice", choices=yes_or_no),
         Dimension(
-            name="max_interval", setting="schedule.max_interval", kind="int",
-            low=2, high=max(epochs, 3), log=True, when={"capped": True},
+            name="max_interval",
+            setting="schedule.max_interval",
+            kind="int",
+            low=2,
+            high=max(epochs, 3),
+            log=True,
+            when={"capped": True},
         ),
         Dimension(
             name="warmup", setting="schedule.warmup", kind="int", low=1, high=max(epochs // 4, 2)
         ),
+        Dimension(name="due", setting="schedule.due", kind="choice", choices=("modulo", "elapsed")),
         Dimension(
-            name="due", setting="schedule.due", kind="choice", choices=("modulo", "elapsed")
-        ),
-        Dimension(
-            name="clock", setting="search.clock", kind="choice",
+            name="clock",
+            setting="search.clock",
+            kind="choice",
             choices=("per_epoch", "per_search"),
         ),
-    )  # fmt: skip
+    )
 
 
 def _arm(name: str, label: str, kind: str) -> Arm:

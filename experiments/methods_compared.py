@@ -18,7 +18,7 @@ from typing import Any
 
 from adacomcat.recipes import diffrate
 from adacomcat.settings import build_config
-from experiments.budget_sweep import centred_fractions
+from experiments.budget_sweep import centered_fractions
 from study.schema import Arm, Experiment, Workload
 
 REDUCTIONS = (0.3, 0.4, 0.5)
@@ -90,11 +90,11 @@ def _methods(workload: Workload, reduction: float) -> dict[str, tuple[str, dict[
 
 
 def _lowrank(workload: Workload, reduction: float) -> dict[str, Any]:
-    """The workload's own space of ranks; fractions are centred on what a budget allows."""
+    """The workload's own space of ranks; fractions are centered on what a budget allows."""
     method = dict(build_config(workload.defaults).method)
     if method.get("space", "fractions") == "paper":
         return method
-    return {**method, "fractions": centred_fractions(reduction)}
+    return {**method, "fractions": centered_fractions(reduction)}
 
 
 def _tokens(workload: Workload) -> dict[str, Any]:

@@ -1,7 +1,7 @@
 """What does each choice of the reference cost or give? One changed at a time, from both ends.
 
 `ours` and `reference` differ in six choices: what a later search truncates, what the temperature
-follows, which images a search sees, what becomes of the optimiser's state and of attention biases,
+follows, which images a search sees, what becomes of the optimizer's state and of attention biases,
 and whether truncation looks at activations. Each of the other arms is one end with a single choice
 taken from the other.
 """
@@ -16,7 +16,7 @@ CHOICES: dict[str, tuple[str, Any, Any]] = {
     "source": ("method.source", "dense", "current"),
     "clock": ("search.clock", "per_epoch", "per_search"),
     "search_split": ("data.search_from", "train", "test"),
-    "optimiser": ("search_phase.optimizer_state", "migrate", "rebuild"),
+    "optimizer": ("search_phase.optimizer_state", "migrate", "rebuild"),
     "biases": ("method.biases", "exact", "drop"),
     "truncation": ("method.calibrated", True, False),
 }

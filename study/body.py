@@ -104,9 +104,13 @@ def untrained(config: TrialConfig, device: str = "cpu") -> Trial:
     if config.schedule.get("kind") == RESOLVED:
         values["schedule"] = Never().config()
     return Trial(
-        from_mapping(TrialConfig, values), dense=dense, splits=splits,
-        directory=Path(), reporter=_Silent(), device=device,
-    )  # fmt: skip
+        from_mapping(TrialConfig, values),
+        dense=dense,
+        splits=splits,
+        directory=Path(),
+        reporter=_Silent(),
+        device=device,
+    )
 
 
 class _Silent:

@@ -104,10 +104,12 @@ def place(request: Request, nodes: Iterable[Mapping[str, float]]) -> Placement:
     slots = sum(min(_fit(c, each_cpu), _fit_gpus(g, each_gpu)) for c, g in sizes)
     asked = f"{request.workers} workers of {each_cpu:g} CPUs and {each_gpu:g} GPUs for one trial"
     require(
-        slots >= request.workers, "--workers, --cpus-per-worker, --gpus-per-worker", asked,
+        slots >= request.workers,
+        "--workers, --cpus-per-worker, --gpus-per-worker",
+        asked,
         f"what fits into {cpus:g} CPUs and {gpus:g} GPUs on {len(sizes)} nodes: "
         f"{min(slots, 10**6)} such workers",
-    )  # fmt: skip
+    )
     executor: Executor = "train" if request.workers > 1 else "tune"
     if request.executor != "auto":
         executor = request.executor

@@ -302,7 +302,7 @@ def _title(placement: Placement) -> str:
         device = f"{placement.gpus:g} GPU ({machine['gpu'][0]})"
     return (
         "ESTIMATE: from two steps of each kind, timed on an untrained model, by one worker alone "
-        f"on {device}; Ray's own time and neighbours that slow each other are not in it"
+        f"on {device}; Ray's own time and neighbors that slow each other are not in it"
     )
 
 

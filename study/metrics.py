@@ -77,9 +77,11 @@ class TrialMetrics:
 
     def __init__(self, spec: TrialSpec, beat_s: float = BEAT_S) -> None:
         self._tags = {
-            "experiment": spec.experiment, "workload": spec.workload,
-            "arm": spec.arm, "seed": str(spec.seed),
-        }  # fmt: skip
+            "experiment": spec.experiment,
+            "workload": spec.workload,
+            "arm": spec.arm,
+            "seed": str(spec.seed),
+        }
         self._beat_s = beat_s
         self._gauges: dict[str, float] = {}
         self._closed = threading.Event()

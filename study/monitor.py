@@ -24,9 +24,13 @@ ENDED_ROWS = 8
 OTHER_ROWS = 7
 """Of the live display: what is not the table's trials."""
 COLUMNS = (
-    ("trial", 16, False), ("state", 14, False), ("val", 7, True), ("searches", 8, True),
-    ("params", 7, True), ("time", 7, True),
-)  # fmt: skip
+    ("trial", 16, False),
+    ("state", 14, False),
+    ("val", 7, True),
+    ("searches", 8, True),
+    ("params", 7, True),
+    ("time", 7, True),
+)
 """Of the live table: name, width, whether it is aligned to the right."""
 STYLES = {"finished": "green", "stopped": "cyan", "failed": "bold red", "interrupted": "yellow"}
 

@@ -1,4 +1,4 @@
-"""What an exploration optimises: named figures of a trace, and their means over seeds."""
+"""What an exploration optimizes: named figures of a trace, and their means over seeds."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass

@@ -146,8 +146,10 @@ def _check_same(exploration: Exploration, study: optuna.Study, path: Path) -> No
     objectives = list(exploration.objectives)
     there = study.user_attrs
     for key, value in (
-        ("objectives", objectives), ("space", space), ("start", exploration.start),
-    ):  # fmt: skip
+        ("objectives", objectives),
+        ("space", space),
+        ("start", exploration.start),
+    ):
         if key not in there:
             study.set_user_attr(key, value)
     before = there.get("objectives", objectives)

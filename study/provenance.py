@@ -8,9 +8,16 @@ from typing import Any
 from adacomcat.versions import hardware, versions
 
 PACKAGES = (
-    "adacomcat", "torch", "torchvision", "timm", "ray", "optuna", "moocore", "numpy",
+    "adacomcat",
+    "torch",
+    "torchvision",
+    "timm",
+    "ray",
+    "optuna",
+    "moocore",
+    "numpy",
     "scikit-learn",
-)  # fmt: skip
+)
 """What a trace depends on."""
 
 
@@ -38,8 +45,11 @@ def _git(folder: Path, *arguments: str) -> str | None:
     try:
         done = subprocess.run(
             ["git", "-C", str(folder), *arguments],
-            capture_output=True, text=True, timeout=30, check=True,
-        )  # fmt: skip
+            capture_output=True,
+            text=True,
+            timeout=30,
+            check=True,
+        )
     except (OSError, subprocess.SubprocessError):
         return None
     return done.stdout

@@ -125,9 +125,13 @@ def _observe(config: TrialConfig, whole: Trial, cut: int, device: str) -> dict[s
         )
         dense = copy.deepcopy(whole.teacher).requires_grad_()
         Trial(
-            short, dense=dense, splits=splits, directory=Path(folder), reporter=watch,
+            short,
+            dense=dense,
+            splits=splits,
+            directory=Path(folder),
+            reporter=watch,
             device=device,
-        ).run()  # fmt: skip
+        ).run()
     searched, tuned = watch.rows[2], watch.rows[4]
     clocks = ("train_s", "search_s", "rebuild_s", "eval_s")
     return {
@@ -213,9 +217,11 @@ def _cut_splits(splits: Splits, config: TrialConfig, cut: int) -> Splits:
 def _cut(split: Split, images: int) -> Split:
     kept = np.arange(min(images, len(split)))
     return dataclasses.replace(
-        split, images=split.images.select(kept), labels=split.labels[: len(kept)],
+        split,
+        images=split.images.select(kept),
+        labels=split.labels[: len(kept)],
         indices=split.indices[kept],
-    )  # fmt: skip
+    )
 
 
 @contextmanager

@@ -13,11 +13,21 @@ from study.expand import arm_configs
 from study.schema import SCHEMA_VERSION, Experiment
 
 TRIAL_FIELDS: Mapping[str, type | tuple[type, ...]] = {
-    "trial_id": str, "workload": str, "arm": str, "label": str, "seed": int, "status": str,
-    "config": dict, "leakage": list, "provenance": (dict, type(None)),
-    "started": (str, type(None)), "finished": (str, type(None)), "error": (str, type(None)),
-    "summary": (dict, type(None)), "stopped": (dict, type(None)),
-}  # fmt: skip
+    "trial_id": str,
+    "workload": str,
+    "arm": str,
+    "label": str,
+    "seed": int,
+    "status": str,
+    "config": dict,
+    "leakage": list,
+    "provenance": (dict, type(None)),
+    "started": (str, type(None)),
+    "finished": (str, type(None)),
+    "error": (str, type(None)),
+    "summary": (dict, type(None)),
+    "stopped": (dict, type(None)),
+}
 """What every reader of a `trial.json` counts on."""
 
 

@@ -81,9 +81,11 @@ class Session:
 
     def _begin(self, specs: Sequence[TrialSpec], git: Mapping[str, Any]) -> None:
         self.results.begin(
-            self.experiment, extend=self.arguments.extend,
-            command=shlex.join(sys.argv), provenance=provenance.collect(git),
-        )  # fmt: skip
+            self.experiment,
+            extend=self.arguments.extend,
+            command=shlex.join(sys.argv),
+            provenance=provenance.collect(git),
+        )
         for spec in specs:
             self.results.add(spec)
 
@@ -140,8 +142,9 @@ class Session:
         done = subprocess.run(
             [sys.executable, "-m", f"analysis.{figure}", str(self.results.root)],
             env=os.environ | {"PYTHONPATH": paths, "MPLBACKEND": "Agg"},
-            capture_output=True, text=True,
-        )  # fmt: skip
+            capture_output=True,
+            text=True,
+        )
         self._say(done.stdout.rstrip())
         if done.returncode:
             self._say(f"{figure} failed:\n{done.stderr.rstrip()}", style="red")

@@ -142,9 +142,12 @@ def _is_left(experiment: Experiment, results: Results, counts: Mapping[Status, i
 def _arm_table(arms: Sequence[_Arm], results: Results, front: set[str]) -> Table:
     table = Table(box=None, padding=(0, 2, 0, 0), header_style="bold", expand=True)
     columns: tuple[tuple[str, Literal["left", "right"]], ...] = (
-        ("arm", "left"), ("", "left"), ("seeds", "left"), ("val", "right"),
+        ("arm", "left"),
+        ("", "left"),
+        ("seeds", "left"),
+        ("val", "right"),
         ("searches", "right"),
-    )  # fmt: skip
+    )
     for name, justify in columns:
         table.add_column(name, justify=justify, no_wrap=True)
     table.add_column("label", ratio=1, no_wrap=True, overflow="ellipsis")

@@ -316,15 +316,28 @@ class Results:
     def add(self, spec: TrialSpec) -> None:
         """Make the record of a trial, unless it has one."""
         if self.trial(spec.trial_id) is None:
-            self.write(spec.trial_id, {
-                "schema_version": SCHEMA_VERSION, "trial_id": spec.trial_id,
-                "experiment": spec.experiment, "workload": spec.workload, "arm": spec.arm,
-                "label": spec.label, "seed": spec.seed, "status": "pending",
-                "config": spec.config, "needs": spec.needs, "provenance": None,
-                "leakage": list(spec.leakage),
-                "started": None, "finished": None, "error": None, "summary": None,
-                "stopped": None,
-            })  # fmt: skip
+            self.write(
+                spec.trial_id,
+                {
+                    "schema_version": SCHEMA_VERSION,
+                    "trial_id": spec.trial_id,
+                    "experiment": spec.experiment,
+                    "workload": spec.workload,
+                    "arm": spec.arm,
+                    "label": spec.label,
+                    "seed": spec.seed,
+                    "status": "pending",
+                    "config": spec.config,
+                    "needs": spec.needs,
+                    "provenance": None,
+                    "leakage": list(spec.leakage),
+                    "started": None,
+                    "finished": None,
+                    "error": None,
+                    "summary": None,
+                    "stopped": None,
+                },
+            )
 
     def update(self, trial_id: str, status: Status, **changes: Any) -> None:
         """Set the status of a trial and any other entries of its record."""

@@ -84,16 +84,32 @@ def _epoch_rows(epochs: Sequence[Row]) -> list[dict[str, Any]]:
         params = _int(row["params"]) or params
         train_s, eval_s = float(row["train_seconds"]), float(row["val_seconds"])
         search_s = _float(row["search_seconds"]) or 0.0
-        rows.append({
-            "phase": "search", "epoch": int(row["epoch"]), "step_epoch": int(row["epoch"]),
-            "loss": float(row["total_loss"]), "base_loss": float(row["base_loss"]),
-            "val_acc": float(row["acc1"]) / 100, "val_loss": float(row["val_loss"]),
-            "lr": float(row["lr"]), "align_weight": float(row["align_weight"]),
-            "interval": float(row["interval"]), "searched": searched, "searches": searches,
-            "sites_changed": _int(row["sites_changed"]), "params": params, "macs": None,
-            "train_s": train_s, "search_s": search_s, "rebuild_s": None, "eval_s": eval_s,
-            "data_s": None, "images_per_s": None, "wall_s": train_s + search_s + eval_s,
-        })  # fmt: skip
+        rows.append(
+            {
+                "phase": "search",
+                "epoch": int(row["epoch"]),
+                "step_epoch": int(row["epoch"]),
+                "loss": float(row["total_loss"]),
+                "base_loss": float(row["base_loss"]),
+                "val_acc": float(row["acc1"]) / 100,
+                "val_loss": float(row["val_loss"]),
+                "lr": float(row["lr"]),
+                "align_weight": float(row["align_weight"]),
+                "interval": float(row["interval"]),
+                "searched": searched,
+                "searches": searches,
+                "sites_changed": _int(row["sites_changed"]),
+                "params": params,
+                "macs": None,
+                "train_s": train_s,
+                "search_s": search_s,
+                "rebuild_s": None,
+                "eval_s": eval_s,
+                "data_s": None,
+                "images_per_s": None,
+                "wall_s": train_s + search_s + eval_s,
+            }
+        )
     return rows
 
 
@@ -103,15 +119,26 @@ def _search_rows(epochs: Sequence[Row], plans: Mapping[int, Plan]) -> list[dict[
     for row in (row for row in epochs if row["searched"] == "1"):
         plan = plans[int(row["epoch"])]
         changed = list(plan.decisions if before is None else plan.changed(before))
-        rows.append({
-            "index": len(rows), "epoch": int(row["epoch"]), "temperature": None,
-            "loss": float(row["search_loss"]), "accuracy": float(row["search_acc1"]) / 100,
-            "expected_cost": float(row["soft_params"]), "target_cost": float(row["target_params"]),
-            "plan_cost": None, "unit": "params",
-            "distance": None if before is None else plan.distance(before), "changed": changed,
-            "plan": dict(plan.decisions), "logits": {}, "seconds": float(row["search_seconds"]),
-            "images": SEARCH_IMAGES, "steps": None,
-        })  # fmt: skip
+        rows.append(
+            {
+                "index": len(rows),
+                "epoch": int(row["epoch"]),
+                "temperature": None,
+                "loss": float(row["search_loss"]),
+                "accuracy": float(row["search_acc1"]) / 100,
+                "expected_cost": float(row["soft_params"]),
+                "target_cost": float(row["target_params"]),
+                "plan_cost": None,
+                "unit": "params",
+                "distance": None if before is None else plan.distance(before),
+                "changed": changed,
+                "plan": dict(plan.decisions),
+                "logits": {},
+                "seconds": float(row["search_seconds"]),
+                "images": SEARCH_IMAGES,
+                "steps": None,
+            }
+        )
         before = plan
     return rows
 
@@ -123,12 +150,22 @@ def _summary(
     clocks = {name: sum(row[name] for row in rows) for name in ("train_s", "search_s", "eval_s")}
     return {
         # The published run reports on the images that it searched and selected on.
-        "test_acc": last["val_acc"], "test_loss": last["val_loss"], "val_acc": last["val_acc"],
-        "searches": len(searches), "search_epochs": [row["epoch"] for row in searches],
-        "params": last["params"], "macs": None, "plan": searches[-1]["plan"],
-        **clocks, "rebuild_s": None, "data_s": None, "wall_s": sum(row["wall_s"] for row in rows),
-        "dense_test_acc": None, "dense_params": None, "dense_macs": None,
-    }  # fmt: skip
+        "test_acc": last["val_acc"],
+        "test_loss": last["val_loss"],
+        "val_acc": last["val_acc"],
+        "searches": len(searches),
+        "search_epochs": [row["epoch"] for row in searches],
+        "params": last["params"],
+        "macs": None,
+        "plan": searches[-1]["plan"],
+        **clocks,
+        "rebuild_s": None,
+        "data_s": None,
+        "wall_s": sum(row["wall_s"] for row in rows),
+        "dense_test_acc": None,
+        "dense_params": None,
+        "dense_macs": None,
+    }
 
 
 def _int(text: str) -> int | None:

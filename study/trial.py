@@ -202,15 +202,24 @@ class ArmRun:
         assert record is not None, spec.trial_id
         if record["status"] != "running":
             self.results.update(
-                spec.trial_id, "running", config=spec.config, provenance=self.provenance,
-                started=record["started"] or now(), finished=None, error=None, summary=None,
-            )  # fmt: skip
+                spec.trial_id,
+                "running",
+                config=spec.config,
+                provenance=self.provenance,
+                started=record["started"] or now(),
+                finished=None,
+                error=None,
+                summary=None,
+            )
 
     def _finish(self, spec: TrialSpec, outcome: Outcome) -> None:
         self.results.update(
-            spec.trial_id, "finished", finished=now(), summary=outcome.summary,
+            spec.trial_id,
+            "finished",
+            finished=now(),
+            summary=outcome.summary,
             provenance=self.provenance | {"split_hashes": dict(outcome.split_hashes)},
-        )  # fmt: skip
+        )
 
     def _ask(self, referee: Referee, rung: int) -> Verdict:
         """The judge's word on the means over the seeds, each as it stood at the rung."""

@@ -127,9 +127,11 @@ class _Study:
         if exploration.stopping is not None:
             references = [arm.name for arm in self.experiment.arms]
             judge = ray.remote(num_cpus=0)(Judge).remote(
-                exploration.stopping, exploration.objectives, references,
+                exploration.stopping,
+                exploration.objectives,
+                references,
                 self.results.rungs_file,
-            )  # fmt: skip
+            )
             referee = Referee(_Ask(judge), exploration.objectives, exploration.stopping.rungs)
             job = replace(job, referee=referee)
         search = StudySearch(self.experiment, self.results)

@@ -33,9 +33,13 @@ def ray_cluster() -> Iterator[Any]:
 
     assert not os.environ.get("RAY_ADDRESS"), "tests start a Ray of their own"
     ray.init(
-        address="local", num_cpus=2, include_dashboard=False, object_store_memory=100 * 2**20,
-        log_to_driver=False, logging_level=logging.ERROR,
-    )  # fmt: skip
+        address="local",
+        num_cpus=2,
+        include_dashboard=False,
+        object_store_memory=100 * 2**20,
+        log_to_driver=False,
+        logging_level=logging.ERROR,
+    )
     yield ray
     ray.shutdown()
 
@@ -50,8 +54,12 @@ def tiny_workload() -> Workload:
             "data": {"name": "synthetic", "options": {"images": 240, "image_size": 8}},
             "model": {
                 "options": {
-                    "patch_size": 4, "embed_dim": 16, "depth": 1, "num_heads": 2,
-                    "global_pool": "avg", "class_token": False,
+                    "patch_size": 4,
+                    "embed_dim": 16,
+                    "depth": 1,
+                    "num_heads": 2,
+                    "global_pool": "avg",
+                    "class_token": False,
                 },
             },
             "dense": {"recipe": {"epochs": 1, "batch_size": 16}},
@@ -61,7 +69,7 @@ def tiny_workload() -> Workload:
             "finetune": {"epochs": 1, "batch_size": 16},
             "finetune.distill.align_blocks": [0],
         },
-    )  # fmt: skip
+    )
 
 
 @pytest.fixture

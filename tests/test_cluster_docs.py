@@ -61,20 +61,39 @@ def test_the_ray_job_has_the_fields_of_kuberay() -> None:
     assert (document["apiVersion"], document["kind"]) == ("ray.io/v1", "RayJob")
     spec = document["spec"]
     assert set(spec) <= {
-        "activeDeadlineSeconds", "backoffLimit", "rayClusterSpec", "submitterPodTemplate",
-        "submitterConfig", "entrypoint", "runtimeEnvYAML", "jobId", "submissionMode",
-        "entrypointNumCpus", "ttlSecondsAfterFinished", "shutdownAfterJobFinishes", "suspend",
-    }  # fmt: skip
+        "activeDeadlineSeconds",
+        "backoffLimit",
+        "rayClusterSpec",
+        "submitterPodTemplate",
+        "submitterConfig",
+        "entrypoint",
+        "runtimeEnvYAML",
+        "jobId",
+        "submissionMode",
+        "entrypointNumCpus",
+        "ttlSecondsAfterFinished",
+        "shutdownAfterJobFinishes",
+        "suspend",
+    }
     cluster = spec["rayClusterSpec"]
     assert set(cluster) <= {
-        "rayVersion", "authOptions", "headGroupSpec", "workerGroupSpecs",
-        "enableInTreeAutoscaling", "autoscalerOptions",
-    }  # fmt: skip
+        "rayVersion",
+        "authOptions",
+        "headGroupSpec",
+        "workerGroupSpecs",
+        "enableInTreeAutoscaling",
+        "autoscalerOptions",
+    }
     assert set(cluster["headGroupSpec"]) == {"rayStartParams", "template"}
     for group in cluster["workerGroupSpecs"]:
         assert set(group) == {
-            "groupName", "replicas", "minReplicas", "maxReplicas", "rayStartParams", "template",
-        }  # fmt: skip
+            "groupName",
+            "replicas",
+            "minReplicas",
+            "maxReplicas",
+            "rayStartParams",
+            "template",
+        }
         assert group["minReplicas"] <= group["replicas"] <= group["maxReplicas"]
     for group in (cluster["headGroupSpec"], *cluster["workerGroupSpecs"]):
         assert all(isinstance(value, str) for value in group["rayStartParams"].values())

@@ -135,8 +135,23 @@ def test_mypy_is_strict_where_it_must_be(tmp_path):
 )
 def test_ruff_holds_the_style(code, rule):
     done = subprocess.run(
-        [sys.executable, "-m", "ruff", "check", "--no-cache", "--config", "pyproject.toml",
-         "--output-format", "concise", "--stdin-filename", "adacomcat/probe.py", "-"],
-        cwd=ROOT, input=code, capture_output=True, text=True,
-    )  # fmt: skip
+        [
+            sys.executable,
+            "-m",
+            "ruff",
+            "check",
+            "--no-cache",
+            "--config",
+            "pyproject.toml",
+            "--output-format",
+            "concise",
+            "--stdin-filename",
+            "adacomcat/probe.py",
+            "-",
+        ],
+        cwd=ROOT,
+        input=code,
+        capture_output=True,
+        text=True,
+    )
     assert done.returncode == 1 and rule in done.stdout, done.stdout + done.stderr

@@ -30,10 +30,15 @@ class Display:
         self.console, self._first = console, first
         self._epochs: TaskID | None = None
         self._bars = Progress(
-            TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(),
-            TimeElapsedColumn(), TimeRemainingColumn(),
-            console=console, transient=True, disable=not (first and console.is_terminal),
-        )  # fmt: skip
+            TextColumn("{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TimeElapsedColumn(),
+            TimeRemainingColumn(),
+            console=console,
+            transient=True,
+            disable=not (first and console.is_terminal),
+        )
 
     @contextmanager
     def shown(self) -> Iterator[None]:

@@ -41,9 +41,15 @@ def evaluate_command(arguments: argparse.Namespace, display: Display) -> None:
         split = getattr(splits, arguments.split)
         with workers.together():
             loader = make_loader(
-                split, config.data, batch_size=arguments.batch_size, seed=0, train=False,
-                rank=parallel.rank(), world=parallel.world(), device=device,
-            )  # fmt: skip
+                split,
+                config.data,
+                batch_size=arguments.batch_size,
+                seed=0,
+                train=False,
+                rank=parallel.rank(),
+                world=parallel.world(),
+                device=device,
+            )
             batches = display.counted(loader, arguments.split, len(loader))
             accuracy, loss = evaluate(model, batches, PhaseConfig())
             skipped = torch.tensor(loader.unreadable, device=device)

@@ -45,9 +45,12 @@ def latency(arguments: argparse.Namespace, display: Display) -> None:
     how: dict[str, Any] = {"biases": method.config.biases == "exact", "repeats": arguments.repeats}
     times = measure(model, method.sites, images, **how)
     table = table_of(
-        times, method.sites, model_sites(model),
-        batch_size=arguments.batch_size, on=_words(arguments, device),
-    )  # fmt: skip
+        times,
+        method.sites,
+        model_sites(model),
+        batch_size=arguments.batch_size,
+        on=_words(arguments, device),
+    )
     display.console.print(_table(table, times, arguments.batch_size), highlight=False)
     plans = _plans(method, table)
     if method.dense_cost("latency")[1] < 0:
@@ -57,13 +60,16 @@ def latency(arguments: argparse.Namespace, display: Display) -> None:
     for check in checks:
         display.say(_line(check))
     write_timetable(
-        arguments.output, table,
+        arguments.output,
+        table,
         model={"name": config.model.name, "options": dict(config.model.options)},
         method=dict(config.method),
         settings={**_settings(arguments, device), "repeats": arguments.repeats},
         seconds_a_call={name: found.to_json() for name, found in times.items()},
-        checks=checks, versions=versions(PACKAGES), machine=hardware(),
-    )  # fmt: skip
+        checks=checks,
+        versions=versions(PACKAGES),
+        machine=hardware(),
+    )
     display.say(f"written to {shlex.quote(str(arguments.output))}")
 
 
@@ -137,10 +143,14 @@ def _check(
     # Within each round, so that a machine whose speed drifts does not show as an error.
     measured = whole[name].over(whole[MODEL]).median
     return {
-        "plan": name, "decisions": dict(plan.decisions), "predicted_of_dense": predicted,
-        "measured_of_dense": measured, "error": predicted / measured - 1,
-        "seconds_a_call": whole[name].to_json(), "dense_seconds_a_call": whole[MODEL].to_json(),
-    }  # fmt: skip
+        "plan": name,
+        "decisions": dict(plan.decisions),
+        "predicted_of_dense": predicted,
+        "measured_of_dense": measured,
+        "error": predicted / measured - 1,
+        "seconds_a_call": whole[name].to_json(),
+        "dense_seconds_a_call": whole[MODEL].to_json(),
+    }
 
 
 def _line(check: Mapping[str, Any]) -> str:

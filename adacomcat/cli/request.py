@@ -222,9 +222,12 @@ def folder_settings(model: ModelConfig, root: Path, image_size: int | None = Non
     entries = os.scandir(train) if train.is_dir() else ()
     classes = [entry.path for entry in entries if entry.is_dir()]
     data: Settings = {
-        "name": "imagefolder", "root": str(root), "num_workers": min(LOADERS, _cores()),
-        **recipes.deit_augmentation(), **_images(plain, image_size),
-    }  # fmt: skip
+        "name": "imagefolder",
+        "root": str(root),
+        "num_workers": min(LOADERS, _cores()),
+        **recipes.deit_augmentation(),
+        **_images(plain, image_size),
+    }
     files = (entry for folder in classes for entry in os.scandir(folder))
     if len(list(islice(files, LARGE))) == LARGE:
         data |= {"search_images": SEARCH_IMAGES, "val_fraction": VAL_FRACTION}
@@ -254,8 +257,12 @@ def _base(arguments: argparse.Namespace, sizes: Settings) -> Settings:
     settings = _settings(arguments)
     options = {**sizes, **_entries(settings, "model.options")}
     if arguments.workload is None:
-        require("model.name" not in settings, "--set model.name", settings.get("model.name"),
-                "--model M")  # fmt: skip
+        require(
+            "model.name" not in settings,
+            "--set model.name",
+            settings.get("model.name"),
+            "--model M",
+        )
         model = ModelConfig(name=arguments.model, options=options)
         root = Path(arguments.data).absolute()
         side = settings.get("data.image_size", options.get("img_size"))

@@ -2,7 +2,7 @@
 
 The file is NumPy's .npz, for `analysis/fig_token_sources.py`; nothing in it needs a pickle:
 
-    images     (I, H, W, C), bytes: what the model saw, before it was normalised
+    images     (I, H, W, C), bytes: what the model saw, before it was normalized
     names      (I,): of the files
     tokens     (I, L, P): by block, the token that stands for a patch; -1: the patch was dropped
     counts     (L, 3): patches that come in, that pruning leaves, and that merging leaves
@@ -51,7 +51,7 @@ def trace(arguments: argparse.Namespace, display: Display) -> None:
     model = adacomcat.load(arguments.source)
     container, blocks = token_blocks(model)
     images = read_images(arguments.image, model)
-    masks = traced(model, blocks, normalised(images, model))
+    masks = traced(model, blocks, normalized(images, model))
     found: dict[str, Any] = {
         "images": images.permute(0, 2, 3, 1).numpy(),
         "names": np.array([path.name for path in arguments.image]),
@@ -102,7 +102,7 @@ def read_images(paths: Sequence[Path], model: nn.Module) -> Tensor:
     return torch.stack(found)
 
 
-def normalised(images: Tensor, model: nn.Module) -> Tensor:
+def normalized(images: Tensor, model: nn.Module) -> Tensor:
     """Bytes (I, C, H, W) as the model takes them.
 
     Raises:

@@ -123,10 +123,12 @@ def _resumed(arguments: argparse.Namespace) -> Job:
     record = folder.read()
     command = record["command"]
     require(
-        command == arguments.command, "--resume", str(folder.path),
+        command == arguments.command,
+        "--resume",
+        str(folder.path),
         f"the directory of a {arguments.command}; this one goes on with "
         f"{folder.resume_command(command)}",
-    )  # fmt: skip
+    )
     source, digest = record.get("from"), record.get("from_sha256")
     return Job(
         folder, command, folder.config(), Path(source) if source else None, digest, stored=True
@@ -147,9 +149,13 @@ def _dense(job: Job, splits: Splits, workers: Workers, display: Display) -> nn.M
 
 def _trial(job: Job, dense: nn.Module, splits: Splits, device: str, display: Display) -> Trial:
     return Trial(
-        job.trial_config, dense=dense, splits=splits, directory=job.folder.path,
-        reporter=_Rows(job.folder, display), device=device,
-    )  # fmt: skip
+        job.trial_config,
+        dense=dense,
+        splits=splits,
+        directory=job.folder.path,
+        reporter=_Rows(job.folder, display),
+        device=device,
+    )
 
 
 def _run(job: Job, trial: Trial, argv: Sequence[str], display: Display) -> dict[str, Any]:
@@ -179,9 +185,11 @@ def _adopt(job: Job, trial: Trial) -> None:
         return
     found = sha256_file(job.source / WEIGHTS)
     require(
-        found == job.source_sha256, str(job.source / WEIGHTS), f"SHA-256 {found}",
+        found == job.source_sha256,
+        str(job.source / WEIGHTS),
+        f"SHA-256 {found}",
         f"{job.source_sha256}, the file that this run began with",
-    )  # fmt: skip
+    )
     trial.adopt_(adacomcat.load(job.source), read_plan(job.source))
 
 

@@ -61,9 +61,11 @@ class Workers:
             return
         backend = "nccl" if self.device.startswith("cuda") else "gloo"
         dist.init_process_group(
-            backend, store=dist.PrefixStore("group", self._store),
-            rank=self._rank, world_size=self._world,
-        )  # fmt: skip
+            backend,
+            store=dist.PrefixStore("group", self._store),
+            rank=self._rank,
+            world_size=self._world,
+        )
         try:
             yield
         finally:

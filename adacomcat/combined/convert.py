@@ -263,8 +263,11 @@ class Combined(CompressionMethod):
             score, value = qk / (2 * width), vo / (2 * width)
             costs.append(
                 BlockCost(
-                    linear=qk + vo, square=score + value, mlp=fc1 + fc2,
-                    score=form.scoring * score, width=width,
+                    linear=qk + vo,
+                    square=score + value,
+                    mlp=fc1 + fc2,
+                    score=form.scoring * score,
+                    width=width,
                 )
-            )  # fmt: skip
+            )
         return costs

@@ -32,15 +32,19 @@ class BudgetConfig:
     def __post_init__(self) -> None:
         require(self.unit in COUNTED_IN, "budget.unit", self.unit, ", ".join(COUNTED_IN))
         require(
-            self.unit != "latency" or len(self.latency) > 0, "budget.latency", dict(self.latency),
+            self.unit != "latency" or len(self.latency) > 0,
+            "budget.latency",
+            dict(self.latency),
             "a table of measured times with budget.unit latency: make one with `python -m adacomcat"
             " latency --model M --output FILE`, and give it with --latency-table FILE",
-        )  # fmt: skip
+        )
         both = (self.reduction, self.absolute)
         require(
             (self.reduction is None) != (self.absolute is None),
-            "budget.reduction, budget.absolute", both, "exactly one of the two",
-        )  # fmt: skip
+            "budget.reduction, budget.absolute",
+            both,
+            "exactly one of the two",
+        )
         if self.reduction is not None:
             require(0 < self.reduction < 1, "budget.reduction", self.reduction, "between 0 and 1")
         if self.absolute is not None:

@@ -79,8 +79,10 @@ class DataConfig:
             require(value in ("train", "test"), f"data.{name}", value, "train, test")
         require(
             0 <= self.random_erasing <= 1,
-            "data.random_erasing", self.random_erasing, "a probability",
-        )  # fmt: skip
+            "data.random_erasing",
+            self.random_erasing,
+            "a probability",
+        )
         require(self.repeats >= 1, "data.repeats", self.repeats, "1 or more")
         for name in ("mean", "std"):
             value = getattr(self, name)

@@ -37,8 +37,10 @@ class DistillConfig:
         schedules = ("cosine", "compounding", "constant")
         require(
             self.align_schedule in schedules,
-            "distill.align_schedule", self.align_schedule, ", ".join(schedules),
-        )  # fmt: skip
+            "distill.align_schedule",
+            self.align_schedule,
+            ", ".join(schedules),
+        )
         # JSON has no tuples: a configuration read back must equal the one written.
         object.__setattr__(self, "align_blocks", tuple(self.align_blocks))
 
@@ -53,7 +55,7 @@ class PhaseConfig:
     batch_size: int = 64
     """Images of one step, over all workers."""
     lr: float = 5e-4
-    """At a batch of `lr_batch_size` images; scaled linearly, before the optimiser is built."""
+    """At a batch of `lr_batch_size` images; scaled linearly, before the optimizer is built."""
     lr_batch_size: int = 512
     """DeiT's reference batch of the linear rule."""
     min_lr: float = 1e-5
@@ -90,9 +92,11 @@ class PhaseConfig:
             require(getattr(self, name) >= 0, f"phase.{name}", getattr(self, name), "0 or more")
         require(self.accumulate >= 1, "phase.accumulate", self.accumulate, "1 or more")
         require(
-            self.batch_size % self.accumulate == 0, "phase.accumulate", self.accumulate,
+            self.batch_size % self.accumulate == 0,
+            "phase.accumulate",
+            self.accumulate,
             f"a divisor of phase.batch_size ({self.batch_size})",
-        )  # fmt: skip
+        )
         decay = self.ema_decay
         require(
             decay is None or 0 < decay < 1, "phase.ema_decay", decay, "between 0 and 1, or None"
@@ -102,5 +106,7 @@ class PhaseConfig:
         states = ("migrate", "rebuild")
         require(
             self.optimizer_state in states,
-            "phase.optimizer_state", self.optimizer_state, ", ".join(states),
-        )  # fmt: skip
+            "phase.optimizer_state",
+            self.optimizer_state,
+            ", ".join(states),
+        )

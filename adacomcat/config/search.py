@@ -75,12 +75,16 @@ class SearchConfig:
             require(getattr(self, name) > 0, f"search.{name}", getattr(self, name), "above 0")
         require(
             self.clock in ("per_epoch", "per_search"),
-            "search.clock", self.clock, "per_epoch, per_search",
-        )  # fmt: skip
+            "search.clock",
+            self.clock,
+            "per_epoch, per_search",
+        )
         require(
             self.decision in ("projected", "argmax"),
-            "search.decision", self.decision, "projected, argmax",
-        )  # fmt: skip
+            "search.decision",
+            self.decision,
+            "projected, argmax",
+        )
 
     def most_steps(self, batches: int) -> int:
         """Steps of one search that is not ended early, where a pass has so many batches."""

@@ -80,7 +80,7 @@ def apply(kind: Augment, images: Tensor, parameters: Tensor | None) -> Tensor:
 def inverse_affine(angle_deg: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
     """The maps from output to input coordinates of a rotation, a scale and a shift, in this order.
 
-    The convention is that of `torchvision.transforms.v2.functional.affine`: about the centre,
+    The convention is that of `torchvision.transforms.v2.functional.affine`: about the center,
     angles clockwise. Coordinates run from -1 to 1 over the side.
 
     Args:
@@ -106,8 +106,8 @@ def affine(images: Tensor, matrices: Tensor) -> Tensor:
         matrices: B x 6, from `inverse_affine`.
     """
     side = images.shape[-1]
-    centres = (torch.arange(side, device=images.device) * 2 + 1) / side - 1
-    x, y = centres[None, None, :], centres[None, :, None]
+    centers = (torch.arange(side, device=images.device) * 2 + 1) / side - 1
+    x, y = centers[None, None, :], centers[None, :, None]
     m = matrices.to(images)[:, :, None, None].unbind(1)
     # Elementwise, not F.affine_grid: its matrix product may round differently in smaller batches.
     grid = torch.stack((m[0] * x + m[1] * y + m[2], m[3] * x + m[4] * y + m[5]), dim=-1)

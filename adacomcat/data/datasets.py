@@ -26,7 +26,7 @@ DEBIAN_FASHION_MNIST = Path("/usr/share/datasets/fashion-mnist")
 """Where Debian's package `dataset-fashion-mnist` puts the four IDX files."""
 NAMES = ("digits", "fashion_mnist", "imagefolder", "synthetic", "timm/NAME", "torchvision/NAME")
 CROP_PCT = 0.875
-"""DeiT's evaluation: the shorter side to 256, then the centre 224."""
+"""DeiT's evaluation: the shorter side to 256, then the center 224."""
 FASHION_CLASSES = tuple(FashionMNIST.classes)
 IDX_FILES = ("{}-images-idx3-ubyte", "{}-labels-idx1-ubyte")
 
@@ -127,7 +127,7 @@ def cache_folder() -> Path:
 
 
 def _digits(config: DataConfig) -> Source:
-    """Scikit-learn's digits: 1 797 images, 8 x 8, grey, 17 levels; part of that package."""
+    """Scikit-learn's digits: 1 797 images, 8 x 8, gray, 17 levels; part of that package."""
     from sklearn.datasets import load_digits  # here, not above: slow to import
 
     read_options(config, {})
@@ -141,8 +141,13 @@ def _digits(config: DataConfig) -> Source:
 def _synthetic(config: DataConfig) -> Source:
     """A smooth random pattern a class, plus noise a pixel: what a model can learn, in no time."""
     defaults = {
-        "num_classes": 10, "images": 2000, "image_size": 16, "in_chans": 3, "noise": 0.2, "seed": 0,
-    }  # fmt: skip
+        "num_classes": 10,
+        "images": 2000,
+        "image_size": 16,
+        "in_chans": 3,
+        "noise": 0.2,
+        "seed": 0,
+    }
     options = read_options(config, defaults)
     require(config.root is None, "data.root", config.root, "None: synthetic is computed")
     for key in ("num_classes", "images", "image_size", "in_chans"):
@@ -161,7 +166,7 @@ def _synthetic(config: DataConfig) -> Source:
 
 
 def _fashion_mnist(config: DataConfig) -> Source:
-    """Fashion-MNIST (Xiao et al., arXiv 1708.07747): 60 000 + 10 000 images, 28 x 28, grey."""
+    """Fashion-MNIST (Xiao et al., arXiv 1708.07747): 60 000 + 10 000 images, 28 x 28, gray."""
     read_options(config, {})
     folder = _fashion_folder(config)
     train, test = (_idx_part(folder, prefix) for prefix in ("train", "t10k"))
@@ -271,7 +276,7 @@ def _folder_part(config: DataConfig, root: Path, folder: Path, classes: tuple[st
 
 
 def crop_share(config: DataConfig) -> float:
-    """The option `crop_pct`: the share of the resized side that the centre crop keeps.
+    """The option `crop_pct`: the share of the resized side that the center crop keeps.
 
     Raises:
         ValueError: it is no number above 0 and at most 1.

@@ -1,7 +1,7 @@
 """Random erasing of a batch, on the batch's device: noise over a rectangle of some images.
 
 After Zhong et al., arXiv 1708.04896, as timm's `RandomErasing(mode="pixel")` and DeiT do it: on
-normalised images, one rectangle, standard normal noise a pixel. What differs: an image's rectangle
+normalized images, one rectangle, standard normal noise a pixel. What differs: an image's rectangle
 and noise follow from its place in the epoch alone, so one worker and two give the same images.
 
 Shapes: B images, C channels, H x W pixels with H = W, N images of an epoch.
@@ -56,7 +56,7 @@ def erase_(images: Tensor, rectangles: np.ndarray | None) -> Tensor:
     """Write noise over the rectangles, in place.
 
     Args:
-        images: B x C x H x W, normalised.
+        images: B x C x H x W, normalized.
         rectangles: B x 5, rows of what `draw` gave.
 
     Returns:

@@ -21,7 +21,7 @@ Read = Callable[[int], Image.Image]
 
 @dataclass(frozen=True)
 class ImageSpec:
-    """What a model is given: shape and normalisation.
+    """What a model is given: shape and normalization.
 
     Attributes:
         in_chans: C.
@@ -96,7 +96,7 @@ class DecodedImages:
                 as `pack` makes them.
             indices: N, which images of the source these are.
             size: H and W of what is given.
-            crop_pct: share of the resized side that the centre crop of an evaluation keeps.
+            crop_pct: share of the resized side that the center crop of an evaluation keeps.
         """
         self._read, self._names, self._indices = read, names, indices
         self.size, self.crop_pct = size, crop_pct

@@ -77,9 +77,14 @@ class Loader:
         self._seeded = drawn is not None
         self._batches = EpochBatches()
         self._decoder = decoder(
-            split.images, drawn or evaluation(spec.image_size, crop_pct), self._batches,
-            train=train, skip=data.skip_unreadable, num_workers=data.num_workers, device=device,
-        )  # fmt: skip
+            split.images,
+            drawn or evaluation(spec.image_size, crop_pct),
+            self._batches,
+            train=train,
+            skip=data.skip_unreadable,
+            num_workers=data.num_workers,
+            device=device,
+        )
 
     @property
     def unreadable(self) -> int:
@@ -99,7 +104,7 @@ class Loader:
         """One epoch.
 
         Yields:
-            images, B x C x H x W, float32, normalised, and labels, B, int64, on the device. No
+            images, B x C x H x W, float32, normalized, and labels, B, int64, on the device. No
             batch is empty; in evaluation the last may be short, or fall to the first workers only.
 
         Raises:
@@ -181,7 +186,7 @@ class Loader:
     def _finish(
         self, pixels: Tensor, moves: Tensor | None, rectangles: np.ndarray | None
     ) -> Tensor:
-        """Bytes to what the model is given: resized, augmented, normalised, erased."""
+        """Bytes to what the model is given: resized, augmented, normalized, erased."""
         images = pixels.to(self.device, non_blocking=True).float().div_(255)
         side = self._spec.image_size
         if images.shape[-1] != side:
@@ -232,9 +237,16 @@ def make_loader(
         shared = f"a multiple of {world}, the number of workers"
         require(batch_size % world == 0, "batch_size", batch_size, shared)
     return Loader(
-        split, data, batch_size=batch_size, seed=seed, train=train, augment=augment, rank=rank,
-        world=world, device=torch.device(device),
-    )  # fmt: skip
+        split,
+        data,
+        batch_size=batch_size,
+        seed=seed,
+        train=train,
+        augment=augment,
+        rank=rank,
+        world=world,
+        device=torch.device(device),
+    )
 
 
 def cycle(loader: Loader, steps: int, first_epoch: int = 0) -> Iterator[Batch]:

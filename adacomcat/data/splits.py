@@ -207,10 +207,12 @@ def _slice_sizes(counts: np.ndarray, config: DataConfig) -> dict[str, np.ndarray
         val = int(sizes["val"].sum())
         most = int(counts.sum()) - val - len(counts)
         require(
-            wanted <= most, "data.search_images", wanted,
+            wanted <= most,
+            "data.search_images",
+            wanted,
             f"at most {most}: of the {counts.sum()} images to train on, val takes {val}, "
             f"and train keeps at least one of each of the {len(counts)} classes",
-        )  # fmt: skip
+        )
         sizes["search"] = _apportion(counts, wanted)
     return sizes
 
@@ -245,10 +247,11 @@ def _carve(
         members = rng.permutation(kept[labels == label])
         taken = sum(int(size[label]) for size in sizes.values())
         require(
-            len(members) > taken, "data",
+            len(members) > taken,
+            "data",
             f"{len(members)} images of class {name!r} (data.max_images={config.max_images})",
             f"enough for {', '.join(['train', *sizes])}: above {taken}",
-        )  # fmt: skip
+        )
         start = 0
         for key, size in sizes.items():
             slices[key].append(members[start : start + size[label]])
@@ -260,7 +263,7 @@ def _carve(
 
 
 def _spec(images: Images, config: DataConfig) -> ImageSpec:
-    """Shape and normalisation; statistics come from the training images alone, if not given."""
+    """Shape and normalization; statistics come from the training images alone, if not given."""
     for name in ("mean", "std"):
         given, channels = getattr(config, name), images.in_chans
         fits = given is None or len(given) == channels

@@ -5,8 +5,8 @@ random part of the image, a flip, a policy of timm; random erasing follows a bat
 `erasing`. What differs from timm's:
 
 - The random part is scaled as bytes by PyTorch, three times as fast as Pillow; it rounds otherwise,
-  so that colours differ by a level of 256, seldom by two.
-- Posterising to 0 bits gives black, as it does with a Pillow below 13, which refuses it.
+  so that colors differ by a level of 256, seldom by two.
+- Posterizing to 0 bits gives black, as it does with a Pillow below 13, which refuses it.
 
 Shapes: C channels, H x W pixels with H = W.
 """
@@ -36,7 +36,7 @@ POLICIES = "a policy of timm, for instance rand-m9-mstd0.5-inc1, original or aug
 
 
 def evaluation(size: int, crop_pct: float) -> v2.Compose:
-    """The shorter side to `size / crop_pct`, then the centre: PIL image -> C x H x W bytes.
+    """The shorter side to `size / crop_pct`, then the center: PIL image -> C x H x W bytes.
 
     Bicubic; pixel by pixel what timm's `create_transform(is_training=False)` gives. For DeiT 256,
     then 224.
@@ -157,9 +157,11 @@ def check_in_memory(data: DataConfig) -> None:
     """
     allowed = f"{{}} for {data.name}, whose images are held in memory"
     require(
-        data.augment != "resized_crop", "data.augment", data.augment,
+        data.augment != "resized_crop",
+        "data.augment",
+        data.augment,
         allowed.format("none, affine or crop_flip"),
-    )  # fmt: skip
+    )
     require(
         data.auto_augment is None, "data.auto_augment", data.auto_augment, allowed.format("None")
     )

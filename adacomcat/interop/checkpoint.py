@@ -39,9 +39,20 @@ from adacomcat.training.state import CheckpointError
 WEIGHTS, PLAN, CONFIG = "model.safetensors", "plan.json", "config.json"
 VERSION = 1
 IMAGE_KEYS = (
-    "input_size", "fixed_input_size", "interpolation", "crop_pct", "crop_mode", "mean", "std",
-    "num_classes", "label_names", "first_conv", "classifier", "license", "tag",
-)  # fmt: skip
+    "input_size",
+    "fixed_input_size",
+    "interpolation",
+    "crop_pct",
+    "crop_mode",
+    "mean",
+    "std",
+    "num_classes",
+    "label_names",
+    "first_conv",
+    "classifier",
+    "license",
+    "tag",
+)
 """What of timm's `pretrained_cfg` says how an image gets in and what comes out."""
 
 

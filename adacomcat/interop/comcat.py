@@ -2,7 +2,7 @@
 
 A folder holds `checkpoint.pth`, a pickle with the state dict under `model`, and `ranks.txt`, the
 ranks in one line: qk, vo, fc1 and fc2 of each block, then the classifier, those of attention over
-all heads. A factorised module is kept under its dense name and `selected_rank_layer`:
+all heads. A factorized module is kept under its dense name and `selected_rank_layer`:
 
     blocks.0.attn            w_qs, w_ks (H r_qk, D), w_vs (H r_vo, D), proj (D, H r_vo)
     blocks.0.mlp.fc1, head   first_factor (r, in), last_factor (out, r)
@@ -44,7 +44,7 @@ PLAIN = re.compile(
     r"(cls_token|dist_token|pos_embed|patch_embed\.proj\.\w+|norm\.\w+|head_dist\.(weight|bias)"
     r"|blocks\.\d+\.norm[12]\.\w+)"
 )
-"""Keys of tensors that the reference's model has beside the factorised ones."""
+"""Keys of tensors that the reference's model has beside the factorized ones."""
 
 
 def read_ranks(path: Path, model: nn.Module) -> Plan:
@@ -66,10 +66,12 @@ def read_ranks(path: Path, model: nn.Module) -> Plan:
     sites = [site for site in model_sites(model) if site.name != "head_dist"]
     depth = len(sites) // BLOCK_KINDS
     require(
-        len(ranks) == len(sites), str(path), f"{len(ranks)} ranks",
+        len(ranks) == len(sites),
+        str(path),
+        f"{len(ranks)} ranks",
         f"{len(sites)}: {BLOCK_KINDS} for each of the model's {depth} blocks"
         + " and 1 for its classifier" * (len(sites) % BLOCK_KINDS),
-    )  # fmt: skip
+    )
     for site, rank in zip(sites, ranks, strict=True):
         require(site.has_rank(rank), f"{path}: {site.name}", rank, site.ranks)
     return Plan("lowrank", {s.name: r for s, r in zip(sites, ranks, strict=True)})
@@ -97,9 +99,9 @@ def load_comcat(folder: Path, model: nn.Module) -> nn.Module:
     plan = read_ranks(folder / RANKS, model)
     committed = copy.deepcopy(model)
     shape_(committed, _shapes(model, plan, state))
-    factorised = shapes_of(committed)
-    check_tensors(state, _expected(committed, factorised, state), f"{path} with {RANKS}")
-    for name, shape in factorised.items():
+    factorized = shapes_of(committed)
+    check_tensors(state, _expected(committed, factorized, state), f"{path} with {RANKS}")
+    for name, shape in factorized.items():
         state |= _from_attention(name, state) if shape["kind"] == "attention" else {}
     renamed = {_own_name(key): value for key, value in state.items()}
     device = next(model.parameters()).device
@@ -114,7 +116,7 @@ def save_comcat(model: nn.Module, folder: Path) -> None:
 
     Raises:
         ValueError: what the format cannot hold: tokens that are dropped, a dense site, a second
-            classifier that is factorised, a pooling or a part that the reference's models lack
+            classifier that is factorized, a pooling or a part that the reference's models lack
             (each is named).
     """
     plan, sites = plan_of(model), model_sites(model)
@@ -126,7 +128,7 @@ def save_comcat(model: nn.Module, folder: Path) -> None:
         if name == "head_dist":
             require(rank is None, name, rank, "a dense one: the format has no rank for it")
         else:
-            require(rank is not None, name, "dense", "a factorised site: the format has a rank")
+            require(rank is not None, name, "dense", "a factorized site: the format has a rank")
     state: dict[str, Tensor] = {}
     rest = dict(model.state_dict())
     for name in shapes_of(model):
@@ -135,9 +137,11 @@ def save_comcat(model: nn.Module, folder: Path) -> None:
         rest = {key: value for key, value in rest.items() if not key.startswith(f"{name}.")}
     for key, value in rest.items():
         require(
-            PLAIN.fullmatch(key) is not None, "model", key,
+            PLAIN.fullmatch(key) is not None,
+            "model",
+            key,
             "a ViT of class token, positions, blocks and classifier: the reference's has no more",
-        )  # fmt: skip
+        )
         state[key] = value
     ranks = [str(plan.decisions[site.name]) for site in sites if site.name != "head_dist"]
     buffer = io.BytesIO()
@@ -234,7 +238,7 @@ def _from_attention(name: str, state: dict[str, Tensor]) -> dict[str, Tensor]:
 
 
 def _to_reference(name: str, module: nn.Module) -> dict[str, Tensor]:
-    """A factorised module in the reference's names."""
+    """A factorized module in the reference's names."""
     layer = f"{name}.{LAYER}"
     if isinstance(module, LowRankLinear):
         own = module.state_dict()
@@ -253,7 +257,7 @@ def _to_reference(name: str, module: nn.Module) -> dict[str, Tensor]:
 
 
 def _reference_name(key: str, module: str | None) -> str:
-    """Our key of a factorised linear layer, or of a plain one, in the reference's names."""
+    """Our key of a factorized linear layer, or of a plain one, in the reference's names."""
     if module is None:
         return key
     part = key.removeprefix(f"{module}.").replace("first.", "first_factor.", 1)

@@ -1,6 +1,6 @@
 """A model that leaves the framework: ONNX, a program of `torch.export`, or a folder for the hub.
 
-Shapes: images (B, C, H, W) in float32, normalised as the model's `pretrained_cfg` says, in; logits
+Shapes: images (B, C, H, W) in float32, normalized as the model's `pretrained_cfg` says, in; logits
 (B, classes) out. B is free, all else is fixed. What is written is first run and compared with the
 model itself (eager PyTorch); where logits differ by more than `TOLERANCE` nothing is left.
 """
@@ -86,9 +86,14 @@ def export_onnx(model: nn.Module, path: Path, notes: Mapping[str, str] | None = 
     # From a program, since of a module older versions of PyTorch try to make one in ways that fix
     # the batch. The shapes are given again for the name of the free one.
     program = torch.onnx.export(
-        _traced(model), (_images(model, TRACED),), dynamo=True, dynamic_shapes=DYNAMIC,
-        input_names=[INPUT], output_names=[OUTPUT], verbose=False,
-    )  # fmt: skip
+        _traced(model),
+        (_images(model, TRACED),),
+        dynamo=True,
+        dynamic_shapes=DYNAMIC,
+        input_names=[INPUT],
+        output_names=[OUTPUT],
+        verbose=False,
+    )
     assert program is not None
     program.model.metadata_props.update(notes or {})
     form = f"ONNX, opset {program.model.opset_imports['']}"

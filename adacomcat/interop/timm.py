@@ -2,9 +2,9 @@
 
 Checked against timm 1.0: `VisionTransformer` (ViT, DeiT, DeiT III, MAE) and
 `VisionTransformerDistilled` (two prefix tokens, two classifiers), with class-token, average or
-maximum pooling. Whatever would make the factorisation wrong is refused by name: normalised queries
+maximum pooling. Whatever would make the factorization wrong is refused by name: normalized queries
 and keys, gates, rotary or relative positions, gated or convolutional MLPs, attention pooling.
-MetaFormers can be made, saved and loaded, but not factorised.
+MetaFormers can be made, saved and loaded, but not factorized.
 """
 
 from collections.abc import Mapping
@@ -64,9 +64,11 @@ def create_model(
     require(timm.is_model(config.name), "model.name", config.name, "a name of timm.list_models()")
     home = model_entrypoint(config.name).__module__.rpartition(".")[2]
     require(
-        home in FAMILIES, "model.name", config.name,
+        home in FAMILIES,
+        "model.name",
+        config.name,
         f"models of timm's {', '.join(FAMILIES)}; this one is of {home}",
-    )  # fmt: skip
+    )
     sizes: dict[str, Any] = {"num_classes": num_classes, "in_chans": in_chans}
     if home != METAFORMER:
         sizes["img_size"] = image_size
@@ -95,9 +97,11 @@ def _check_sides(options: Mapping[str, Any], image_size: int) -> None:
     width, heads = options.get("embed_dim"), options.get("num_heads")
     if width is not None and heads is not None:
         require(
-            width % heads == 0, "model.options.embed_dim", width,
+            width % heads == 0,
+            "model.options.embed_dim",
+            width,
             f"a multiple of model.options.num_heads ({heads})",
-        )  # fmt: skip
+        )
     patch = options.get("patch_size")
     if patch is not None:
         side = options.get("img_size", image_size)
@@ -129,13 +133,13 @@ def creation(model: Any) -> tuple[str, dict[str, Any]]:
 
 
 def describe(
-    model: nn.Module, factorised: tuple[type[nn.Module], ...] = ()
+    model: nn.Module, factorized: tuple[type[nn.Module], ...] = ()
 ) -> VisionTransformerView:
     """Check that a model is supported and name its parts.
 
     Args:
         model: dense, or with modules of the given types.
-        factorised: what may stand in the place of an Attention or a Linear; an attention among
+        factorized: what may stand in the place of an Attention or a Linear; an attention among
             them has `num_heads` and the `head_dim` of the dense one.
 
     Raises:
@@ -143,18 +147,20 @@ def describe(
     """
     require(
         type(model) in (VisionTransformer, VisionTransformerDistilled),
-        "model", type(model).__name__, "timm's VisionTransformer or VisionTransformerDistilled",
-    )  # fmt: skip
+        "model",
+        type(model).__name__,
+        "timm's VisionTransformer or VisionTransformerDistilled",
+    )
     assert isinstance(model, VisionTransformer)
     embedding = type(model.patch_embed)
     require(embedding is PatchEmbed, "model.patch_embed", embedding.__name__, "timm's PatchEmbed")
     require(model.global_pool in POOLS, "model.global_pool", model.global_pool, ", ".join(POOLS))
     linears: list[tuple[str, str, str]] = []
     for index, block in enumerate(model.blocks):
-        _check_block(block, f"blocks.{index}", factorised)
+        _check_block(block, f"blocks.{index}", factorized)
         for kind in ("fc1", "fc2"):
             linears.append((f"blocks.{index}.{kind}", f"blocks.{index}.mlp.{kind}", kind))
-    kinds: tuple[type[nn.Module], ...] = (nn.Linear, *factorised)
+    kinds: tuple[type[nn.Module], ...] = (nn.Linear, *factorized)
     linears += [(c, c, "head") for c in classifiers(model) if isinstance(getattr(model, c), kinds)]
     attention: Any = model.blocks[0].attn
     # DeiT III embeds positions before the prefix tokens are added: count tokens, not positions.
@@ -205,15 +211,15 @@ def input_shape(model: nn.Module) -> tuple[int, int, int]:
     return model.patch_embed.proj.in_channels, height, width
 
 
-def _check_block(block: Any, name: str, factorised: tuple[type[nn.Module], ...]) -> None:
+def _check_block(block: Any, name: str, factorized: tuple[type[nn.Module], ...]) -> None:
     require(type(block) is Block, name, type(block).__name__, "timm's plain Block")
     attention, mlp = block.attn, block.mlp
-    if type(attention) not in factorised:
+    if type(attention) not in factorized:
         _check_attention(attention, f"{name}.attn")
     require(type(mlp) is Mlp, f"{name}.mlp", type(mlp).__name__, "timm's plain Mlp")
     for part in ("fc1", "fc2"):
         found = type(getattr(mlp, part))
-        plain = found is nn.Linear or found in factorised
+        plain = found is nn.Linear or found in factorized
         require(plain, f"{name}.mlp.{part}", found.__name__, "Linear")
 
 

@@ -25,12 +25,12 @@ STAGES, COMPRESSED = 4, 2
 """Stages of a CAFormer, and the index of the one whose tokens are merged."""
 
 
-def describe_tokens(model: nn.Module, factorised: tuple[type[nn.Module], ...] = ()) -> TokenForm:
+def describe_tokens(model: nn.Module, factorized: tuple[type[nn.Module], ...] = ()) -> TokenForm:
     """Check that tokens of a model can be dropped and merged, and say where they run.
 
     Args:
         model: dense or with modules of the given types, its tokens compressed already or not.
-        factorised: what may stand in the place of an Attention or a Linear, as in `describe`.
+        factorized: what may stand in the place of an Attention or a Linear, as in `describe`.
 
     Raises:
         ValueError: the model is none of the above, or has what is not supported (named).
@@ -39,13 +39,13 @@ def describe_tokens(model: nn.Module, factorised: tuple[type[nn.Module], ...] = 
     require(type(model) in KINDS, "model", type(model).__name__, f"timm's {allowed}")
     if isinstance(model, MetaFormer):
         return _caformer(model)
-    return _vision_transformer(model, factorised)
+    return _vision_transformer(model, factorized)
 
 
-def _vision_transformer(model: Any, factorised: tuple[type[nn.Module], ...]) -> TokenForm:
-    # Normalised queries and keys, which cannot be factorised, are no matter to tokens: any plain
+def _vision_transformer(model: Any, factorized: tuple[type[nn.Module], ...]) -> TokenForm:
+    # Normalized queries and keys, which cannot be factorized, are no matter to tokens: any plain
     # Attention may stand.
-    view = describe(model, (*factorised, Attention))
+    view = describe(model, (*factorized, Attention))
     for name in view.attentions:
         gate = getattr(model.get_submodule(name), "gate", None)
         require(gate is None, f"{name}.gate", type(gate).__name__, "no gate")

@@ -159,10 +159,12 @@ def _with_head(
     own, body = model.state_dict(), {k: v for k, v in state.items() if not k.startswith(inside)}
     check_tensors(body, {k: v for k, v in own.items() if not k.startswith(inside)}, where)
     require(
-        new_head, "dense.weights", f"{where}, for {rows} classes",
+        new_head,
+        "dense.weights",
+        f"{where}, for {rows} classes",
         f"weights for {model.num_classes} classes, those of the data "
         "(or dense.new_head true, for a classifier with random weights)",
-    )  # fmt: skip
+    )
     return own | body
 
 

@@ -62,12 +62,14 @@ class LowRankAttention(nn.Module):
     ) -> Tensor:
         q, k, v = self.project(x)
         heads = attend(
-            q, k, v,
+            q,
+            k,
+            v,
             scale=self.scale,
             attn_mask=attn_mask,
             dropout_p=self.attn_drop.p if self.training else 0.0,
             is_causal=is_causal,
-        )  # fmt: skip
+        )
         return self.finish(heads)
 
     def project(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -113,7 +115,7 @@ def attend(q: Tensor, k: Tensor, v: Tensor, **settings: Any) -> Tensor:
 
 @dataclass(frozen=True)
 class Heads:
-    """An attention's tensors, head by head; also its optimiser moments in the same arrangement.
+    """An attention's tensors, head by head; also its optimizer moments in the same arrangement.
 
     Attributes:
         q: (H, D or D + 1, r_qk), the last row being the query bias where there is one.
@@ -256,14 +258,18 @@ def build_attention(module: AnyAttention, parts: Heads, head_width: int) -> LowR
     """
     heads, width, qk_rank = parts.k.shape
     new = LowRankAttention(
-        width, heads, head_width, qk_rank, parts.v.shape[-1],
+        width,
+        heads,
+        head_width,
+        qk_rank,
+        parts.v.shape[-1],
         query_bias=parts.q.shape[1] > width,
         out_bias=parts.out_bias is not None,
         attn_drop=module.attn_drop.p,
         proj_drop=module.proj_drop.p,
         # On the meta device no random number is drawn for weights that are replaced at once.
         device="meta",
-    )  # fmt: skip
+    )
     new.load_state_dict(put_together(parts), assign=True)
     return new
 

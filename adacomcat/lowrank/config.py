@@ -11,7 +11,7 @@ KINDS = ("qk", "vo", "fc1", "fc2", "head")
 
 @dataclass(frozen=True, kw_only=True)
 class LowRankConfig:
-    """How a vision transformer is factorised, and which ranks a search may choose."""
+    """How a vision transformer is factorized, and which ranks a search may choose."""
 
     space: Literal["paper", "fractions", "aligned"] = "fractions"
     """`paper`: ComCAT's menus for widths 192, 384, 768; `fractions`: of each site's full rank, for

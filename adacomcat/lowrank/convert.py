@@ -46,7 +46,7 @@ from adacomcat.search.budget import project
 
 
 class LowRank(CompressionMethod):
-    """Head-level low-rank factorisation of a timm vision transformer (ComCAT, arXiv 2305.17235).
+    """Head-level low-rank factorization of a timm vision transformer (ComCAT, arXiv 2305.17235).
 
     With `source="current"` a search truncates the factors in force; what was cut off is gone and a
     rank can only fall, as in the reference. With `source="dense"` the columns that a commit cuts
@@ -221,7 +221,7 @@ class LowRank(CompressionMethod):
             "plan": None if self.plan is None else self.plan.to_json(),
             "logits": self.mixture.logits.detach().clone(),
             "rest": {name: list(pair) for name, pair in self._rest.items()},
-            # The plan alone does not tell: a site that grew back to dense may stay factorised.
+            # The plan alone does not tell: a site that grew back to dense may stay factorized.
             "shapes": self._shapes(),
         }
 
@@ -247,7 +247,7 @@ class LowRank(CompressionMethod):
         return modules
 
     def _shapes(self) -> dict[str, dict[str, Any]]:
-        """Descriptions of the factorised modules, also while a supernet stands in their place."""
+        """Descriptions of the factorized modules, also while a supernet stands in their place."""
         modules = {n: self._held.get(n) or self.model.get_submodule(n) for n in self._modules()}
         shapes = {name: shape_of(module) for name, module in modules.items()}
         return {name: shape for name, shape in shapes.items() if shape is not None}
@@ -276,17 +276,21 @@ class LowRank(CompressionMethod):
         require(plan.method == self.name, "plan.method", plan.method, self.name)
         names, known = set(plan.decisions), {s.name for s in self.sites}
         require(
-            names == known, "plan.decisions", sorted(names ^ known)[:5],
+            names == known,
+            "plan.decisions",
+            sorted(names ^ known)[:5],
             f"exactly the {len(known)} searched sites ({self.sites[0].name} ...)",
-        )  # fmt: skip
+        )
         for site in self.sites:
             decision, now = plan.decisions[site.name], self._rank(site)
             site.check_rank(decision, f"plan.decisions.{site.name}")
             grows = now is not None and (decision is None or decision > now)
             require(
-                not grows or self.config.source == "dense", f"plan.decisions.{site.name}", decision,
+                not grows or self.config.source == "dense",
+                f"plan.decisions.{site.name}",
+                decision,
                 f"at most {now}, the rank in force (method.source 'current' cannot grow one back)",
-            )  # fmt: skip
+            )
 
     def _keep_rests(self, plan: Plan, modules: Mapping[str, nn.Module]) -> None:
         """Keep what a commit of the plan would cut off the dense model, for `modules` to grow."""
@@ -297,9 +301,11 @@ class LowRank(CompressionMethod):
             pair = (self.model.get_submodule(site.module), modules[site.module])
             wanted, found = (attention_heads(m, biases=biases).q.shape[1] for m in pair)
             require(
-                found == wanted, f"model.{site.module}: a query bias", found > site.inputs,
+                found == wanted,
+                f"model.{site.module}: a query bias",
+                found > site.inputs,
                 f"{wanted > site.inputs}, as method.source 'dense' makes of the dense model",
-            )  # fmt: skip
+            )
         for site in cut:
             spectrum = self._decomposed(self.model.get_submodule(site.module), site)
             self._keep_rest(site, spectrum, self._columns(site, plan.decisions[site.name]))

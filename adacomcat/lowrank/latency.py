@@ -1,6 +1,6 @@
 """Latency of a model as a sum over its sites, from times measured on the target device.
 
-Blocks are alike, so that one site of each kind is measured: its dense module, and its factorised
+Blocks are alike, so that one site of each kind is measured: its dense module, and its factorized
 one at every candidate rank. Two sites share an attention; with T the time of the module,
 
     cost_qk(None) = cost_vo(None) = T_dense / 2
@@ -75,9 +75,11 @@ def sizes_by_kind(all_sites: Sequence[Site]) -> dict[str, dict[str, int]]:
     found: dict[str, dict[str, int]] = {}
     for site in all_sites:
         sizes = {
-            "inputs": site.inputs, "outputs": site.outputs, "heads": site.groups,
+            "inputs": site.inputs,
+            "outputs": site.outputs,
+            "heads": site.groups,
             "tokens": site.tokens,
-        }  # fmt: skip
+        }
         entry = found.setdefault(site.kind, {"sites": 0, **sizes})
         assert {**entry, **sizes} == entry, f"sites of the kind {site.kind} differ"
         entry["sites"] += 1
@@ -108,9 +110,11 @@ def _timed(site: Site, entry: Mapping[str, Any]) -> Site:
     ranks = {int(rank): ns for rank, ns in entry["rank_ns"].items()}
     missing = [c.rank for c in site.candidates if c.rank not in ranks]
     require(
-        not missing, f"{FIELD}.kinds.{site.kind}.rank_ns", f"ranks {sorted(ranks)}",
+        not missing,
+        f"{FIELD}.kinds.{site.kind}.rank_ns",
+        f"ranks {sorted(ranks)}",
         f"with {', '.join(map(str, missing))} too, candidates of {site.name}: {AGAIN}",
-    )  # fmt: skip
+    )
     times = SiteTimes(entry["dense_ns"], {c.rank: ranks[c.rank] for c in site.candidates})
     return dataclasses.replace(site, times=times)
 

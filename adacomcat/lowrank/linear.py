@@ -110,7 +110,7 @@ def carry_bias(state: Mapping[str, Tensor], power: int) -> dict[str, Tensor]:
 
 
 def bias_of(module: nn.Module) -> Tensor | None:
-    """The bias of a dense or factorised layer."""
+    """The bias of a dense or factorized layer."""
     layer = module.last if isinstance(module, LowRankLinear) else module
     assert isinstance(layer, nn.Linear)
     return layer.bias

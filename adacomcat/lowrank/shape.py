@@ -1,4 +1,4 @@
-"""What a factorised module is, as JSON-able data: all that its weights do not say.
+"""What a factorized module is, as JSON-able data: all that its weights do not say.
 
 A description is a flat mapping whose `kind` says what the rest means:
 
@@ -32,7 +32,7 @@ FIELDS = {
 
 
 def shape_of(module: nn.Module) -> dict[str, Any] | None:
-    """The description of a factorised module; None for any other."""
+    """The description of a factorized module; None for any other."""
     if isinstance(module, LowRankAttention):
         queries, _, values = module.sizes
         return {
@@ -57,7 +57,7 @@ def shape_of(module: nn.Module) -> dict[str, Any] | None:
 
 
 def shapes_of(model: nn.Module) -> dict[str, dict[str, Any]]:
-    """Name -> description of every factorised module of a model."""
+    """Name -> description of every factorized module of a model."""
     found = {name: shape_of(module) for name, module in model.named_modules()}
     return {name: shape for name, shape in found.items() if shape is not None}
 
@@ -137,7 +137,7 @@ def shaped_modules(model: nn.Module, shapes: Mapping[str, Shape]) -> dict[str, n
 
 
 def shape_(model: nn.Module, shapes: Mapping[str, Shape]) -> None:
-    """Put factorised modules, without weights yet, in the place of a model's dense ones.
+    """Put factorized modules, without weights yet, in the place of a model's dense ones.
 
     Raises:
         ValueError: as `shaped_modules`; nothing is changed then.
@@ -179,17 +179,25 @@ def shapes_for(model: nn.Module, plan: Plan, *, biases: bool = True) -> dict[str
         module: Any = model.get_submodule(site.module)
         if not site.attention:
             shapes[site.module] = {
-                "kind": "linear", "inputs": site.inputs, "outputs": site.outputs, "rank": rank,
+                "kind": "linear",
+                "inputs": site.inputs,
+                "outputs": site.outputs,
+                "rank": rank,
                 "bias": module.bias is not None,
-            }  # fmt: skip
+            }
             continue
         full = view.head_width
         values = module.qkv.bias is not None
         whole = {
-            "kind": "attention", "width": view.width, "heads": view.heads, "head_width": full,
-            "qk_rank": full, "vo_rank": full, "query_bias": biases and values,
+            "kind": "attention",
+            "width": view.width,
+            "heads": view.heads,
+            "head_width": full,
+            "qk_rank": full,
+            "vo_rank": full,
+            "query_bias": biases and values,
             "out_bias": biases and (values or module.proj.bias is not None),
-        }  # fmt: skip
+        }
         shape = shapes.setdefault(site.module, whole)
         shape[f"{site.kind}_rank"] = rank // view.heads
     return shapes
@@ -204,17 +212,19 @@ def adoptable_modules(
         dense: the model that the modules are for; it stays as it is.
         model: committed, of the same dense model.
         plan: what it was committed to, at every one of `sites`.
-        sites: the only ones that may be factorised.
+        sites: the only ones that may be factorized.
 
     Raises:
-        ValueError: the two models differ in more than factorisation, or the plan is another.
+        ValueError: the two models differ in more than factorization, or the plan is another.
     """
     shapes = shapes_of(model)
     foreign = sorted(shapes.keys() - {site.module for site in sites})
     require(
-        not foreign, "model", foreign[:5],
-        "factorised modules at the searched sites alone (method.sites, method.keep_dense)",
-    )  # fmt: skip
+        not foreign,
+        "model",
+        foreign[:5],
+        "factorized modules at the searched sites alone (method.sites, method.keep_dense)",
+    )
     check_plan(model, plan)
     modules = shaped_modules(dense, shapes)
     check_tensors(model.state_dict(), state_with(dense, modules), "model")
@@ -224,7 +234,7 @@ def adoptable_modules(
 def plan_of(model: nn.Module) -> Plan:
     """The ranks that a model has, at all its sites; None where a module is dense.
 
-    One side of a factorised attention may be whole: it counts as factorised at its full rank.
+    One side of a factorized attention may be whole: it counts as factorized at its full rank.
 
     Raises:
         ValueError: a model that the method does not support.
@@ -246,13 +256,13 @@ def check_plan(model: nn.Module, plan: Plan) -> None:
     has, sites = plan_of(model).decisions, {site.name: site for site in model_sites(model)}
     for name, rank in plan.decisions.items():
         require_known(name, sites, "plan.decisions")
-        # One side of a factorised attention may be left whole, which a plan calls dense.
+        # One side of a factorized attention may be left whole, which a plan calls dense.
         same = rank == has[name] or (rank is None and has[name] == sites[name].full)
         require(same, f"plan.decisions.{name}", rank, f"{has[name]}, the rank in the model")
 
 
 def model_sites(model: nn.Module) -> list[Site]:
-    """Every site of a model, dense or factorised, in the reference's order."""
+    """Every site of a model, dense or factorized, in the reference's order."""
     view = describe(model, (LowRankAttention, LowRankLinear))
     modules: dict[str, Any] = {name: model.get_submodule(name) for _, name, _ in view.linears}
     shapes = {name: (m.in_features, m.out_features) for name, m in modules.items()}

@@ -55,7 +55,7 @@ class SiteTimes:
 
     Attributes:
         dense: of its dense module; of an attention, half of it.
-        ranks: rank -> of the factorised module.
+        ranks: rank -> of the factorized module.
     """
 
     dense: int
@@ -137,7 +137,7 @@ class Site:
         require(sound, field, rank, f"{self.ranks}, or null for dense")
 
     def has_rank(self, rank: int) -> bool:
-        """Whether the site can be factorised at this rank."""
+        """Whether the site can be factorized at this rank."""
         return 0 < rank <= self.full and rank % self.groups == 0
 
     @property
@@ -183,9 +183,11 @@ def searched_sites(sites: Sequence[Site], config: LowRankConfig) -> list[Site]:
     names = _match(sites, config.sites, "method.sites")
     names -= _match(sites, config.keep_dense, "method.keep_dense")
     require(
-        bool(names), "method.sites, method.keep_dense", (config.sites, config.keep_dense),
+        bool(names),
+        "method.sites, method.keep_dense",
+        (config.sites, config.keep_dense),
         "at least one site left to search",
-    )  # fmt: skip
+    )
     chosen = []
     for site in sites:
         if site.name in names:
@@ -208,10 +210,12 @@ def _match(sites: Sequence[Site], patterns: Iterable[str], field: str) -> set[st
         hits = {s.name for s in sites if s.kind == pattern or fnmatch.fnmatch(s.name, pattern)}
         # A kind that this model lacks (a headless backbone) is no mistake; a pattern is.
         require(
-            bool(hits) or pattern in KINDS, field, pattern,
+            bool(hits) or pattern in KINDS,
+            field,
+            pattern,
             f"a kind ({', '.join(KINDS)}) or a pattern that matches a site "
             f"({sites[0].name} ... {sites[-1].name})",
-        )  # fmt: skip
+        )
         found |= hits
     return found
 
@@ -232,10 +236,12 @@ def _candidates(site: Site, config: LowRankConfig) -> tuple[Candidate, ...]:
     if not config.allow_larger:
         found = [c for c in found if site.cost("params", c.nominal) <= dense]
     require(
-        bool(found), "method.space", config.space,
+        bool(found),
+        "method.space",
+        config.space,
         f"a rank of {site.name} at which two factors cost no more than the dense {dense} weights "
         "(or name the site in method.keep_dense, or set method.allow_larger)",
-    )  # fmt: skip
+    )
     return tuple(found)
 
 
@@ -245,9 +251,11 @@ def _rounded_down(site: Site, nominal: int) -> Candidate:
 
 def _asked_for(site: Site, rank: int) -> Candidate:
     require(
-        site.groups <= rank <= site.full, f"method.ranks.{site.kind}", rank,
+        site.groups <= rank <= site.full,
+        f"method.ranks.{site.kind}",
+        rank,
         f"{site.groups} to {site.full} (the full rank of {site.name})",
-    )  # fmt: skip
+    )
     return _rounded_down(site, rank)
 
 
@@ -255,10 +263,12 @@ def _paper_menu(site: Site) -> tuple[int, ...]:
     menus = dict(PAPER_MENUS)
     width = min(site.inputs, site.outputs)
     require(
-        width in menus, "method.space", "paper",
+        width in menus,
+        "method.space",
+        "paper",
         f"widths {', '.join(map(str, menus))}; {site.name} has {width}: use fractions or aligned, "
         f"or name it in method.keep_dense",
-    )  # fmt: skip
+    )
     return menus[width]
 
 
@@ -266,7 +276,9 @@ def _fraction(site: Site, fraction: float, step: int) -> int:
     per_group = site.full // site.groups
     rank = max(1, round(fraction * per_group / step)) * step
     require(
-        step <= per_group, "method.space", "aligned",
+        step <= per_group,
+        "method.space",
+        "aligned",
         f"at least {step} singular values a head or layer; {site.name} has {per_group}",
-    )  # fmt: skip
+    )
     return min(rank, per_group // step * step) * site.groups

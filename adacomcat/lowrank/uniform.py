@@ -76,6 +76,8 @@ def _cost(sites: Sequence[Site], unit: Unit, decisions: Decisions) -> int:
 
 def _refuse_below(smallest: int, unit: Unit, target: float, of_what: str) -> None:
     require(
-        smallest <= target, "budget", target,
+        smallest <= target,
+        "budget",
+        target,
         f"at least {smallest:,.0f} {COUNTED_IN[unit]} for the searched sites ({of_what})",
-    )  # fmt: skip
+    )

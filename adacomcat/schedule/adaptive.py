@@ -29,7 +29,7 @@ class Adaptive(Schedule):
         due="elapsed"   when t - (epoch of the last search) >= floor(F); at once before the first
 
     Source: the reference implementation of Adaptive-ComCAT, whose rule is the default here:
-    growth 2, reset, no tolerance, no cap, modulo. Generalised: all six coefficients. Differs: the
+    growth 2, reset, no tolerance, no cap, modulo. Generalized: all six coefficients. Differs: the
     reference doubles after a search at t > 1, here after any search that had a plan to compare
     with; with a first search at epoch 1 that is the same.
 

@@ -21,7 +21,7 @@ Choices = Sequence[tuple[Sequence[float], Sequence[int]]]
 """A site each: (log-probabilities, costs) of its candidates."""
 
 
-def penalised(loss: Tensor, expected: Tensor, budget: Budget, config: SearchConfig) -> Tensor:
+def penalized(loss: Tensor, expected: Tensor, budget: Budget, config: SearchConfig) -> Tensor:
     """The loss of a search step, shape (); the penalty takes part in the gradient.
 
     The difference that `squared` looks at is that of the whole model, since what is not searched
@@ -56,9 +56,11 @@ def project(choices: Choices, target: float, unit: str = "params") -> list[int]:
     sites = [(np.asarray(v, float), np.asarray(c, np.int64)) for v, c in choices]
     smallest = int(sum(costs.min() for _, costs in sites))
     require(
-        smallest <= target, "budget", target,
+        smallest <= target,
+        "budget",
+        target,
         f"at least {smallest:,} {unit} for the searched sites, the smallest reachable cost",
-    )  # fmt: skip
+    )
     price, known = _relax(sites, target)
     best_left = [float((v - price * c).max()) for v, c in sites]
     cheapest_left = [int(c.min()) for _, c in sites]

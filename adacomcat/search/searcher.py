@@ -15,7 +15,7 @@ from adacomcat.parallel import from_first_worker, rank, sum_over_workers_
 from adacomcat.plan import Plan
 from adacomcat.precision import autocast
 from adacomcat.search.anneal import LearningRate, temperature
-from adacomcat.search.budget import penalised
+from adacomcat.search.budget import penalized
 from adacomcat.seeds import generator, seed_everything
 
 
@@ -43,7 +43,7 @@ class SearchReport:
 class Searcher:
     """Trains a method's architecture parameters, across all searches of a trial.
 
-    Parameters and optimiser carry on from search to search, as in the reference. The model's
+    Parameters and optimizer carry on from search to search, as in the reference. The model's
     weights are frozen and the model is in evaluation mode, unless `search.train_mode` is set.
     """
 
@@ -120,9 +120,16 @@ class Searcher:
         loss, correct, count = _finite(totals).sum(0).tolist()
         proposal = self.method.propose(self.budget, self.config.decision)
         report = SearchReport(
-            self.searches, epoch, tau, loss / count, correct / count,
-            float(expected), proposal, int(count), len(totals),
-        )  # fmt: skip
+            self.searches,
+            epoch,
+            tau,
+            loss / count,
+            correct / count,
+            float(expected),
+            proposal,
+            int(count),
+            len(totals),
+        )
         self.searches += 1
         return report
 
@@ -164,7 +171,7 @@ class Searcher:
             logits = model(images)
         entropy = F.cross_entropy(logits.float(), labels)
         expected = self.method.expected_cost(self.budget.unit)
-        loss = penalised(entropy, expected, self.budget, self.config)
+        loss = penalized(entropy, expected, self.budget, self.config)
         loss = loss + self.method.auxiliary_loss()
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()

@@ -16,7 +16,7 @@ def write_image_folder(
 ) -> Path:
     """Write `root/train/CLASS/N.jpg` and `root/val/CLASS/N.jpg`.
 
-    A class is a smooth pattern of colours; an image of it varies the pattern. Widths and heights
+    A class is a smooth pattern of colors; an image of it varies the pattern. Widths and heights
     are uneven, `side` or up to a half more. A thousand images of 224 pixels take seconds.
 
     Args:

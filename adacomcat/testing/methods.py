@@ -362,7 +362,7 @@ class MethodConformance:
 
 
 def _search_step(method: CompressionMethod, images: Tensor) -> None:
-    """One backward pass of the loss that a search minimises, in evaluation mode."""
+    """One backward pass of the loss that a search minimizes, in evaluation mode."""
     training = method.model.training
     method.model.eval()
     method.sample_(1.0, torch.Generator().manual_seed(0))

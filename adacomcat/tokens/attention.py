@@ -20,7 +20,7 @@ Block = Any
 """timm's Block or MetaFormerBlock."""
 AnyAttention = Any
 """timm's Attention, that of its MetaFormer, a `LowRankAttention` or a `SupernetAttention`."""
-_FACTORISED = (LowRankAttention, SupernetAttention)
+_FACTORIZED = (LowRankAttention, SupernetAttention)
 
 
 def mixer(block: Block) -> AnyAttention:
@@ -29,8 +29,8 @@ def mixer(block: Block) -> AnyAttention:
 
 
 def project(attention: AnyAttention, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Queries and keys (B, H, N, d) and values (B, H, N, e) of normalised tokens (B, N, C)."""
-    if isinstance(attention, _FACTORISED):
+    """Queries and keys (B, H, N, d) and values (B, H, N, e) of normalized tokens (B, N, C)."""
+    if isinstance(attention, _FACTORIZED):
         q, k, v = (t.transpose(1, 2) for t in attention.project(x))
         return q, k, v
     qkv = attention.qkv(x).unflatten(-1, (3, attention.num_heads, attention.head_dim))
@@ -71,7 +71,7 @@ def dropout(attention: AnyAttention) -> float:
 def finish(attention: AnyAttention, heads: Tensor) -> Tensor:
     """The output (B, N, C) of an attention from that of its heads, (B, H, N, e)."""
     heads = heads.transpose(1, 2)
-    if isinstance(attention, _FACTORISED):
+    if isinstance(attention, _FACTORIZED):
         return attention.finish(heads)
     heads = heads.flatten(2)
     if hasattr(attention, "norm"):

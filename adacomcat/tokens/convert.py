@@ -210,9 +210,11 @@ class DiffRate(CompressionMethod):
         names = {s for s, kept in plan.decisions.items() if kept is not None or s not in idle}
         names |= plan.decisions.keys() & self.rows.keys()
         require(
-            names == self.rows.keys(), "plan.decisions", sorted(names ^ self.rows.keys())[:5],
+            names == self.rows.keys(),
+            "plan.decisions",
+            sorted(names ^ self.rows.keys())[:5],
             f"exactly the {len(self.rows)} searched sites ({next(iter(self.rows))} ...)",
-        )  # fmt: skip
+        )
         check_rates(self.rates(plan.decisions), self.form)
 
     def check_adoptable(self, model: nn.Module, plan: Plan) -> None:
@@ -224,9 +226,11 @@ class DiffRate(CompressionMethod):
         self.check(plan)
         found = model.get_submodule(self.form.container)
         require(
-            isinstance(found, TokenBlocks), f"plan.method: model.{self.form.container}",
-            type(found).__name__, "TokenBlocks, which drop tokens",
-        )  # fmt: skip
+            isinstance(found, TokenBlocks),
+            f"plan.method: model.{self.form.container}",
+            type(found).__name__,
+            "TokenBlocks, which drop tokens",
+        )
         assert isinstance(found, TokenBlocks)
         wanted = self.rates(plan.decisions)
         require(found.rates == wanted, "plan.decisions", wanted, f"{found.rates}, of the model")
@@ -244,8 +248,9 @@ class DiffRate(CompressionMethod):
 
     def _places(self) -> list[tuple[int | None, int | None]]:
         """By block: the rows of its prune and its merge site."""
-        sites = [(self.form.site(b, "prune"), self.form.site(b, "merge"))
-                 for b in range(self.form.depth)]  # fmt: skip
+        sites = [
+            (self.form.site(b, "prune"), self.form.site(b, "merge")) for b in range(self.form.depth)
+        ]
         return [(self.rows.get(prune), self.rows.get(merge)) for prune, merge in sites]
 
     def _least(self) -> int:

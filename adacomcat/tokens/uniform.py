@@ -107,6 +107,8 @@ def _largest(fits: Callable[[float], bool], highest: float) -> float:
 
 def _require_reachable(smallest: int, target: float) -> None:
     require(
-        smallest <= target, "budget", target,
+        smallest <= target,
+        "budget",
+        target,
         f"at least {smallest:,} macs for the searched sites, the smallest reachable cost",
-    )  # fmt: skip
+    )

@@ -1,4 +1,4 @@
-"""Separate clocks: training, search, rebuild and evaluation accumulate apart, device-synchronised.
+"""Separate clocks: training, search, rebuild and evaluation accumulate apart, device-synchronized.
 
 The claim of this project is about time, so the clocks are part of its correctness.
 """

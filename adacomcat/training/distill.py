@@ -60,9 +60,11 @@ class Tapped(nn.Module):
         count = len(self._blocks()) if blocks else 0
         for block in blocks:
             require(
-                -count <= block < count, "distill.align_blocks", block,
+                -count <= block < count,
+                "distill.align_blocks",
+                block,
                 f"-{count} to {count - 1}: the model has {count} blocks",
-            )  # fmt: skip
+            )
         # A model of few blocks has some named twice (0 and -2 of two): each counts once.
         self.indices = sorted({block % count for block in blocks})
 

@@ -79,9 +79,13 @@ class Trial:
         self.budget = self.method.budget(config.budget)
         self.schedule = build_schedule(config.schedule)
         self.searcher = Searcher(
-            self.method, config.search, self.budget,
-            epochs=config.search_phase.epochs, seed=config.seed, chances=self._chances(),
-        )  # fmt: skip
+            self.method,
+            config.search,
+            self.budget,
+            epochs=config.search_phase.epochs,
+            seed=config.seed,
+            chances=self._chances(),
+        )
         self.phase, self.epoch = PHASES[0], 0
         self.rows: list[Row] = []
         self.search_rows: list[Row] = []

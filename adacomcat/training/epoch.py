@@ -54,7 +54,7 @@ def train_epoch(
     """Train for one epoch.
 
     Args:
-        trainee: with its optimiser at the epoch's learning rate.
+        trainee: with its optimizer at the epoch's learning rate.
         batches: this worker's share of each: images (B, C, H, W), labels (B,) and, where they are
             known, the teacher's logits (B, classes), on the model's device.
         num_classes: of the data set, for soft targets.

@@ -1,4 +1,4 @@
-"""The optimiser of a phase, its learning rate, and its way through a change of ranks."""
+"""The optimizer of a phase, its learning rate, and its way through a change of ranks."""
 
 from timm.optim import create_optimizer_v2
 from timm.scheduler import CosineLRScheduler
@@ -15,7 +15,7 @@ MOMENTS = (("exp_avg", 1), ("exp_avg_sq", 2))
 def build_optimizer(model: nn.Module, phase: PhaseConfig) -> Optimizer:
     """AdamW, without weight decay on biases, norms, tokens and positions (timm's grouping).
 
-    The learning rate is scaled by batch / `lr_batch_size` before the optimiser is built; the
+    The learning rate is scaled by batch / `lr_batch_size` before the optimizer is built; the
     reference scales after, so that its first epoch runs at the unscaled rate.
     """
     lr = phase.lr * phase.batch_size / phase.lr_batch_size
@@ -23,7 +23,7 @@ def build_optimizer(model: nn.Module, phase: PhaseConfig) -> Optimizer:
 
 
 def set_learning_rate(optimizer: Optimizer, phase: PhaseConfig, epoch: int) -> float:
-    """Give the optimiser the rate of an epoch, after warm-up and cosine, and return it."""
+    """Give the optimizer the rate of an epoch, after warm-up and cosine, and return it."""
     # The rate depends on the epoch alone, so the scheduler carries no state from epoch to epoch.
     for group in optimizer.param_groups:
         group["lr"] = group.get("initial_lr", group["lr"])
@@ -42,7 +42,7 @@ def set_learning_rate(optimizer: Optimizer, phase: PhaseConfig, epoch: int) -> f
 def migrate(
     old: Optimizer, model: nn.Module, phase: PhaseConfig, changes: ParameterMap
 ) -> Optimizer:
-    """The optimiser of a model whose parameters `commit_` changed, with what the old one knew.
+    """The optimizer of a model whose parameters `commit_` changed, with what the old one knew.
 
     Untouched parameters keep their state bit for bit; replaced ones get their moments through the
     map; what neither holds starts fresh.

@@ -44,15 +44,19 @@ def chances(schedule: Schedule, epochs: int) -> list[int]:
 def _check_schedule(schedule: Schedule, epochs: int) -> None:
     never = schedule.kind == "never" or epochs <= 1
     require(
-        never or bool(chances(schedule, epochs)), "schedule", schedule.config(),
+        never or bool(chances(schedule, epochs)),
+        "schedule",
+        schedule.config(),
         f"a search within the {epochs} epochs of search_phase.epochs, or kind 'never'",
-    )  # fmt: skip
+    )
 
 
 def _check_alignment(method: CompressionMethod, blocks: Sequence[int], phase: str) -> None:
     require(
-        method.keeps_tokens or not blocks, f"{phase}.distill.align_blocks", list(blocks),
+        method.keeps_tokens or not blocks,
+        f"{phase}.distill.align_blocks",
+        list(blocks),
         f"[] with method.name {method.name!r}, whose blocks give other tokens than the dense "
         "model's",
-    )  # fmt: skip
+    )
     Tapped(method.model, blocks)

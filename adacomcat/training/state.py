@@ -118,9 +118,11 @@ def check_same(name: str, saved: Mapping[str, Any], now: Mapping[str, Any]) -> N
     """
     different = sorted(key for key in {*saved, *now} if saved.get(key) != now.get(key))
     require(
-        not different, f"checkpoint.{name}", {key: saved.get(key) for key in different},
-        f"what the trial has: {({key: now.get(key) for key in different})}",
-    )  # fmt: skip
+        not different,
+        f"checkpoint.{name}",
+        {key: saved.get(key) for key in different},
+        f"what the trial has: { ({key: now.get(key) for key in different}) }",
+    )
 
 
 def _read_document(path: Path) -> dict[str, Any]:

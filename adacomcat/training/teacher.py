@@ -131,9 +131,15 @@ class CachedTeacher:
     def _compute(self, bf16: bool, device: torch.device) -> Tensor:
         """(N, K), on the CPU, in the precision in which the teacher gives them."""
         loader = make_loader(
-            self.split, self.data, batch_size=BATCH_SIZE, seed=0, train=False,
-            rank=parallel.rank(), world=parallel.world(), device=device,
-        )  # fmt: skip
+            self.split,
+            self.data,
+            batch_size=BATCH_SIZE,
+            seed=0,
+            train=False,
+            rank=parallel.rank(),
+            world=parallel.world(),
+            device=device,
+        )
         self.teacher.eval()
         table: Tensor | None = None
         for images, _, indices in loader.indexed():

@@ -25,7 +25,7 @@ def label_criterion(recipe: PhaseConfig) -> Callable[[Tensor, Tensor], Tensor]:
 
 
 class Trainee:
-    """A model, its optimiser, its moving average, its teacher, and the way its forward is called.
+    """A model, its optimizer, its moving average, its teacher, and the way its forward is called.
 
     A change of ranks goes through `follow`; the model's parameters are replaced nowhere else.
     """
@@ -90,7 +90,7 @@ class Trainee:
     def step(
         self, images: Tensor, targets: Tensor, align_weight: float, known: Tensor | None = None
     ) -> Tensor:
-        """One step of the optimiser on one batch, which goes through in `accumulate` parts.
+        """One step of the optimizer on one batch, which goes through in `accumulate` parts.
 
         Args:
             images: (B, C, H, W), this worker's share of the batch.
@@ -109,7 +109,7 @@ class Trainee:
         total = torch.zeros(2, device=images.device)
         for index, (part, wanted, logits) in enumerate(parts):
             # The workers' gradients are averaged once, when the last part's are there.
-            with parallel.synchronised(self._called, index == len(parts) - 1):
+            with parallel.synchronized(self._called, index == len(parts) - 1):
                 losses = self._losses(part, wanted, align_weight, logits)
                 losses = losses * (len(part) / len(images))
                 losses[0].backward()

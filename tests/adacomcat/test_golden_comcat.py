@@ -12,7 +12,7 @@ from adacomcat.config import BudgetConfig, SearchConfig
 from adacomcat.lowrank.config import LowRankConfig
 from adacomcat.lowrank.convert import LowRank
 from adacomcat.plan import Plan
-from adacomcat.search.budget import penalised
+from adacomcat.search.budget import penalized
 
 BESIDE = Path(__file__).parents[3] / "shared" / "golden"
 FILE = Path(os.environ.get("ADACOMCAT_GOLDEN", BESIDE)) / "comcat_core.npz"
@@ -87,7 +87,7 @@ def test_golden_comcat_search_step(golden, method):
     close(expected, golden["search_params"])
     entropy = torch.nn.functional.cross_entropy(logits, golden["y"])
     close(entropy, golden["search_ce"])
-    loss = penalised(entropy, expected, budget, SearchConfig(beta=float(golden["beta"])))
+    loss = penalized(entropy, expected, budget, SearchConfig(beta=float(golden["beta"])))
     close(loss, golden["search_loss"])
     loss.backward()
     for row, site in enumerate(method.sites):

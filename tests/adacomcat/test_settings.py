@@ -18,9 +18,15 @@ from adacomcat.settings import (
 def test_values_of_the_command_line_mean_what_they_say() -> None:
     texts = ["a=1", "b=1e-3", "c=None", "d=no", "e=[1, 2]", "f={x: true}", "g=2024-01-01", "h.i="]
     assert parse_settings(texts) == {
-        "a": 1, "b": 0.001, "c": None, "d": "no", "e": [1, 2], "f": {"x": True},
-        "g": "2024-01-01", "h.i": None,
-    }  # fmt: skip
+        "a": 1,
+        "b": 0.001,
+        "c": None,
+        "d": "no",
+        "e": [1, 2],
+        "f": {"x": True},
+        "g": "2024-01-01",
+        "h.i": None,
+    }
 
 
 @pytest.mark.parametrize("text", ["epochs", "=5", "a..b=1", "a b=1", ".a=1"])
@@ -106,9 +112,11 @@ def test_a_wrong_setting_names_its_field_what_was_got_and_what_is_allowed(
 
 def test_dotted_keys_name_fields_and_free_mappings() -> None:
     layer = {
-        "schedule": {"kind": "once"}, "search_phase": {"epochs": 1}, "method.a.b": 1,
+        "schedule": {"kind": "once"},
+        "search_phase": {"epochs": 1},
+        "method.a.b": 1,
         "finetune.distill": {"kind": "none"},
-    }  # fmt: skip
+    }
     expected = ["schedule", "search_phase.epochs", "method.a.b", "finetune.distill.kind"]
     assert dotted_keys(layer) == expected
 
@@ -129,9 +137,13 @@ words = st.sampled_from(
     ["1e-3", "1_000", "0x1f", "no", "~", "None", "2024-01-01", "", " a ", "a: b", "- a", "#", "<<"]
 )
 scalars = st.one_of(
-    st.none(), st.booleans(), st.integers(), words, st.text(),
+    st.none(),
+    st.booleans(),
+    st.integers(),
+    words,
+    st.text(),
     st.floats(allow_nan=False, allow_infinity=False),
-)  # fmt: skip
+)
 texts = st.one_of(words, st.text())
 data = st.recursive(
     scalars, lambda inner: st.lists(inner) | st.dictionaries(texts, inner), max_leaves=12

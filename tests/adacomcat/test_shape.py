@@ -146,15 +146,21 @@ def test_a_directory_from_before_tokens_could_be_dropped_opens(tmp_path):
     save_file(model.state_dict(), tmp_path / "model.safetensors")
     digest = hashlib.sha256((tmp_path / "model.safetensors").read_bytes()).hexdigest()
     config = {
-        "architecture": "vit_tiny_patch16_224", "num_classes": 10, "num_features": 32,
+        "architecture": "vit_tiny_patch16_224",
+        "num_classes": 10,
+        "num_features": 32,
         "global_pool": "token",
         "model_args": SIZES | {"num_classes": 10, "in_chans": 3, "img_size": 16},
         "pretrained_cfg": {"input_size": [3, 16, 16], "num_classes": 10},
         "adacomcat": {
-            "version": 1, "modules": {"blocks.1.mlp.fc1": linear}, "params": 1, "macs": 1,
-            "extra": {}, "weights_sha256": digest,
+            "version": 1,
+            "modules": {"blocks.1.mlp.fc1": linear},
+            "params": 1,
+            "macs": 1,
+            "extra": {},
+            "weights_sha256": digest,
         },
-    }  # fmt: skip
+    }
     (tmp_path / "config.json").write_text(json.dumps(config))
     assert torch.equal(adacomcat.load(tmp_path)(tiny_images()), model(tiny_images()))
 
@@ -225,8 +231,10 @@ def test_rows_and_all_else_are_what_the_counter_counts(kind):
 def test_blocks_have_the_tokens_that_run_in_them():
     rows = table(build("tokens"), build("dense"))["blocks"]
     assert [(row["tokens"], row["pruned"], row["merged"]) for row in rows] == [
-        (17, 17, 17), (17, 14, 11), (11, 9, 6),
-    ]  # fmt: skip
+        (17, 17, 17),
+        (17, 14, 11),
+        (11, 9, 6),
+    ]
     assert [row["block"] for row in rows] == ["blocks.0", "blocks.1", "blocks.2"]
     assert rows[0]["macs"] == rows[0]["dense_macs"]
 

@@ -56,5 +56,8 @@ def test_median_and_quartiles(seconds):
     low, middle, high = np.percentile(seconds, (25, 50, 75))
     assert (times.median, *times.quartiles) == pytest.approx((middle, low, high))
     assert times.to_json() == {
-        "median_s": times.median, "q1_s": low, "q3_s": high, "seconds": list(seconds)
-    }  # fmt: skip
+        "median_s": times.median,
+        "q1_s": low,
+        "q3_s": high,
+        "seconds": list(seconds),
+    }

@@ -27,10 +27,16 @@ def trial_record(arm, seed, status="finished", **summary):
         "finished": "2030-01-01T00:01:00+00:00" if finished else None,
         "error": "RuntimeError: loss is nan" if status == "failed" else None,
         "summary": {
-            "test_acc": 0.9, "searches": 0, "params": 1000, "dense_test_acc": 0.97,
-            "plan": {"head": 4}, **summary,
-        } if finished else None,
-    }  # fmt: skip
+            "test_acc": 0.9,
+            "searches": 0,
+            "params": 1000,
+            "dense_test_acc": 0.97,
+            "plan": {"head": 4},
+            **summary,
+        }
+        if finished
+        else None,
+    }
 
 
 def write(root, records, arms=ARMS, seeds=(0, 1, 2), **study):
@@ -77,11 +83,18 @@ def write_trace(root, record, plans, epochs, intervals=None, **search):
             row = {"index": len(searches), "epoch": epoch, "plan": plan, "changed": changed}
             searches.append(row | {"temperature": 1.0, "logits": {}} | more)
             before = plan
-        rows.append({
-            "phase": "search", "epoch": epoch, "step_epoch": epoch, "loss": 1.0,
-            "interval": (intervals or {}).get(epoch), "searched": plan is not None,
-            "searches": len(searches), "sites_changed": None if plan is None else len(changed),
-        })  # fmt: skip
+        rows.append(
+            {
+                "phase": "search",
+                "epoch": epoch,
+                "step_epoch": epoch,
+                "loss": 1.0,
+                "interval": (intervals or {}).get(epoch),
+                "searched": plan is not None,
+                "searches": len(searches),
+                "sites_changed": None if plan is None else len(changed),
+            }
+        )
     rows.append({"phase": "finetune", "epoch": 0, "step_epoch": epochs, "searched": False})
     for name, content in (("epochs", rows), ("searches", searches)):
         lines = "".join(json.dumps(row) + "\n" for row in content)
@@ -141,10 +154,11 @@ def schedules(tmp_path):
         trial_record(arm, seed, searches=count, plan=plan)
         for arm, counts, plan in (
             ("never", (0, 0), {"blocks.0.qk": 6, "blocks.0.fc1": 16}),
-            ("fixed_1", (9, 9), late), ("adaptive", (4, 2), None),
+            ("fixed_1", (9, 9), late),
+            ("adaptive", (4, 2), None),
         )
         for seed, count in enumerate(counts)
-    ]  # fmt: skip
+    ]
     records[4]["summary"]["plan"], records[5]["summary"]["plan"] = late, early
     root = write(tmp_path / "schedules", records, seeds=(0, 1))
     for number, made in enumerate(records):

@@ -34,8 +34,10 @@ def test_methods_are_compared_with_one_another_and_with_uniform_rates():
     assert arms.series("uniform_30", methods) == ("uniform", 30)
     assert arms.references("lowrank_30", methods) == {"uniform_30": "uniform"}
     assert arms.references("both_50", methods) == {
-        "uniform_50": "uniform", "lowrank_50": "lowrank", "diffrate_50": "diffrate",
-    }  # fmt: skip
+        "uniform_50": "uniform",
+        "lowrank_50": "lowrank",
+        "diffrate_50": "diffrate",
+    }
     assert arms.references("uniform_50", methods) == {}
 
 

@@ -32,11 +32,14 @@ def test_options_reach_data_and_several_axes_reach_draw(results, capsys):
         draw(panels[0, 1], table)
 
     code = command.run(
-        "made_up", data, both, [str(results), "--share", "0.25"],
+        "made_up",
+        data,
+        both,
+        [str(results), "--share", "0.25"],
         axes=lambda table: style.new_figure(1, 2, note="a note"),
         say=lambda table: f"share {table['share'].iloc[0]}",
         options=lambda parser: parser.add_argument("--share", type=float),
-    )  # fmt: skip
+    )
     assert code == 0 and seen == [(1, 2)]
     assert capsys.readouterr().out.startswith("share 0.25\n")
 

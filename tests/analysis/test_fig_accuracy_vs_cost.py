@@ -17,12 +17,19 @@ def sweep(tmp_path, record, write_results):
     labels = {"never": "never", "adaptive": "adaptive"}
     arms = {f"{a}_{s}": f"{label}, -{s}%" for s in SHARES for a, label in labels.items()}
     records = [
-        record(name, seed, test_acc=0.9 - int(name[-2:]) / 1000 + seed / 1000, searches=0,
-               params=1000 - 10 * int(name[-2:]) - seed * name.startswith("adaptive"),
-               macs=10_000 - 100 * int(name[-2:]), dense_params=1000, dense_macs=10_000)
+        record(
+            name,
+            seed,
+            test_acc=0.9 - int(name[-2:]) / 1000 + seed / 1000,
+            searches=0,
+            params=1000 - 10 * int(name[-2:]) - seed * name.startswith("adaptive"),
+            macs=10_000 - 100 * int(name[-2:]),
+            dense_params=1000,
+            dense_macs=10_000,
+        )
         for name in arms
         for seed in (0, 1, 2)
-    ]  # fmt: skip
+    ]
     for made in records:
         made["label"] = arms[made["arm"]]
     return write_results(tmp_path / "sweep", records, arms)

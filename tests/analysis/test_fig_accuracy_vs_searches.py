@@ -16,9 +16,15 @@ from analysis import scatter, stats, style
 ROOT = Path(__file__).parents[2]
 ARMS = ("never", "once", "fixed_8", "fixed_4", "fixed_2", "fixed_1", "adaptive", "oracle")
 LABELS = (
-    "never (uniform ranks)", "once", "every 8 epochs", "every 4 epochs", "every 2 epochs",
-    "every epoch", "adaptive", "oracle (hindsight)",
-)  # fmt: skip
+    "never (uniform ranks)",
+    "once",
+    "every 8 epochs",
+    "every 4 epochs",
+    "every 2 epochs",
+    "every epoch",
+    "adaptive",
+    "oracle (hindsight)",
+)
 COUNTS = (0, 1, 4, 8, 15, 29, 6, 6)
 
 
@@ -28,14 +34,28 @@ LEAK = "LEAKAGE: the rank search saw the images that are reported on"
 def table(accuracies, counts=COUNTS, half=0.005, dense=0.97, **columns):
     accuracies = np.array(accuracies, dtype=float)
     counts = counts[: len(accuracies)]
-    return pd.DataFrame({
-        "arm": ARMS[: len(accuracies)], "label": LABELS[: len(accuracies)], "workload": "digits",
-        "seeds": 3, "searches": counts, "searches_min": counts, "searches_max": counts,
-        "test_acc": accuracies, "test_acc_low": accuracies - half,
-        "test_acc_high": accuracies + half, "params": 50_000.0, "dense_test_acc": dense,
-        "reduction": np.nan, "on_front": stats.on_front(counts, accuracies),
-        "left_out": 0, "left_out_why": "", "leakage": "", **columns,
-    })  # fmt: skip
+    return pd.DataFrame(
+        {
+            "arm": ARMS[: len(accuracies)],
+            "label": LABELS[: len(accuracies)],
+            "workload": "digits",
+            "seeds": 3,
+            "searches": counts,
+            "searches_min": counts,
+            "searches_max": counts,
+            "test_acc": accuracies,
+            "test_acc_low": accuracies - half,
+            "test_acc_high": accuracies + half,
+            "params": 50_000.0,
+            "dense_test_acc": dense,
+            "reduction": np.nan,
+            "on_front": stats.on_front(counts, accuracies),
+            "left_out": 0,
+            "left_out_why": "",
+            "leakage": "",
+            **columns,
+        }
+    )
 
 
 def missing():
@@ -52,8 +72,10 @@ def missing():
 HARD = {
     "spread": table([0.93, 0.962, 0.964, 0.966, 0.967, 0.968, 0.966, 0.967]),
     "all within 0.3 points": table(
-        [0.9600, 0.9610, 0.9615, 0.9620, 0.9612, 0.9630, 0.9618, 0.9618], dense=0.9625,
-        searches_min=(0, 1, 4, 8, 15, 29, 5, 5), searches_max=(0, 1, 4, 8, 15, 29, 8, 8),
+        [0.9600, 0.9610, 0.9615, 0.9620, 0.9612, 0.9630, 0.9618, 0.9618],
+        dense=0.9625,
+        searches_min=(0, 1, 4, 8, 15, 29, 5, 5),
+        searches_max=(0, 1, 4, 8, 15, 29, 8, 8),
     ),
     "all equal": table([0.96] * 8, half=0.01, dense=0.96),
     "equal counts": table(0.96 + 0.0001 * np.arange(8), counts=(6,) * 8),
@@ -66,7 +88,7 @@ HARD = {
     "a rising front": table(0.95 + 0.0015 * np.sqrt(COUNTS)),
     "no dense model": table([0.96] * 8, dense=np.nan),
     "far from zero": table(0.96 + 0.0005 * np.arange(8), counts=(40, 41, 41, 41, 42, 43, 43, 60)),
-}  # fmt: skip
+}
 
 
 @pytest.fixture
@@ -129,7 +151,7 @@ def test_marks_stand_at_their_accuracy_and_near_their_count(drawn):
     for _, arm in shown.iterrows():
         at = ax.transData.transform((arm["searches"], 100 * arm["test_acc"]))
         box = marks[arm["arm"]]
-        # The box of a star or a pentagon is not centred on it; a point is 1/72 inch.
+        # The box of a star or a pentagon is not centered on it; a point is 1/72 inch.
         assert abs((box.y0 + box.y1) / 2 - at[1]) < 2 * ax.figure.dpi / 72
         assert abs((box.x0 + box.x1) / 2 - at[0]) < scatter.MARK_PT * ax.figure.dpi / 72
 
@@ -156,7 +178,7 @@ def test_marks_keep_the_order_of_their_counts(drawn):
     middles = np.array([(box.x0 + box.x1) / 2 for box in marks.values()])
     counts = shown["searches"].to_numpy()
     before = counts[:, None] < counts
-    # A star's or a triangle's box is not centred on it.
+    # A star's or a triangle's box is not centered on it.
     assert ((middles[None] - middles[:, None])[before] > -2 * ax.figure.dpi / 72).all()
 
 
@@ -236,7 +258,7 @@ def test_without_a_dense_model_there_is_no_line_for_it(drawn):
 
 
 @pytest.mark.parametrize("drawn", ["spread"], indirect=True)
-def test_arms_differ_without_colour(drawn):
+def test_arms_differ_without_color(drawn):
     markers = [line.get_marker() for line in drawn[0].lines if "mark:" in (line.get_gid() or "")]
     assert len(set(markers)) == len(markers) == 8
 
@@ -340,9 +362,9 @@ def test_main_writes_picture_print_and_the_plotted_table(results, capsys):
     texts = ["left_out_why", "leakage"]
     plotted[texts] = plotted[texts].replace("", np.nan)
     pd.testing.assert_frame_equal(written, plotted, check_dtype=False)
-    grey = np.asarray(Image.open(paths[0]).convert("L"))
-    # Ink on white paper, also without colour.
-    assert grey[0, 0] == 255 and 0.005 < (grey < 128).mean() < 0.2
+    gray = np.asarray(Image.open(paths[0]).convert("L"))
+    # Ink on white paper, also without color.
+    assert gray[0, 0] == 255 and 0.005 < (gray < 128).mean() < 0.2
 
 
 @pytest.mark.parametrize("how", [["-m", "analysis.fig_accuracy_vs_searches"], ["SCRIPT"]])
@@ -350,9 +372,12 @@ def test_it_runs_as_module_and_as_script_from_anywhere(how, results, tmp_path):
     script = str(ROOT / "analysis" / "fig_accuracy_vs_searches.py")
     command = [sys.executable, *(script if part == "SCRIPT" else part for part in how)]
     done = subprocess.run(
-        [*command, str(results)], cwd=tmp_path, capture_output=True, text=True,
+        [*command, str(results)],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
         env=os.environ | {"PYTHONPATH": str(ROOT)},
-    )  # fmt: skip
+    )
     assert done.returncode == 0, done.stderr
     assert done.stdout.splitlines()[-1].endswith(".csv")
 

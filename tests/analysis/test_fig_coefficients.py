@@ -23,9 +23,11 @@ ARMS = (
     'c_2,"growth 1, elapsed",False,stopped,False,,,,,2,12,,3,1.0,elapsed\n',
 )
 SCHEDULES = {
-    "published": {"kind": "adaptive"}, "c_1": {"kind": "adaptive", "growth": 3.0},
-    "once": {"kind": "once"}, "c_2": {"kind": "adaptive", "growth": 1.0, "due": "elapsed"},
-}  # fmt: skip
+    "published": {"kind": "adaptive"},
+    "c_1": {"kind": "adaptive", "growth": 3.0},
+    "once": {"kind": "once"},
+    "c_2": {"kind": "adaptive", "growth": 1.0, "due": "elapsed"},
+}
 
 
 @pytest.fixture
@@ -36,9 +38,12 @@ def explored(tmp_path, record, write_results):
         one["config"] = {"schedule": schedule, "search_phase": {"epochs": 30}}
         records.append(one)
     root = write_results(
-        tmp_path / "r", records, arms={"published": "published coefficients", "once": "once"},
-        seeds=(0, 1), exploration={"space": SPACE, "objectives": ["val_acc", "searches"]},
-    )  # fmt: skip
+        tmp_path / "r",
+        records,
+        arms={"published": "published coefficients", "once": "once"},
+        seeds=(0, 1),
+        exploration={"space": SPACE, "objectives": ["val_acc", "searches"]},
+    )
     (root / "arms.csv").write_text(HEADER + "".join(ARMS))
     (root / "front.csv").write_text(HEADER + ARMS[1] + ARMS[2])
     shares = {"val_acc": {"growth": 0.75, "due": 0.25}, "searches": None}
@@ -64,8 +69,11 @@ def test_the_table_has_what_the_files_say(explored):
     assert values.loc[("c_1", "val_acc"), ["value", "sd"]].tolist() == [0.96, 0.0]
     assert np.isnan(values.loc[("c_2", "searches"), "value"])
     assert values["mark"].groupby("arm").first().to_dict() == {
-        "published": "", "c_1": "A", "once": "B", "c_2": "",
-    }  # fmt: skip
+        "published": "",
+        "c_1": "A",
+        "once": "B",
+        "c_2": "",
+    }
     parameters = part(made, "parameter").set_index(["arm", "name"])
     assert parameters.loc[("c_1", "growth"), "value"] == 3.0
     assert parameters.loc[("c_2", "due"), "choice"] == "elapsed"

@@ -108,9 +108,11 @@ def test_marks_stand_at_their_differences_and_are_hollow_where_one_of_two_leaks(
         assert (mark.get_markerfacecolor() == "white") == row["leakage_differs"]
     hollow = table[table["leakage_differs"]]
     assert set(zip(hollow["end"], hollow["choice"], strict=True)) == {
-        ("ours", "search_split"), ("ours", fig.ALL),
-        ("reference", "search_split"), ("reference", fig.ALL),
-    }  # fmt: skip
+        ("ours", "search_split"),
+        ("ours", fig.ALL),
+        ("reference", "search_split"),
+        ("reference", fig.ALL),
+    }
     assert ax.get_xlim()[0] < 0 < ax.get_xlim()[1]
     texts = [text.get_text() for text in ax.texts]
     assert "all 5 differences are equal" in texts and "dense → current" in texts

@@ -85,11 +85,20 @@ def test_an_interval_beyond_the_phase_ends_at_its_length(schedules, drawn, note)
 def many(arms, seeds, epochs):
     """A study of that size, each arm with an interval of its own."""
     rows = [
-        {"arm": f"arm_{arm}x", "label": f"{arm} " + "a label that is much too long " * (arm % 3),
-         "workload": "digits", "seed": float(seed), "epoch": float(epoch),
-         "interval": 2.0 ** (arm % 5), "searched": epoch % (arm + 1) == 0, "sites_changed": 0.0}
-        for arm in range(arms) for seed in range(seeds) for epoch in range(epochs)
-    ]  # fmt: skip
+        {
+            "arm": f"arm_{arm}x",
+            "label": f"{arm} " + "a label that is much too long " * (arm % 3),
+            "workload": "digits",
+            "seed": float(seed),
+            "epoch": float(epoch),
+            "interval": 2.0 ** (arm % 5),
+            "searched": epoch % (arm + 1) == 0,
+            "sites_changed": 0.0,
+        }
+        for arm in range(arms)
+        for seed in range(seeds)
+        for epoch in range(epochs)
+    ]
     return pd.DataFrame(rows).assign(left_out=0, left_out_why="", leakage="")
 
 

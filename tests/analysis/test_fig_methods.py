@@ -9,9 +9,11 @@ from analysis import style
 
 LABELS = {"lowrank": "low-rank", "uniform": "uniform rates", "diffrate": "DiffRate", "both": "both"}
 ACCURACIES = {
-    "lowrank": (0.85, 0.86, 0.84), "uniform": (0.84, 0.84, 0.85), "diffrate": (0.86, 0.85, 0.85),
+    "lowrank": (0.85, 0.86, 0.84),
+    "uniform": (0.84, 0.84, 0.85),
+    "diffrate": (0.86, 0.85, 0.85),
     "both": (0.87, 0.885, 0.87),
-}  # fmt: skip
+}
 BUDGETS = (30, 50)
 
 
@@ -24,9 +26,15 @@ def study(tmp_path, record, write_results):
         method, _, budget = arm.rpartition("_")
         for seed, accuracy in enumerate(ACCURACIES[method]):
             made = record(
-                arm, seed, test_acc=accuracy - int(budget) / 1000, params=500, dense_params=700,
-                macs=10_000 - 100 * int(budget) - seed, dense_macs=10_000, dense_test_acc=0.9,
-            )  # fmt: skip
+                arm,
+                seed,
+                test_acc=accuracy - int(budget) / 1000,
+                params=500,
+                dense_params=700,
+                macs=10_000 - 100 * int(budget) - seed,
+                dense_macs=10_000,
+                dense_test_acc=0.9,
+            )
             records.append(made | {"label": label})
     return write_results(tmp_path / "methods", records, arms)
 
@@ -41,9 +49,11 @@ def measured(study):
     }
     settings = {"device": "cpu", "threads": 2, "batch_size": 64, "dtype": "float32"}
     content = {
-        "settings": settings, "provenance": {"hardware": {"cpu": "A fast one", "gpu": []}},
-        "dense": {"images_per_s": 60.0, "over_dense": 1.0}, "trials": rates,
-    }  # fmt: skip
+        "settings": settings,
+        "provenance": {"hardware": {"cpu": "A fast one", "gpu": []}},
+        "dense": {"images_per_s": 60.0, "over_dense": 1.0},
+        "trials": rates,
+    }
     (study / "speed.json").write_text(json.dumps(content))
     return study
 

@@ -93,15 +93,30 @@ def test_the_curves_are_medians_and_the_marks_last_ranks(searched, drawn):
 def large(arms, blocks, epochs):
     kinds = ("qk", "vo", "fc1", "fc2")
     rows = [
-        {"arm": f"a{arm}", "label": f"{arm}: a label that is much too long for any figure",
-         "workload": "deit_small_imagenet", "seed": float(seed), "epoch": float(epoch),
-         "search": float(epoch), "last": epoch == epochs, "temperature": 1.0,
-         "site": f"blocks.{block}.{kind}", "block": float(block), "kind": kind,
-         "rank": 60.0 * (1 + (block + number) % 5), "candidates": 5.0, "top_rank": 60.0,
-         "top_probability": 0.5, "top_probability_plain": 0.9}
-        for arm in range(arms) for seed in range(3) for epoch in range(1, epochs + 1)
-        for block in range(blocks) for number, kind in enumerate(kinds)
-    ]  # fmt: skip
+        {
+            "arm": f"a{arm}",
+            "label": f"{arm}: a label that is much too long for any figure",
+            "workload": "deit_small_imagenet",
+            "seed": float(seed),
+            "epoch": float(epoch),
+            "search": float(epoch),
+            "last": epoch == epochs,
+            "temperature": 1.0,
+            "site": f"blocks.{block}.{kind}",
+            "block": float(block),
+            "kind": kind,
+            "rank": 60.0 * (1 + (block + number) % 5),
+            "candidates": 5.0,
+            "top_rank": 60.0,
+            "top_probability": 0.5,
+            "top_probability_plain": 0.9,
+        }
+        for arm in range(arms)
+        for seed in range(3)
+        for epoch in range(1, epochs + 1)
+        for block in range(blocks)
+        for number, kind in enumerate(kinds)
+    ]
     return pd.DataFrame(rows).assign(left_out=0, left_out_why="", leakage="")
 
 

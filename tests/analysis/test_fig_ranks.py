@@ -85,21 +85,32 @@ def test_cells_show_the_ranks_and_edges_the_changes(schedules, drawn):
     assert [bar.get_height() for bar in changes.patches] == [0, 1, 0]
 
 
-def test_shades_darken_in_greyscale():
+def test_shades_darken_in_grayscale():
     shades = fig._shades()(np.linspace(0, 1, 50))
-    grey = [np.dot(to_rgb(shade), (0.2126, 0.7152, 0.0722)) for shade in shades]
-    assert np.all(np.diff(grey) < 0) and grey[0] - grey[-1] > 0.6
+    gray = [np.dot(to_rgb(shade), (0.2126, 0.7152, 0.0722)) for shade in shades]
+    assert np.all(np.diff(gray) < 0) and gray[0] - gray[-1] > 0.6
 
 
 def large(blocks, epochs, label="adaptive"):
     sites = [f"blocks.{b}.{kind}" for b in range(blocks) for kind in ("qk", "vo", "fc1", "fc2")]
     rows = [
-        {"arm": "adaptive", "label": label, "workload": "deit_small_imagenet", "seed": 0,
-         "epoch": epoch, "searched": epoch > 0, "site": site, **fig.place(site),
-         "rank": 64.0 * (1 + (epoch + number) % 4) if epoch else np.nan, "largest": 256,
-         "share": (1 + (epoch + number) % 4) / 4 if epoch else np.nan, "changed": epoch > 0}
-        for epoch in range(epochs) for number, site in enumerate([*sites, "head"])
-    ]  # fmt: skip
+        {
+            "arm": "adaptive",
+            "label": label,
+            "workload": "deit_small_imagenet",
+            "seed": 0,
+            "epoch": epoch,
+            "searched": epoch > 0,
+            "site": site,
+            **fig.place(site),
+            "rank": 64.0 * (1 + (epoch + number) % 4) if epoch else np.nan,
+            "largest": 256,
+            "share": (1 + (epoch + number) % 4) / 4 if epoch else np.nan,
+            "changed": epoch > 0,
+        }
+        for epoch in range(epochs)
+        for number, site in enumerate([*sites, "head"])
+    ]
     return pd.DataFrame(rows).assign(left_out=1, left_out_why="1 failed", leakage="LEAKAGE: all")
 
 

@@ -93,12 +93,23 @@ def test_every_row_has_its_own_height_where_nothing_is_stale(schedules, drawn):
 @pytest.mark.parametrize("arms", [1, 18, 60])
 def test_everything_is_inside_the_page(arms, drawn, note):
     rows = [
-        {"arm": f"arm{n}", "label": f"{n} of labels that are far too long", "workload": "digits",
-         "seed": float(seed), "reference": "arm0", "epoch": float(epoch),
-         "searched": epoch % 2 == 0, "distance": 0.01 * n, "searches": 5.0,
-         "stale_distance": 100.0 + n, "regret": 0.1 * n}
-        for n in range(arms) for seed in range(5) for epoch in range(1, 20)
-    ]  # fmt: skip
+        {
+            "arm": f"arm{n}",
+            "label": f"{n} of labels that are far too long",
+            "workload": "digits",
+            "seed": float(seed),
+            "reference": "arm0",
+            "epoch": float(epoch),
+            "searched": epoch % 2 == 0,
+            "distance": 0.01 * n,
+            "searches": 5.0,
+            "stale_distance": 100.0 + n,
+            "regret": 0.1 * n,
+        }
+        for n in range(arms)
+        for seed in range(5)
+        for epoch in range(1, 20)
+    ]
     panels = drawn(fig, pd.DataFrame(rows).assign(left_out=0, left_out_why="", leakage=""))
     figure = panels[0, 0].figure
     whole = figure.get_tightbbox()

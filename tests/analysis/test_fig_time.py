@@ -16,15 +16,22 @@ def epoch_rows(searched, data_s, train_s=10.0, search_s=4.0, rebuild_s=1.0, eval
     for step in range(EPOCHS + 1):
         due = step in searched
         clocks = {
-            "train_s": train_s, "search_s": search_s if due else 0.0,
-            "rebuild_s": rebuild_s if due else 0.0, "eval_s": eval_s,
+            "train_s": train_s,
+            "search_s": search_s if due else 0.0,
+            "rebuild_s": rebuild_s if due else 0.0,
+            "eval_s": eval_s,
             "data_s": data_s[step] if data_s else None,
-        }  # fmt: skip
-        rows.append({
-            "phase": "search" if step < EPOCHS else "finetune", "epoch": step % EPOCHS,
-            "step_epoch": step, "searched": due, **clocks,
-            "wall_s": sum(value or 0.0 for name, value in clocks.items() if name != "data_s"),
-        })  # fmt: skip
+        }
+        rows.append(
+            {
+                "phase": "search" if step < EPOCHS else "finetune",
+                "epoch": step % EPOCHS,
+                "step_epoch": step,
+                "searched": due,
+                **clocks,
+                "wall_s": sum(value or 0.0 for name, value in clocks.items() if name != "data_s"),
+            }
+        )
     return rows
 
 
@@ -87,10 +94,19 @@ def test_shares_by_hand(timed):
 
 def test_the_published_run_could_have_saved_a_fifth():
     # Sums of the published DeiT-S log: six searches, 29 possible; 33.7 h had it used them all.
-    trial = pd.Series({
-        "arm": "adaptive", "seed": 0, "searches": 6, "train_s": 92293.0, "search_s": 5370.0,
-        "rebuild_s": None, "eval_s": 3113.0, "data_s": None, "wall_s": 100776.0,
-    })  # fmt: skip
+    trial = pd.Series(
+        {
+            "arm": "adaptive",
+            "seed": 0,
+            "searches": 6,
+            "train_s": 92293.0,
+            "search_s": 5370.0,
+            "rebuild_s": None,
+            "eval_s": 3113.0,
+            "data_s": None,
+            "wall_s": 100776.0,
+        }
+    )
     epochs = pd.DataFrame({"phase": ["search"] * 30, "searched": False, "data_s": None})
     found = fig.clocks(trial, epochs)
     assert found["every_epoch_share"] == pytest.approx(0.2139, abs=1e-4)

@@ -18,8 +18,10 @@ def write(folder, tokens=(WHOLE, FIRST, SECOND), counts=((9, 9, 9), (9, 8, 7), (
         "images": rng.integers(1, 255, (2, 6, 6, 3), dtype=np.uint8),
         "names": np.array(["one.png", "two.png"]),
         "tokens": np.array([tokens, tokens], np.int16),
-        "counts": np.array(counts), "model": np.array("a_model"), "container": np.array("blocks"),
-    }  # fmt: skip
+        "counts": np.array(counts),
+        "model": np.array("a_model"),
+        "container": np.array("blocks"),
+    }
     np.savez(folder / "tokens.npz", **(found | more))
     return folder
 
@@ -51,7 +53,7 @@ def test_of_many_blocks_some_are_shown_first_and_last_among_them(tmp_path):
     assert set(fig.data(root, blocks=[3, 19])["block"]) == {3, 19}
 
 
-def test_a_merged_token_has_the_mean_colour_and_a_dropped_patch_is_dark():
+def test_a_merged_token_has_the_mean_color_and_a_dropped_patch_is_dark():
     pixels = np.random.default_rng(0).random((6, 6, 3))
     tokens = np.array(FIRST).reshape(3, 3)
     sizes = np.array([2, 2, 1, 1, 1, 1, 1, 1, 0]).reshape(3, 3)
@@ -69,9 +71,13 @@ def test_the_outline_is_that_of_each_part_of_a_token():
     lines = {tuple(sorted(line)) for line in fig.borders(tokens, 1)}
     # Two patches in the first row and one in the second: six sides and four, none between the two.
     pair = {
-        ((0, 0), (1, 0)), ((1, 0), (2, 0)), ((2, 0), (2, 1)), ((0, 0), (0, 1)), ((0, 1), (1, 1)),
+        ((0, 0), (1, 0)),
+        ((1, 0), (2, 0)),
+        ((2, 0), (2, 1)),
+        ((0, 0), (0, 1)),
+        ((0, 1), (1, 1)),
         ((1, 1), (2, 1)),
-    }  # fmt: skip
+    }
     single = {((2, 1), (3, 1)), ((3, 1), (3, 2)), ((2, 2), (3, 2)), ((2, 1), (2, 2))}
     assert lines == pair | single
 
@@ -103,9 +109,9 @@ def test_everything_is_inside_the_figure_and_names_end_with_their_picture(tmp_pa
         assert title.x1 <= ax.get_window_extent().x1
 
 
-def test_grey_images_are_shown_grey(tmp_path):
-    grey = np.full((2, 6, 6, 1), 51, np.uint8)
-    panels = drawn(fig.data(write(tmp_path, images=grey)))
+def test_gray_images_are_shown_gray(tmp_path):
+    gray = np.full((2, 6, 6, 1), 51, np.uint8)
+    panels = drawn(fig.data(write(tmp_path, images=gray)))
     np.testing.assert_allclose(panels[0, 0].images[0].get_array(), np.full((6, 6, 3), 0.2))
 
 

@@ -24,9 +24,11 @@ def scene(anchors, lines=()):
 def clear(one, other, gap):
     """Whether two boxes are at least `gap` apart in x or in y."""
     return (
-        one[2] + gap <= other[0] or other[2] + gap <= one[0]
-        or one[3] + gap <= other[1] or other[3] + gap <= one[1]
-    )  # fmt: skip
+        one[2] + gap <= other[0]
+        or other[2] + gap <= one[0]
+        or one[3] + gap <= other[1]
+        or other[3] + gap <= one[1]
+    )
 
 
 boxes = st.tuples(*[st.integers(-5, 5)] * 4).map(

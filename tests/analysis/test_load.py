@@ -11,9 +11,16 @@ def test_trials_are_one_row_each_in_the_order_of_arms_and_seeds(results):
     expected = [(arm, seed) for arm in ("never", "fixed_1", "adaptive") for seed in (0, 1, 2)]
     assert list(zip(table["arm"], table["seed"], strict=True)) == expected
     assert list(table["status"]) == [
-        "finished", "finished", "finished", "finished", "failed", "finished",
-        "running", "finished", "pending",
-    ]  # fmt: skip
+        "finished",
+        "finished",
+        "finished",
+        "finished",
+        "failed",
+        "finished",
+        "running",
+        "finished",
+        "pending",
+    ]
     assert table.loc[7, "test_acc"] == 0.94
     assert table.loc[7, "plan"] == {"head": 4}
     assert table.loc[4, "error"] == "RuntimeError: loss is nan"

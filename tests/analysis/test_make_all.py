@@ -75,8 +75,11 @@ def test_main_prints_one_table(made_up, capsys):
     lines = capsys.readouterr().out.splitlines()
     states = {line.split()[0]: line.split()[1] for line in lines[:4]}
     assert states == {
-        "table_there": "written", "there": "written", "absent": "missing", "faulty": "fault",
-    }  # fmt: skip
+        "table_there": "written",
+        "there": "written",
+        "absent": "missing",
+        "faulty": "fault",
+    }
     assert lines[4].startswith("2 of 4 written in ")
     assert lines[5] == f"in {made_up / 'figures'}"
 

@@ -26,9 +26,14 @@ def test_a_note_says_leakage_first_and_what_was_left_out_last(results):
 
 @pytest.mark.parametrize(
     ("numbers", "said"),
-    [([1, 1], "1 seed"), ([3], "3 seeds"), ([3, 5, math.nan, 4], "3 to 5 seeds"),
-     ([1200.2, 1199.8], "1,200 seeds"), ([0, 1], "0 to 1 seed")],
-)  # fmt: skip
+    [
+        ([1, 1], "1 seed"),
+        ([3], "3 seeds"),
+        ([3, 5, math.nan, 4], "3 to 5 seeds"),
+        ([1200.2, 1199.8], "1,200 seeds"),
+        ([0, 1], "0 to 1 seed"),
+    ],
+)
 def test_count(numbers, said):
     assert notes.count(numbers, "seed") == said
 
@@ -43,14 +48,25 @@ def test_sound_needs_a_finished_trial(results, tmp_path, record, write_results):
 def test_means_say_which_arms_have_no_interval_and_why(tmp_path, record, write_results):
     accuracies = {"never": (0.9, 0.91, 0.92), "fixed_1": (0.9, 0.9, 0.9), "adaptive": (0.9, 0.95)}
     records = [
-        record(arm, seed, test_acc=value, search_s=1.0, rebuild_s=None, macs=1,
-               dense_params=1, dense_macs=1)
-        for arm, values in accuracies.items() for seed, value in enumerate(values)
-    ]  # fmt: skip
+        record(
+            arm,
+            seed,
+            test_acc=value,
+            search_s=1.0,
+            rebuild_s=None,
+            macs=1,
+            dense_params=1,
+            dense_macs=1,
+        )
+        for arm, values in accuracies.items()
+        for seed, value in enumerate(values)
+    ]
     table = summary.arms(load.trials(write_results(tmp_path / "r", records)))
     assert list(table["interval"]) == [
-        "95% t", "no interval: all 3 seeds are equal", "no interval: 2 seeds",
-    ]  # fmt: skip
+        "95% t",
+        "no interval: all 3 seeds are equal",
+        "no interval: 2 seeds",
+    ]
     means, bare = notes.means(table)
     assert means == "Test accuracy: mean over 2 to 3 seeds, bars: 95 % t interval."
     assert bare == (

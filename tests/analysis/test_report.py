@@ -87,8 +87,13 @@ def test_figures_come_in_the_order_of_the_questions_and_the_others_with_their_re
 ):
     found = Page(report.build(results, made))
     assert [a["id"] for a in found.all("section")] == [
-        "trials", "figure-table_arms", "figure-time", "missing", "provenance", "reproduce",
-    ]  # fmt: skip
+        "trials",
+        "figure-table_arms",
+        "figure-time",
+        "missing",
+        "provenance",
+        "reproduce",
+    ]
     assert report.QUESTIONS["time"] in found.text
     assert "arm a < b" in found.text
     assert "Confounds What does each choice of the reference cost or give? arms: got none" in (
@@ -109,10 +114,13 @@ def test_statuses_are_counted_and_causes_given(results, made):
 
 def origin(commit="c" * 40, dirty=False, torch="2.9"):
     return {
-        "git_commit": commit, "git_dirty": dirty, "versions": {"torch": torch, "ray": "2.51"},
-        "hardware": {"cpu": "EPYC", "gpu": []}, "execution": {"executor": "tune", "workers": 1},
+        "git_commit": commit,
+        "git_dirty": dirty,
+        "versions": {"torch": torch, "ray": "2.51"},
+        "hardware": {"cpu": "EPYC", "gpu": []},
+        "execution": {"executor": "tune", "workers": 1},
         "split_hashes": {"train": "ab", "test": "cd"},
-    }  # fmt: skip
+    }
 
 
 def test_provenance_is_said_of_every_trial_and_leaks_come_first(record, write_results, tmp_path):
@@ -140,9 +148,13 @@ def test_hostile_texts_stay_texts(record, write_results, tmp_path):
     one = record("never", 0) | {"label": HOSTILE, "error": HOSTILE, "status": "failed"}
     one["provenance"] = origin() | {"versions": {HOSTILE: HOSTILE}}
     root = write_results(
-        tmp_path / "r", [one], arms={"never": HOSTILE}, question=HOSTILE, command=HOSTILE,
+        tmp_path / "r",
+        [one],
+        arms={"never": HOSTILE},
+        question=HOSTILE,
+        command=HOSTILE,
         experiment=HOSTILE,
-    )  # fmt: skip
+    )
     (root / "study.yaml").write_text("a: </pre><script>\n")
     made = [Made(HOSTILE, HOSTILE, (), HOSTILE, False, 0.0)]
     text = report.build(root, made)
@@ -185,9 +197,17 @@ def test_long_tables_say_what_they_do_not_show():
 
 @pytest.mark.parametrize(
     ("value", "said"),
-    [(0.957777777, "0.95778"), (57358.0, "57358"), (1234567.0, "1,234,567"), (None, ""),
-     (float("nan"), ""), ("none", "none"), (True, "True"), (3, "3")],
-)  # fmt: skip
+    [
+        (0.957777777, "0.95778"),
+        (57358.0, "57358"),
+        (1234567.0, "1,234,567"),
+        (None, ""),
+        (float("nan"), ""),
+        ("none", "none"),
+        (True, "True"),
+        (3, "3"),
+    ],
+)
 def test_cells(value, said):
     found = Page(page.table(pd.DataFrame({"x": [value]}, dtype=object), "t"))
     assert found.words[-2 if found.words[-1] == "\n" else -1].strip() in (said, "")

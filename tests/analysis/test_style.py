@@ -17,22 +17,22 @@ def test_every_arm_of_the_main_experiment_has_a_look_of_its_own():
     arms = [arm.name for arm in experiment(workloads()[0]).arms]
     assert set(arms) <= set(style.LOOKS)
     assert len({style.look(arm).marker for arm in arms}) == len(arms)
-    assert len({style.look(arm).colour for arm in arms}) == len(arms)
+    assert len({style.look(arm).color for arm in arms}) == len(arms)
 
 
 def test_every_method_has_a_look_of_its_own():
     arms = [arm.name for arm in methods_compared(workloads()[0]).arms]
     looks = {style.look(arm) for arm in [*arms, "dense"]}
     assert looks < {*style.LOOKS.values()} and len(looks) == 5
-    assert len({look.marker for look in looks}) == len({look.colour for look in looks}) == 5
+    assert len({look.marker for look in looks}) == len({look.color for look in looks}) == 5
 
 
 def test_fixed_schedules_darken_the_more_often_they_search():
-    def lightness(colour):
-        red, green, blue = matplotlib.colors.to_rgb(colour)
+    def lightness(color):
+        red, green, blue = matplotlib.colors.to_rgb(color)
         return 0.2126 * red + 0.7152 * green + 0.0722 * blue
 
-    shades = [lightness(style.look(f"fixed_{every}").colour) for every in (8, 4, 2, 1)]
+    shades = [lightness(style.look(f"fixed_{every}").color) for every in (8, 4, 2, 1)]
     assert shades == sorted(shades, reverse=True)
     assert min(a - b for a, b in zip(shades, shades[1:], strict=False)) > 0.1
 
@@ -41,11 +41,14 @@ def test_an_unknown_arm_looks_the_same_in_every_process():
     code = "from analysis.style import look; print([look(f'arm_{i}') for i in range(9)])"
     seen = {
         subprocess.run(
-            [sys.executable, "-c", code], env=os.environ | {"PYTHONHASHSEED": seed},
-            capture_output=True, text=True, check=True,
+            [sys.executable, "-c", code],
+            env=os.environ | {"PYTHONHASHSEED": seed},
+            capture_output=True,
+            text=True,
+            check=True,
         ).stdout
         for seed in ("1", "2")
-    }  # fmt: skip
+    }
     assert seen == {f"{[style.look(f'arm_{i}') for i in range(9)]}\n"}
     assert len(set(next(iter(seen)).split("Look")[1:])) > 4
 
@@ -85,9 +88,19 @@ def test_a_last_number_is_no_part_of_a_known_name():
 def test_new_figure_places_its_axes_in_inches():
     with style.shared_style():
         axes = style.new_figure(
-            2, 2, width=8, height=4, left=1, right=0.5, top=0.5, below=0.6, across=0.5, down=1,
-            widths=(1, 2), heights=(2, 1),
-        )  # fmt: skip
+            2,
+            2,
+            width=8,
+            height=4,
+            left=1,
+            right=0.5,
+            top=0.5,
+            below=0.6,
+            across=0.5,
+            down=1,
+            widths=(1, 2),
+            heights=(2, 1),
+        )
     assert axes.shape == (2, 2)
     figure = axes[0, 0].figure
     assert figure.get_figwidth() == 8 and figure.get_figheight() == pytest.approx(5.1)
@@ -149,8 +162,8 @@ def test_labels_are_no_formulas():
 def test_arms_with_one_choice_changed_look_like_their_end_and_unlike_one_another():
     names = [f"{end}_but_{choice}" for end in style.CHANGED for choice in style.CHOICES]
     looks = [style.look(name) for name in [*names, "ours", "reference"]]
-    assert len({(look.colour, look.marker) for look in looks}) == len(looks)
-    assert {style.look(name).colour for name in names if "ours" in name} == {"#a8e0cf"}
+    assert len({(look.color, look.marker) for look in looks}) == len(looks)
+    assert {style.look(name).color for name in names if "ours" in name} == {"#a8e0cf"}
 
 
 def test_a_long_title_is_made_smaller_until_it_fits():

@@ -20,11 +20,19 @@ ACCURACIES = {
 
 def write(root, record, write_results, accuracies=ACCURACIES, failed=(), **study):
     records = [
-        record(arm, seed, "failed" if (arm, seed) in failed else "finished", test_acc=value,
-               searches=6, search_s=3.0, rebuild_s=1.0, macs=7000)
+        record(
+            arm,
+            seed,
+            "failed" if (arm, seed) in failed else "finished",
+            test_acc=value,
+            searches=6,
+            search_s=3.0,
+            rebuild_s=1.0,
+            macs=7000,
+        )
         for arm, values in accuracies.items()
         for seed, value in enumerate(values)
-    ]  # fmt: skip
+    ]
     seeds = range(max(map(len, accuracies.values())))
     return write_results(root, records, {arm: arm for arm in accuracies}, seeds, **study)
 
@@ -43,11 +51,19 @@ def test_rows_are_arms_by_references(ablation):
     assert tuple(table.columns) == tables.COLUMNS
     pairs = list(zip(table["arm"], table["against"], strict=True))
     assert pairs == [
-        ("never", "fixed_1"), ("once", "fixed_1"), ("once", "never"), ("fixed_1", "never"),
-        ("adaptive", "fixed_1"), ("adaptive", "never"), ("adaptive", "once"),
-        ("adaptive", "random"), ("random_1", ""), ("random_2", ""), ("random", "fixed_1"),
+        ("never", "fixed_1"),
+        ("once", "fixed_1"),
+        ("once", "never"),
+        ("fixed_1", "never"),
+        ("adaptive", "fixed_1"),
+        ("adaptive", "never"),
+        ("adaptive", "once"),
+        ("adaptive", "random"),
+        ("random_1", ""),
+        ("random_2", ""),
+        ("random", "fixed_1"),
         ("random", "never"),
-    ]  # fmt: skip
+    ]
     never = table.iloc[0]
     assert (never["seeds"], never["searches"], never["searching_s"]) == (5, 6, 4)
 
@@ -111,9 +127,11 @@ def test_choices_are_compared_with_their_end(tmp_path, record, write_results):
     values = dict(zip(names, ACCURACIES.values(), strict=False))
     found = compared(tables.data(write(tmp_path / "r", record, write_results, values)))
     assert list(found["family"].items()) == [
-        (("ours", "reference"), "reference"), (("reference", "ours"), "ours"),
-        (("ours_but_clock", "ours"), "ours"), (("reference_but_clock", "reference"), "reference"),
-    ]  # fmt: skip
+        (("ours", "reference"), "reference"),
+        (("reference", "ours"), "ours"),
+        (("ours_but_clock", "ours"), "ours"),
+        (("reference_but_clock", "reference"), "reference"),
+    ]
     for _, some in found.groupby("family"):
         assert list(some["p_holm"]) == pytest.approx(multipletests(some["p"], method="holm")[1])
 
@@ -160,8 +178,10 @@ def test_one_arm_is_a_table_without_comparisons(tmp_path, record, write_results)
 def test_interrupted_failed_and_pending_trials_are_counted(results):
     table = tables.data(results).drop_duplicates("arm").set_index("arm")
     assert table["left_out_why"].to_dict() == {
-        "never": "", "fixed_1": "1 failed", "adaptive": "1 pending, 1 running",
-    }  # fmt: skip
+        "never": "",
+        "fixed_1": "1 failed",
+        "adaptive": "1 pending, 1 running",
+    }
 
 
 def test_main_writes_csv_and_text(ablation, capsys):
@@ -171,8 +191,14 @@ def test_main_writes_csv_and_text(ablation, capsys):
     assert said.startswith(text) and said.rstrip().endswith("table_arms.txt")
     written, made = pd.read_csv(ablation / "figures" / "table_arms.csv"), tables.data(ablation)
     texts = [
-        "interval", "against", "against_label", "family", "ruled_out", "left_out_why", "leakage",
-    ]  # fmt: skip
+        "interval",
+        "against",
+        "against_label",
+        "family",
+        "ruled_out",
+        "left_out_why",
+        "leakage",
+    ]
     made[texts] = made[texts].replace("", np.nan)
     pd.testing.assert_frame_equal(written, made, check_dtype=False)
     # Mean and half of the interval of 0.90 0.92 0.91 0.93 0.90: t(0.975, 4) = 2.776, s = 0.0130.

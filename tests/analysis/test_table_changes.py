@@ -44,8 +44,11 @@ def test_what_later_searches_did_is_counted_by_direction(moving):
 def test_a_plan_that_is_kept_has_no_last_change(schedules):
     table = table_changes.data(schedules).set_index("arm")
     assert table.loc["fixed_1", ["changing", "grown", "shrunk", "last_change"]].tolist() == [
-        1.0, 0.0, 1.0, 4.0,
-    ]  # fmt: skip
+        1.0,
+        0.0,
+        1.0,
+        4.0,
+    ]
     # Of seed 1, which searched at epochs 1 and 2 alone, nothing changed.
     assert table.loc["adaptive", ["settled", "shrunk", "last_change"]].tolist() == [1, 0.5, 4.0]
 

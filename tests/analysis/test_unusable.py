@@ -128,8 +128,10 @@ def test_records_without_leakage_have_that_of_their_configuration(results):
     table = load.trials(results)
     assert load.left_out(table[table["arm"] == "never"]) == {}
     assert list(table["leakage"][:3]) == [
-        "", "LEAKAGE: the rank search saw the images that are reported on", "",
-    ]  # fmt: skip
+        "",
+        "LEAKAGE: the rank search saw the images that are reported on",
+        "",
+    ]
 
 
 def test_every_figure_table_and_the_report_are_made_of_what_is_sound(schedules):
@@ -139,9 +141,14 @@ def test_every_figure_table_and_the_report_are_made_of_what_is_sound(schedules):
     made = {one.name: one for one in make_all.make_all(schedules)}
     assert not [one for one in made.values() if one.fault]
     expected = {
-        "table_arms", "accuracy_vs_searches", "accuracy_vs_cost", "intervals", "probabilities",
-        "ranks", "staleness",
-    }  # fmt: skip
+        "table_arms",
+        "accuracy_vs_searches",
+        "accuracy_vs_cost",
+        "intervals",
+        "probabilities",
+        "ranks",
+        "staleness",
+    }
     assert {name for name, one in made.items() if not one.reason} >= expected
     for name in expected:
         (path,) = [path for path in made[name].paths if path.suffix == ".csv"]

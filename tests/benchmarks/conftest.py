@@ -14,9 +14,17 @@ from study.provenance import repository
 
 FOLDER = repository() / "benchmarks"
 TINY = (
-    "--model", "deit_tiny_patch16_224", "--depth", "2", "--image-size", "32",
-    "--threads", "1", "--repeats", "3",
-)  # fmt: skip
+    "--model",
+    "deit_tiny_patch16_224",
+    "--depth",
+    "2",
+    "--image-size",
+    "32",
+    "--threads",
+    "1",
+    "--repeats",
+    "3",
+)
 Run = Callable[..., subprocess.CompletedProcess[str]]
 Measure = Callable[..., dict[str, Any]]
 

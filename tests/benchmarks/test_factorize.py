@@ -6,8 +6,9 @@ def test_the_truncated_products_are_those_of_whole_decompositions(measure):
     assert list(record["variants"]) == ["thin", "one by one", "batched", "linear layers"]
     assert record["settings"]["rank"] == 20
     assert [bar["name"] for bar in record["bars"]] == [
-        "difference of thin", "difference of batched",
-    ]  # fmt: skip
+        "difference of thin",
+        "difference of batched",
+    ]
     assert all(bar["met"] for bar in record["bars"]), record["bars"]
     # Two ways to the same numbers, not one of them twice.
     assert record["bars"][0]["value"] > 0

@@ -27,10 +27,17 @@ def study(tmp_path):
         trial = untrained(spec.trial_config())
         plan = trial.method.default_plan(trial.budget)
         summary = {
-            "test_acc": 0.5, "searches": 0, "params": 1, "macs": 1, "plan": dict(plan.decisions),
-            "search_s": 0.0, "rebuild_s": 0.0, "dense_test_acc": 0.5, "dense_params": 1,
+            "test_acc": 0.5,
+            "searches": 0,
+            "params": 1,
+            "macs": 1,
+            "plan": dict(plan.decisions),
+            "search_s": 0.0,
+            "rebuild_s": 0.0,
+            "dense_test_acc": 0.5,
+            "dense_params": 1,
             "dense_macs": 1,
-        }  # fmt: skip
+        }
         writer = TraceWriter(results.folder(spec.trial_id))
         writer.epoch({"phase": "search", "epoch": 0, "step_epoch": 0, "searches": 0})
         writer.close()

@@ -7,9 +7,15 @@ import torch
 
 def test_all_that_are_asked_for_run_and_end_in_one_table(run, tmp_path):
     done = run(
-        "run_all", "--quick", "--only", "search_share", "factorize", "image_folder",
-        "--folder", tmp_path / "json",
-    )  # fmt: skip
+        "run_all",
+        "--quick",
+        "--only",
+        "search_share",
+        "factorize",
+        "image_folder",
+        "--folder",
+        tmp_path / "json",
+    )
     assert done.returncode == 0, done.stderr
     names = {path.stem for path in (tmp_path / "json").iterdir()}
     assert names == {"factorize", "search_share"}

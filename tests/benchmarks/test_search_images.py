@@ -13,9 +13,19 @@ from adacomcat.plan import Plan
 from study.provenance import repository
 
 SMALL = [
-    "--workload", "synthetic", "--batch-size", "16", "--seeds", "3", "--threads", "1",
-    "--set", "data.options.images=300", "dense.recipe.epochs=1", "search.lr=0.1",
-]  # fmt: skip
+    "--workload",
+    "synthetic",
+    "--batch-size",
+    "16",
+    "--seeds",
+    "3",
+    "--threads",
+    "1",
+    "--set",
+    "data.options.images=300",
+    "dense.recipe.epochs=1",
+    "search.lr=0.1",
+]
 
 
 def run(*arguments: str) -> "subprocess.CompletedProcess[str]":
@@ -36,8 +46,12 @@ def ran(tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[str, Any], str]:
 def test_searches_see_what_they_were_given(ran: tuple[dict[str, Any], str]) -> None:
     rows = {(row["search"], row["images"]): row for row in ran[0]["rows"]}
     assert list(rows)[:5] == [
-        ("full", 192), ("cut", 16), ("cut", 80), ("scaled", 16), ("scaled", 80)
-    ]  # fmt: skip
+        ("full", 192),
+        ("cut", 16),
+        ("cut", 80),
+        ("scaled", 16),
+        ("scaled", 80),
+    ]
     full = rows["full", 192]
     # One pass over the search split at the recipe's rate, as far as a logit can move.
     reach = 0.1 * (ran[0]["settings"]["search_split"] // 16)

@@ -15,9 +15,13 @@ def test_flags_have_the_defaults_of_the_benchmark(timing):
     found = vars(arguments(timing))
     assert str(found.pop("output")) == "results/made_up.json"
     assert found == {
-        "model": "a_model", "batch_size": 4, "threads": 2, "repeats": 3, "device": "cpu",
+        "model": "a_model",
+        "batch_size": 4,
+        "threads": 2,
+        "repeats": 3,
+        "device": "cpu",
         "dtype": "float32",
-    }  # fmt: skip
+    }
     without = timing.settings_of(arguments(timing, batch_size=None))
     assert set(found) - set(without) == {"batch_size", "dtype"} and "output" not in without
 
@@ -45,9 +49,15 @@ def test_precision_is_that_of_the_flag(timing):
 
 @pytest.mark.parametrize(
     ("kind", "value", "met"),
-    [("at least", 2.0, True), ("at least", 1.9, False), ("at most", 2.0, True),
-     ("at most", 2.1, False), ("at least", float("nan"), False), ("at most", float("nan"), False)],
-)  # fmt: skip
+    [
+        ("at least", 2.0, True),
+        ("at least", 1.9, False),
+        ("at most", 2.0, True),
+        ("at most", 2.1, False),
+        ("at least", float("nan"), False),
+        ("at most", float("nan"), False),
+    ],
+)
 def test_a_bar_is_met_at_its_bound_and_never_by_nan(timing, kind, value, met):
     bar = timing.Bar("x", value, kind, 2.0)
     assert bar.met is met is bar.to_json()["met"]

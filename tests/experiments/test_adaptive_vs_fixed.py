@@ -23,13 +23,25 @@ def test_the_arms_search_as_often_as_their_names_say() -> None:
     specs = expand(experiment(WORKLOADS["synthetic"], 1))
     schedules = {spec.arm: spec.config["schedule"] for spec in specs}
     assert list(schedules) == [
-        "never", "once", "fixed_8", "fixed_4", "fixed_2", "fixed_1", "adaptive", "oracle",
-    ]  # fmt: skip
+        "never",
+        "once",
+        "fixed_8",
+        "fixed_4",
+        "fixed_2",
+        "fixed_1",
+        "adaptive",
+        "oracle",
+    ]
     searches = {arm: len(due_epochs(s)) for arm, s in schedules.items() if arm != "oracle"}
     assert searches == {
-        "never": 0, "once": 1, "fixed_8": 4, "fixed_4": 8, "fixed_2": 15, "fixed_1": 29,
+        "never": 0,
+        "once": 1,
+        "fixed_8": 4,
+        "fixed_4": 8,
+        "fixed_2": 15,
+        "fixed_1": 29,
         "adaptive": 5,
-    }  # fmt: skip
+    }
 
 
 def test_the_adaptive_arm_has_the_published_coefficients() -> None:
@@ -54,8 +66,9 @@ def test_the_oracle_needs_the_trial_that_always_searched_and_the_adaptive_one() 
     for spec in oracles:
         needed = {role: by_id[i] for role, i in spec.needs.items()}
         assert {r: (s.arm, s.seed) for r, s in needed.items()} == {
-            "plans": ("fixed_1", spec.seed), "count": ("adaptive", spec.seed),
-        }  # fmt: skip
+            "plans": ("fixed_1", spec.seed),
+            "count": ("adaptive", spec.seed),
+        }
 
 
 def test_the_labels_differ() -> None:

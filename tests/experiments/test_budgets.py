@@ -16,9 +16,12 @@ from study.schema import Experiment, Workload
 WORKLOADS = {workload.name: workload for workload in workloads()}
 
 SHAPES = {
-    "digits": (10, 1, 8), "fashion_mnist": (10, 1, 28), "synthetic": (10, 3, 16),
-    "cifar10": (10, 3, 32), "cifar100": (100, 3, 32),
-}  # fmt: skip
+    "digits": (10, 1, 8),
+    "fashion_mnist": (10, 1, 28),
+    "synthetic": (10, 3, 16),
+    "cifar10": (10, 3, 32),
+    "cifar100": (100, 3, 32),
+}
 """Classes, channels and side of the images; of the others those of ImageNet."""
 
 

@@ -35,8 +35,11 @@ def test_four_methods_at_every_budget() -> None:
         name, percent = spec.arm.rsplit("_", 1)
         assert spec.config["method"]["name"] == METHODS[name]
         assert spec.config["budget"] == {
-            "unit": "macs", "reduction": int(percent) / 100, "absolute": None, "latency": {},
-        }  # fmt: skip
+            "unit": "macs",
+            "reduction": int(percent) / 100,
+            "absolute": None,
+            "latency": {},
+        }
         kind = "never" if name == "uniform" else "adaptive"
         assert spec.config["schedule"] == {"kind": kind}
 

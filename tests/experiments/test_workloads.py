@@ -48,7 +48,7 @@ def bound(config: TrialConfig, classes: int, side: int) -> CompressionMethod:
 
 
 @pytest.mark.parametrize("name", ["digits", "synthetic", "cifar10", "cifar100"])
-def test_the_candidates_are_centred_on_the_budget(name: str) -> None:
+def test_the_candidates_are_centered_on_the_budget(name: str) -> None:
     """Before any training the mixture is uniform: a little within the budget, so no penalty."""
     config = build_config(ALL[name].defaults)
     if name in SIZES:
@@ -102,16 +102,20 @@ def test_the_upstream_preset_changes_the_confounds_and_nothing_else(size: str) -
     plain = build_config(ALL[f"deit_{size}_imagenet"].defaults).to_json()
     upstream = build_config(ALL[f"deit_{size}_imagenet_upstream"].defaults)
     assert upstream.data.leakage == ("search", "selection")
-    changed = {
-        key for key in dotted_keys(plain)
-        if _at(plain, key) != _at(upstream.to_json(), key)
-    }  # fmt: skip
+    changed = {key for key in dotted_keys(plain) if _at(plain, key) != _at(upstream.to_json(), key)}
     assert changed == {
-        "data.search_from", "data.search_fraction", "data.search_images", "data.val_from",
-        "data.val_fraction", "search.clock", "search.decision",
-        "search_phase.optimizer_state", "search_phase.distill.align_schedule",
-        "finetune.distill.align_schedule", "method",
-    }  # fmt: skip
+        "data.search_from",
+        "data.search_fraction",
+        "data.search_images",
+        "data.val_from",
+        "data.val_fraction",
+        "search.clock",
+        "search.decision",
+        "search_phase.optimizer_state",
+        "search_phase.distill.align_schedule",
+        "finetune.distill.align_schedule",
+        "method",
+    }
     method = {"space": "paper", "allow_larger": True, "source": "current", "biases": "drop"}
     assert upstream.method == {"name": "lowrank", **method}
 

@@ -33,10 +33,14 @@ def make_exploration(**changes: Any) -> Experiment:
         Dimension(name="growth", setting="schedule.growth", kind="float", low=1.0, high=4.0),
         Dimension(name="capped", kind="choice", choices=(False, True)),
         Dimension(
-            name="cap", setting="schedule.max_interval", kind="int", low=2, high=9,
+            name="cap",
+            setting="schedule.max_interval",
+            kind="int",
+            low=2,
+            high=9,
             when={"capped": True},
         ),
-    )  # fmt: skip
+    )
     exploration: dict[str, Any] = {
         "space": space,
         "objectives": ("val_acc", "searches"),
@@ -101,11 +105,12 @@ class Driver:
             text = "".join(f"{json.dumps(row)}\n" for row in rows)
             (self.results.folder(spec.trial_id) / EPOCHS).write_text(text)
             self.results.update(
-                spec.trial_id, status,
+                spec.trial_id,
+                status,
                 provenance={"git_commit": "c0ffee"},
                 error="ValueError: broken\n\nTraceback" if status == "failed" else None,
                 stopped={"rung": 2} if status == "stopped" else None,
-            )  # fmt: skip
+            )
         self.search.on_trial_complete(f"tune-{len(self.arms) - 1}", **told)
 
     def run(self, status: Callable[[TrialSpec], Status] = lambda spec: "finished") -> None:
@@ -161,11 +166,14 @@ class Script:
         """The same with other arguments of Python than the script."""
         driver = subprocess.Popen(
             [sys.executable, *map(str, arguments)],
-            cwd=cwd, env=self.environment(), stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+            cwd=cwd,
+            env=self.environment(),
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
             text=True,
             # A suite in the background ignores the interrupt, and its children inherit that.
             preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
-        )  # fmt: skip
+        )
         self._started.append(driver)
         return driver
 

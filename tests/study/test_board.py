@@ -12,24 +12,39 @@ Clock = Callable[[float], None]
 def spec(arm: str, seed: int = 0, epochs: tuple[int, int] = (6, 4)) -> TrialSpec:
     config = {"search_phase": {"epochs": epochs[0]}, "finetune": {"epochs": epochs[1]}}
     return TrialSpec(
-        trial_id=f"w-{arm}-s{seed}", experiment="x", workload="w", arm=arm, label=arm, seed=seed,
+        trial_id=f"w-{arm}-s{seed}",
+        experiment="x",
+        workload="w",
+        arm=arm,
+        label=arm,
+        seed=seed,
         config=config,
-    )  # fmt: skip
+    )
 
 
 def row(step: int) -> dict[str, Any]:
     phase, epoch = ("search", step) if step < 6 else ("finetune", step - 6)
-    return {"phase": phase, "epoch": epoch, "step_epoch": step, "val_acc": 0.5, "searches": 1,
-            "params": 1000}  # fmt: skip
+    return {
+        "phase": phase,
+        "epoch": epoch,
+        "step_epoch": step,
+        "val_acc": 0.5,
+        "searches": 1,
+        "params": 1000,
+    }
 
 
 def record(of: TrialSpec, status: str, **summary: Any) -> dict[str, Any]:
     return {
-        "trial_id": of.trial_id, "arm": of.arm, "seed": of.seed, "config": of.config,
-        "status": status, "error": "E: broken\n\nTraceback" if status == "failed" else None,
+        "trial_id": of.trial_id,
+        "arm": of.arm,
+        "seed": of.seed,
+        "config": of.config,
+        "status": status,
+        "error": "E: broken\n\nTraceback" if status == "failed" else None,
         "stopped": {"position": 6, "of": 7} if status == "stopped" else None,
         "summary": {"test_acc": 0.25, **summary} if status == "finished" else None,
-    }  # fmt: skip
+    }
 
 
 def finished(of: TrialSpec, val_acc: float, searches: int, params: int = 1000) -> dict[str, Any]:

@@ -171,8 +171,14 @@ def test_a_dead_address_is_refused_with_hints(monkeypatch: pytest.MonkeyPatch) -
     # Before Ray is asked, which waits for minutes: the session's own Ray may be running.
     with pytest.raises(ValueError) as refusal:
         cluster._require_cluster(address, "RAY_ADDRESS")
-    for part in ("RAY_ADDRESS", address, "refused", "ray start --head", "RAY_AUTH_MODE=token",
-                 "ray get-auth-token"):  # fmt: skip
+    for part in (
+        "RAY_ADDRESS",
+        address,
+        "refused",
+        "ray start --head",
+        "RAY_AUTH_MODE=token",
+        "ray get-auth-token",
+    ):
         assert part in str(refusal.value)
 
 
@@ -223,16 +229,27 @@ def head() -> Iterator[str]:
     # Ray's sockets lie in there, and their names are short.
     with tempfile.TemporaryDirectory(prefix="ray", dir="/tmp", ignore_cleanup_errors=True) as files:
         command = [
-            sys.executable, "-m", "ray.scripts.scripts", "start", "--head", "--block",
-            f"--port={port}", f"--temp-dir={files}", "--num-cpus=1",
-            f"--dashboard-port={free_port()}", f"--object-store-memory={100 * 2**20}",
-        ]  # fmt: skip
+            sys.executable,
+            "-m",
+            "ray.scripts.scripts",
+            "start",
+            "--head",
+            "--block",
+            f"--port={port}",
+            f"--temp-dir={files}",
+            "--num-cpus=1",
+            f"--dashboard-port={free_port()}",
+            f"--object-store-memory={100 * 2**20}",
+        ]
         hidden = ("RAY_", "TUNE_", "PYTHONPATH")
         env = {k: v for k, v in os.environ.items() if not k.startswith(hidden)}
         running = subprocess.Popen(
-            command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+            command,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
             env=env | {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": TOKEN},
-        )  # fmt: skip
+        )
         try:
             assert running.stdout is not None
             said = "".join(iter_until(running.stdout, "until terminated"))
@@ -257,9 +274,13 @@ def join(address: str, env: Mapping[str, str], folder: Path) -> str:
     hidden = ("RAY_", "TUNE_")
     base = {k: v for k, v in os.environ.items() if not k.startswith(hidden)}
     done = subprocess.run(
-        [sys.executable, "-c", JOIN, address], cwd=folder, capture_output=True, text=True,
-        timeout=120, env=base | {"PYTHONPATH": str(repository())} | env,
-    )  # fmt: skip
+        [sys.executable, "-c", JOIN, address],
+        cwd=folder,
+        capture_output=True,
+        text=True,
+        timeout=120,
+        env=base | {"PYTHONPATH": str(repository())} | env,
+    )
     assert done.returncode == 0, done.stderr
     return done.stdout.splitlines()[-1]
 
@@ -272,9 +293,11 @@ def test_a_running_cluster_is_joined_and_its_workers_get_the_settings(
     # As under `ray job submit` with a runtime_env of its own.
     job = {"runtime_env": {"env_vars": {"PYTHONPATH": "/elsewhere"}}}
     env = {
-        "RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": TOKEN, "TUNE_GLOBAL_CHECKPOINT_S": "77",
+        "RAY_AUTH_MODE": "token",
+        "RAY_AUTH_TOKEN": TOKEN,
+        "TUNE_GLOBAL_CHECKPOINT_S": "77",
         "RAY_JOB_CONFIG_JSON_ENV_VAR": json.dumps(job),
-    }  # fmt: skip
+    }
     cpus, there, settings, note = json.loads(join(head, env, tmp_path))
     assert cpus == 1
     assert Path(there) == repository() / "study" / "cluster.py"

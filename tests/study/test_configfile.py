@@ -23,14 +23,22 @@ def exploring(experiment: Experiment) -> Experiment:
         name="due", setting="schedule.due", kind="choice", choices=("modulo", "elapsed")
     )
     tolerance = Dimension(
-        name="tolerance", setting="schedule.tolerance", kind="float", low=1e-7, high=0.1, log=True,
+        name="tolerance",
+        setting="schedule.tolerance",
+        kind="float",
+        low=1e-7,
+        high=0.1,
+        log=True,
         when={"due": "elapsed"},
-    )  # fmt: skip
+    )
     exploration = Exploration(
-        space=(growth, due, tolerance), objectives=("val_acc", "searches"), samples=3,
-        overrides={"schedule": {"kind": "adaptive"}}, stopping=Stopping(rungs=(1, 2)),
+        space=(growth, due, tolerance),
+        objectives=("val_acc", "searches"),
+        samples=3,
+        overrides={"schedule": {"kind": "adaptive"}},
+        stopping=Stopping(rungs=(1, 2)),
         points={experiment.arms[0].name: POINT},
-    )  # fmt: skip
+    )
     first = experiment.arms[0]
     return experiment.model_copy(update={"arms": (first,), "exploration": exploration})
 
@@ -87,9 +95,16 @@ def test_a_file_names_every_setting_and_says_how_to_run_it(tiny_experiment: Expe
     assert list(content)[:3] == ["schema_version", "experiment", "question"]
     defaults = content["workload"]["defaults"]
     assert set(defaults) == {
-        "data", "model", "dense", "method", "budget", "search", "schedule", "search_phase",
+        "data",
+        "model",
+        "dense",
+        "method",
+        "budget",
+        "search",
+        "schedule",
+        "search_phase",
         "finetune",
-    }  # fmt: skip
+    }
     # A default of the software, one of the workload, and what an arm sets.
     assert defaults["finetune"]["weight_decay"] == 0.05
     assert defaults["search_phase"]["epochs"] == 3

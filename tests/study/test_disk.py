@@ -61,7 +61,7 @@ def of_tune() -> TuneError:
     ],
     ids=lambda error: type(error).__name__,
 )
-def test_a_full_disk_is_recognised_behind_other_errors(error: Exception) -> None:
+def test_a_full_disk_is_recognized_behind_other_errors(error: Exception) -> None:
     assert is_disk_full(error)
 
 

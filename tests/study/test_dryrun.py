@@ -65,9 +65,10 @@ def test_the_resources_are_those_of_this_machine(
         f"on this machine 1 at a time (tune), each 1 worker of {cores} CPUs and {min(gpus, 1)} GPUs"
     )
     *_, resources, _ = lines(
-        tiny_experiment, results,
+        tiny_experiment,
+        results,
         Request(workers=2, cpus_per_worker=cores / 2, gpus_per_worker=0.0),
-    )  # fmt: skip
+    )
     assert resources == (
         f"on this machine 1 at a time (train), each 2 workers of {cores / 2:g} CPUs and 0 GPUs"
     )

@@ -18,9 +18,14 @@ from study.schema import Arm, Experiment, Need, Workload
 ONE = Placement("tune", 1, 1.0, 0.0, 1)
 # Every figure another, so that none can stand for another.
 RATES = Rates(
-    start=1000.0, train=Line(1.0, 0.1), finetune=Line(2.0, 0.01), search=Line(5.0, 0.5),
-    rebuild=Line(7.0, 0.25), evaluate=Line(0.0, 0.001), rest=3.0,
-)  # fmt: skip
+    start=1000.0,
+    train=Line(1.0, 0.1),
+    finetune=Line(2.0, 0.01),
+    search=Line(5.0, 0.5),
+    rebuild=Line(7.0, 0.25),
+    evaluate=Line(0.0, 0.001),
+    rest=3.0,
+)
 
 
 class Rows:
@@ -87,11 +92,14 @@ def test_searches_of_a_schedule(
 @pytest.mark.parametrize(
     "schedule",
     [
-        {"kind": "never"}, {"kind": "once", "at": 2}, {"kind": "fixed", "every": 2},
-        {"kind": "adaptive", "growth": 1.0}, {"kind": "adaptive", "tolerance": 1.0},
+        {"kind": "never"},
+        {"kind": "once", "at": 2},
+        {"kind": "fixed", "every": 2},
+        {"kind": "adaptive", "growth": 1.0},
+        {"kind": "adaptive", "tolerance": 1.0},
     ],
     ids=lambda schedule: "-".join(map(str, schedule.values())),
-)  # fmt: skip
+)
 def test_a_real_trial_searches_as_often_as_estimated(
     schedule: dict[str, Any], tiny_workload: Workload, tmp_path: Path, dense_cache: Path
 ) -> None:
@@ -168,10 +176,12 @@ def test_the_price_of_a_trial_is_the_sum_of_its_parts(tiny_workload: Workload) -
 
 def test_the_price_of_a_grid(tiny_workload: Workload, fixed_rates: list[TrialConfig]) -> None:
     follower = Arm(
-        name="best", label="best", overrides={"schedule": {"kind": "resolved"}},
+        name="best",
+        label="best",
+        overrides={"schedule": {"kind": "resolved"}},
         needs=(Need(arm="each", role="plans"), Need(arm="adaptive", role="count")),
         resolver="oracle_schedule",
-    )  # fmt: skip
+    )
     arms = (arm("each", kind="fixed"), arm("adaptive", kind="adaptive"), follower)
     experiment = apply_settings(make(tiny_workload, *arms, seeds=2), {"search_phase.epochs": 9})
     prices = Pricer(experiment, ONE).arms()
@@ -201,9 +211,12 @@ def test_what_is_measured_apart(tiny_workload: Workload, fixed_rates: list[Trial
 def explored(workload: Workload, stopping: Stopping | None) -> Experiment:
     growth = Dimension(name="growth", setting="schedule.growth", kind="float", low=1.0, high=3.0)
     exploration = Exploration(
-        space=(growth,), objectives=("val_acc", "searches"), samples=5, stopping=stopping,
+        space=(growth,),
+        objectives=("val_acc", "searches"),
+        samples=5,
+        stopping=stopping,
         overrides={"schedule": {"kind": "adaptive"}},
-    )  # fmt: skip
+    )
     experiment = make(workload, arm("each", kind="fixed"), seeds=2, exploration=exploration)
     return apply_settings(experiment, {"search_phase.epochs": 9})
 

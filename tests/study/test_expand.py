@@ -13,9 +13,7 @@ WORKLOAD = Workload(name="w", description="", defaults={"search_phase": {"epochs
 
 def experiment(**schedules: dict[str, Any]) -> Experiment:
     arms = [Arm(name=n, label=n, overrides={"schedule": s}) for n, s in schedules.items()]
-    return Experiment(
-        name="e", question="?", workload=WORKLOAD, arms=tuple(arms), seeds=(0, 1)
-    )  # fmt: skip
+    return Experiment(name="e", question="?", workload=WORKLOAD, arms=tuple(arms), seeds=(0, 1))
 
 
 TWO = experiment(once={"kind": "once", "at": 2}, adaptive={"kind": "adaptive"})
@@ -23,10 +21,12 @@ TWO = experiment(once={"kind": "once", "at": 2}, adaptive={"kind": "adaptive"})
 
 def with_needs() -> Experiment:
     best = Arm(
-        name="best", label="best", overrides={"schedule": {"kind": "resolved"}},
+        name="best",
+        label="best",
+        overrides={"schedule": {"kind": "resolved"}},
         needs=(Need(arm="adaptive", role="count"), Need(arm="once", role="plans")),
         resolver="oracle_schedule",
-    )  # fmt: skip
+    )
     # First in the list though last to run: the order of arms is the author's.
     return TWO.model_copy(update={"arms": (best, *TWO.arms)})
 
@@ -34,8 +34,11 @@ def with_needs() -> Experiment:
 def test_every_arm_with_every_seed_in_order() -> None:
     specs = expand(TWO)
     assert [(s.seed, s.arm) for s in specs] == [
-        (0, "once"), (0, "adaptive"), (1, "once"), (1, "adaptive"),
-    ]  # fmt: skip
+        (0, "once"),
+        (0, "adaptive"),
+        (1, "once"),
+        (1, "adaptive"),
+    ]
     assert len({s.trial_id for s in specs}) == 4
     for spec in specs:
         assert spec.trial_id.startswith(f"w-{spec.arm}-s{spec.seed}-")
@@ -157,34 +160,49 @@ SPACE = (
     Dimension(name="growth", setting="schedule.growth", kind="float", low=1.0, high=4.0),
     Dimension(name="shrinks", kind="choice", choices=("reset", "divide")),
     Dimension(
-        name="shrink", setting="schedule.shrink", kind="float", low=1.5, high=8, log=True,
+        name="shrink",
+        setting="schedule.shrink",
+        kind="float",
+        low=1.5,
+        high=8,
+        log=True,
         when={"shrinks": "divide"},
     ),
     Dimension(name="warmup", setting="schedule.warmup", kind="int", low=1, high=3),
     Dimension(name="cap", setting="schedule.max_interval", kind="choice", choices=(None, 4)),
     Dimension(name="due", setting="schedule.due", kind="choice", choices=("modulo", "elapsed")),
-)  # fmt: skip
+)
 
 
 def exploring(**changes: Any) -> Experiment:
     """Two references and a space; `changes` are fields of the exploration."""
     asked: dict[str, Any] = {
-        "space": SPACE, "objectives": ("val_acc", "searches"), "samples": 4,
-        "overrides": {"schedule": {"kind": "adaptive"}}, "stopping": Stopping(rungs=(3, 16)),
-    }  # fmt: skip
+        "space": SPACE,
+        "objectives": ("val_acc", "searches"),
+        "samples": 4,
+        "overrides": {"schedule": {"kind": "adaptive"}},
+        "stopping": Stopping(rungs=(3, 16)),
+    }
     values = {name: getattr(TWO, name) for name in type(TWO).model_fields}
     published = Arm(
-        name="published", label="published",
+        name="published",
+        label="published",
         overrides={"schedule": {"kind": "adaptive", "growth": 2.0}, "search.clock": "per_search"},
-    )  # fmt: skip
+    )
     return Experiment(
         **values
         | {"arms": (published, TWO.arms[0]), "exploration": Exploration(**(asked | changes))}
     )
 
 
-POINT = {"growth": 2.3149, "shrinks": "divide", "shrink": 2.0, "warmup": 1, "cap": None,
-         "due": "elapsed"}  # fmt: skip
+POINT = {
+    "growth": 2.3149,
+    "shrinks": "divide",
+    "shrink": 2.0,
+    "warmup": 1,
+    "cap": None,
+    "due": "elapsed",
+}
 
 
 def test_a_point_of_the_space_is_an_arm_with_a_trial_a_seed() -> None:
@@ -198,9 +216,13 @@ def test_a_point_of_the_space_is_an_arm_with_a_trial_a_seed() -> None:
     assert (first.seed, second.seed) == (0, 1)
     assert first.trial_id.startswith(f"w-{arm.name}-s0-")
     assert first.config["schedule"] == {
-        "kind": "adaptive", "growth": 2.3149, "shrink": 2.0, "warmup": 1, "max_interval": None,
+        "kind": "adaptive",
+        "growth": 2.3149,
+        "shrink": 2.0,
+        "warmup": 1,
+        "max_interval": None,
         "due": "elapsed",
-    }  # fmt: skip
+    }
     # Beforehand the references are all there is.
     assert [s.arm for s in expand(experiment)] == ["published", "once"] * 2
 

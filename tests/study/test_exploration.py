@@ -6,9 +6,13 @@ from study.exploration import Dimension, Exploration, early_rungs
 
 SWITCH = {"name": "capped", "kind": "choice", "choices": (False, True)}
 CAP = {
-    "name": "cap", "setting": "schedule.max_interval", "kind": "int", "low": 2, "high": 9,
+    "name": "cap",
+    "setting": "schedule.max_interval",
+    "kind": "int",
+    "low": 2,
+    "high": 9,
     "when": {"capped": True},
-}  # fmt: skip
+}
 GROWTH = {"name": "growth", "setting": "schedule.growth", "kind": "float", "low": 1.0, "high": 4.0}
 
 

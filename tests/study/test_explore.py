@@ -27,10 +27,21 @@ REFERENCES = ["published", "fixed_1", "once"]
 OVER = ("finished", "stopped")
 TABLES = ("arms.csv", "front.csv", "importance.json")
 EXPLORE = (
-    "--experiment", "dp_coefficients", "--workload", "synthetic", "--seeds", 1,
-    "--samples", SAMPLES, "--set", "search_phase.epochs=5", "--set", "finetune.epochs=1",
-    "--set", "data.options.images=400",
-)  # fmt: skip
+    "--experiment",
+    "dp_coefficients",
+    "--workload",
+    "synthetic",
+    "--seeds",
+    1,
+    "--samples",
+    SAMPLES,
+    "--set",
+    "search_phase.epochs=5",
+    "--set",
+    "finetune.epochs=1",
+    "--set",
+    "data.options.images=400",
+)
 TWO_CPUS = json.dumps({"CPU": 2})
 """Two trials at a time, on whatever machine, as on the Ray of the tests' session."""
 
@@ -290,8 +301,12 @@ def test_an_edited_study_yaml_is_another_study(
     assert len(study.trials) == len(REFERENCES) + 2
     assert {trial.state for trial in study.trials} <= {TrialState.COMPLETE, TrialState.PRUNED}
     assert [trial.system_attrs.get("fixed_params") is None for trial in study.trials] == [
-        False, False, False, False, True,
-    ]  # fmt: skip
+        False,
+        False,
+        False,
+        False,
+        True,
+    ]
     assert table(root, "front.csv")
     verdicts = read_rows(root / "rungs.jsonl")
     assert {verdict["rung"] for verdict in verdicts} == {2}
@@ -299,9 +314,10 @@ def test_an_edited_study_yaml_is_another_study(
     # The trials of the references are the same ones: the settings that make them were not edited.
     theirs = script.traces(explored.root)
     assert {f"{arm}-0": theirs[f"{arm}-0"] for arm in REFERENCES} == {
-        name: trace for name, trace in script.traces(root).items() if name in theirs
-        and name[:-2] in REFERENCES
-    }  # fmt: skip
+        name: trace
+        for name, trace in script.traces(root).items()
+        if name in theirs and name[:-2] in REFERENCES
+    }
 
 
 def test_a_fork_runs_what_its_settings_change_and_takes_over_the_rest(
@@ -358,9 +374,11 @@ def test_results_that_cannot_be_written_are_refused_before_anything_runs(
     root, new, under = read_only / "results", read_only / "new", tmp_path / "file" / "new"
     why = {root: "Read-only file system", new: "Read-only file system", under: "Not a directory"}
     for command in (
-        ("--resume", root), ("--resume", root, "--extend", "--samples", SAMPLES + 1),
-        (*EXPLORE, "--results", new), (*EXPLORE, "--results", under),
-    ):  # fmt: skip
+        ("--resume", root),
+        ("--resume", root, "--extend", "--samples", SAMPLES + 1),
+        (*EXPLORE, "--results", new),
+        (*EXPLORE, "--results", under),
+    ):
         place = next(path for path in why if path in command)
         out = script.call(*command, status=2)
         assert out == f"error: --results: cannot write to or lock {place} ({why[place]})\n"

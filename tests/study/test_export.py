@@ -130,8 +130,9 @@ def test_seeds_of_an_extension_count_once_they_ran(
     export(wider, results)
     rows = read(results, "arms.csv")
     assert {(row["status"] == "finished", row["seeds"]) for row in rows} == {
-        (True, "3"), (False, "2"),
-    }  # fmt: skip
+        (True, "3"),
+        (False, "2"),
+    }
     # The store has the third seed; Optuna keeps what it was told first.
     usual = read_study(wider, results).trials[0]
     assert float(rows[0]["val_acc"]) == pytest.approx(usual.values[0] + 0.005)
@@ -144,10 +145,14 @@ def importances(exploration: Make, results: Results, drive: Drive, samples: int)
         Dimension(name="warmup", setting="schedule.warmup", kind="int", low=1, high=9),
         Dimension(name="capped", kind="choice", choices=(False, True)),
         Dimension(
-            name="cap", setting="schedule.max_interval", kind="int", low=2, high=9,
+            name="cap",
+            setting="schedule.max_interval",
+            kind="int",
+            low=2,
+            high=9,
             when={"capped": True},
         ),
-    )  # fmt: skip
+    )
     experiment = exploration(space=space, points={}, samples=samples, start=samples)
     driver = drive(experiment)
     while (specs := driver.ask()) is not None:

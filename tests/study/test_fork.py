@@ -33,9 +33,13 @@ def leave(results: Results, spec: TrialSpec, status: Status, val_acc: float = 0.
     (folder / ".lock").touch()
     summary = {"val_acc": val_acc, "searches": 1} if status == "finished" else None
     results.update(
-        spec.trial_id, status, summary=summary, provenance={"git_commit": "abc"}, error="x",
+        spec.trial_id,
+        status,
+        summary=summary,
+        provenance={"git_commit": "abc"},
+        error="x",
         stopped={"rung": 2} if status == "stopped" else None,
-    )  # fmt: skip
+    )
 
 
 def files(folder: Path) -> dict[str, bytes]:
@@ -65,8 +69,12 @@ def test_what_the_settings_leave_unchanged_is_taken_over(tmp_path: Path, grid: E
     for record in new.trials():
         trial_id = record["trial_id"]
         there, copied = files(old.folder(trial_id)), files(new.folder(trial_id))
-        assert copied.keys() == {"trial.json", "epochs.jsonl", "searches.jsonl",
-                                 "checkpoint/last.pt"}  # fmt: skip
+        assert copied.keys() == {
+            "trial.json",
+            "epochs.jsonl",
+            "searches.jsonl",
+            "checkpoint/last.pt",
+        }
         assert json.loads(copied.pop("trial.json")) == json.loads(there["trial.json"]) | {
             "provenance": {"git_commit": "abc", "forked_from": str(old.root)}
         }
@@ -122,9 +130,13 @@ def test_settings_of_which_no_trial_can_be_built_begin_nothing(
 def exploring(experiment: Experiment) -> Experiment:
     growth = Dimension(name="growth", setting="schedule.growth", kind="float", low=1, high=4)
     exploration = Exploration(
-        space=(growth,), objectives=("val_acc",), samples=9, start=0,
-        overrides={"schedule": {"kind": "adaptive"}}, stopping=Stopping(rungs=(2,)),
-    )  # fmt: skip
+        space=(growth,),
+        objectives=("val_acc",),
+        samples=9,
+        start=0,
+        overrides={"schedule": {"kind": "adaptive"}},
+        stopping=Stopping(rungs=(2,)),
+    )
     change = {"arms": experiment.arms[:1], "seeds": (0, 1), "exploration": exploration}
     return experiment.model_copy(update=change)
 
@@ -165,9 +177,10 @@ def test_the_finished_suggestions_of_an_exploration_are_its_first_points(
 ) -> None:
     experiment = exploring(tiny_experiment)
     old, points, trials = explored(
-        tmp_path / "old", experiment,
+        tmp_path / "old",
+        experiment,
         [("finished", 0.5), ("stopped", 0.1), ("finished", 0.7), ("failed", 0.9)],
-    )  # fmt: skip
+    )
     new = Results(tmp_path / "new")
     forked = fork(old, load(old), new)
     assert forked.exploration is not None

@@ -114,7 +114,7 @@ def span(values: Sequence[tuple[int, ...]], k: int) -> int:
 
 
 def area_added(point: tuple[int, int], front: list[tuple[int, int]], corner: list[float]) -> float:
-    """Of one point of a front in the plane: the rectangle up to its two neighbours."""
+    """Of one point of a front in the plane: the rectangle up to its two neighbors."""
     i = front.index(point)
     right = front[i + 1][0] if i + 1 < len(front) else corner[0]
     above = front[i - 1][1] if i > 0 else corner[1]

@@ -34,9 +34,12 @@ def process(code: str, *arguments: Any, cwd: Path | None = None) -> Iterator[sub
     names = "import os, subprocess, sys, time\nfrom pathlib import Path\n"
     names += "from study.lock import driver_lock, holder, trial_lock\n"
     running = subprocess.Popen(
-        [sys.executable, "-c", names + code, *map(str, arguments)], stdout=subprocess.PIPE,
-        text=True, cwd=cwd, env=os.environ | {"PYTHONPATH": str(repository())},
-    )  # fmt: skip
+        [sys.executable, "-c", names + code, *map(str, arguments)],
+        stdout=subprocess.PIPE,
+        text=True,
+        cwd=cwd,
+        env=os.environ | {"PYTHONPATH": str(repository())},
+    )
     try:
         yield running
     finally:

@@ -16,9 +16,15 @@ from study.store import Results, TraceWriter
 
 def row(step: int, accuracy: float) -> dict[str, Any]:
     return {
-        "phase": "search", "epoch": step, "step_epoch": step, "val_acc": accuracy,
-        "interval": None, "searched": step == 1, "searches": 1, "params": 1000,
-    }  # fmt: skip
+        "phase": "search",
+        "epoch": step,
+        "step_epoch": step,
+        "val_acc": accuracy,
+        "interval": None,
+        "searched": step == 1,
+        "searches": 1,
+        "params": 1000,
+    }
 
 
 def accuracy(seed: int, step: int) -> float:
@@ -137,9 +143,15 @@ def test_a_logger_is_shown_every_seed_as_a_trial(
     tell(second, status="failed")
     a, b = first.trial_id, second.trial_id
     assert inner.kinds() == [
-        ("start", a, 0), ("row", a, 0), ("row", a, 1), ("start", b, 1), ("row", b, 0),
-        ("row", a, 2), ("end", a, False), ("end", b, True),
-    ]  # fmt: skip
+        ("start", a, 0),
+        ("row", a, 0),
+        ("row", a, 1),
+        ("start", b, 1),
+        ("row", b, 0),
+        ("row", a, 2),
+        ("end", a, False),
+        ("end", b, True),
+    ]
     assert inner.events[0][3] == first.config["schedule"]
     shown = inner.events[1][3]
     assert shown["val_acc"] == 0.5 and shown["searches"] == 1

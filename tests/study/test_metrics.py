@@ -73,8 +73,11 @@ def test_a_trial_is_seen_at_the_endpoint_until_it_ends(tiny_experiment: Experime
     spec = expand(tiny_experiment)[1]
     done = subprocess.run(
         [sys.executable, "-c", PROGRAM, spec.model_dump_json()],
-        cwd=ROOT, capture_output=True, text=True, timeout=150,
-    )  # fmt: skip
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=150,
+    )
     assert done.returncode == 0, done.stderr
     first, second, third, last = (_samples(text) for text in done.stdout.split("----")[1:])
     tags = {"experiment": "tiny_experiment", "workload": "tiny", "arm": "once", "seed": "0"}
@@ -114,8 +117,16 @@ def _samples(text: str) -> dict[str, tuple[dict[str, str], float]]:
 def test_without_ray_nothing_happens_and_a_closed_trial_has_no_epochs(
     tiny_experiment: Experiment,
 ) -> None:
-    row = {"val_acc": 0.25, "interval": None, "searches": 1, "params": 1000, "macs": 5000,
-           "images_per_s": 80.0, "search_s": 0.0, "train_s": 4.0}  # fmt: skip
+    row = {
+        "val_acc": 0.25,
+        "interval": None,
+        "searches": 1,
+        "params": 1000,
+        "macs": 5000,
+        "images_per_s": 80.0,
+        "search_s": 0.0,
+        "train_s": 4.0,
+    }
     metrics = TrialMetrics(expand(tiny_experiment)[0])
     metrics.epoch(row)
     metrics.close()

@@ -19,17 +19,28 @@ from study.schema import Experiment, TrialSpec
 from study.store import Results
 
 ROW = {
-    "phase": "search", "epoch": 1, "step_epoch": 1, "val_acc": 0.5, "searches": 1, "params": 12345
-}  # fmt: skip
+    "phase": "search",
+    "epoch": 1,
+    "step_epoch": 1,
+    "val_acc": 0.5,
+    "searches": 1,
+    "params": 12345,
+}
 
 
 def record(spec: TrialSpec, status: str = "finished", **changes: Any) -> dict[str, Any]:
     summary = {"test_acc": 0.75, "val_acc": 0.8, "searches": 2, "params": 12000}
     return {
-        "trial_id": spec.trial_id, "arm": spec.arm, "seed": spec.seed, "config": spec.config,
-        "status": status, "summary": summary if status == "finished" else None, "error": None,
-        "stopped": None, **changes,
-    }  # fmt: skip
+        "trial_id": spec.trial_id,
+        "arm": spec.arm,
+        "seed": spec.seed,
+        "config": spec.config,
+        "status": status,
+        "summary": summary if status == "finished" else None,
+        "error": None,
+        "stopped": None,
+        **changes,
+    }
 
 
 def broken(spec: TrialSpec, error: str = "ValueError: [bold] wrong\n\nTraceback ...") -> Any:
@@ -48,9 +59,17 @@ def drawn(console: Console, monitor: LiveMonitor) -> list[str]:
 
 @pytest.mark.parametrize(
     ("number", "text"),
-    [(0, "0"), (950, "950"), (9999, "9999"), (12345, "12.3 k"), (123456, "123 k"),
-     (999_999, "1000 k"), (10_661_376, "10.7 M"), (2 * 10**9, "2.00 G")],
-)  # fmt: skip
+    [
+        (0, "0"),
+        (950, "950"),
+        (9999, "9999"),
+        (12345, "12.3 k"),
+        (123456, "123 k"),
+        (999_999, "1000 k"),
+        (10_661_376, "10.7 M"),
+        (2 * 10**9, "2.00 G"),
+    ],
+)
 def test_numbers_are_short(number: int, text: str) -> None:
     assert count(number) == text
 
@@ -79,8 +98,10 @@ def test_without_a_terminal_there_is_a_line_an_event(tiny_experiment: Experiment
     start = f"finished      {each.trial_id}  test 75.00%  searches 2  params 12.0 k"
     assert lines[2].startswith(start)
     assert lines[2].split("  | ")[1:] == [
-        "2/3 trials done", "about 0:00 left", "best val 80.00% (best s0, 2 searches, 12.0 k params)"
-    ]  # fmt: skip
+        "2/3 trials done",
+        "about 0:00 left",
+        "best val 80.00% (best s0, 2 searches, 12.0 k params)",
+    ]
     assert lines[4].startswith(f"failed        {once.trial_id}  ValueError: [bold] wrong  ")
     assert lines[4].split("  | ")[1] == "2/3 trials done, 1 failed"
     assert len(lines) == 5
@@ -185,9 +206,7 @@ def test_the_display_that_fits_is_made(tiny_experiment: Experiment, tmp_path: An
 def test_an_exploration_expects_its_references_and_its_samples(
     tiny_experiment: Experiment, tmp_path: Any
 ) -> None:
-    growth = Dimension(
-        name="growth", setting="schedule.growth", kind="float", low=1.0, high=4.0
-    )  # fmt: skip
+    growth = Dimension(name="growth", setting="schedule.growth", kind="float", low=1.0, high=4.0)
     exploration = Exploration(space=(growth,), objectives=("val_acc", "searches"), samples=10)
     references = tuple(arm for arm in tiny_experiment.arms if not arm.needs)
     experiment = tiny_experiment.model_copy(

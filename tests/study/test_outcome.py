@@ -21,10 +21,12 @@ def arm(
     for spec, status, trace in zip(specs, statuses, rows, strict=True):
         results.add(spec)
         results.update(
-            spec.trial_id, status, error="ValueError: broken\n\nTraceback",
+            spec.trial_id,
+            status,
+            error="ValueError: broken\n\nTraceback",
             stopped={"rung": 1} if status == "stopped" else None,
             provenance={"git_commit": "c0ffee"},
-        )  # fmt: skip
+        )
         text = "".join(f"{json.dumps(row)}\n" for row in trace)
         (results.folder(spec.trial_id) / EPOCHS).write_text(text)
     return [spec.trial_id for spec in specs]

@@ -29,8 +29,9 @@ def test_a_trial_that_does_not_read_stops_a_study_and_is_told_apart_by_a_reader(
     read, unread = results.readable()
     assert [record["trial_id"] for record in read] == sorted(s.trial_id for s in specs[2:])
     assert {name: error.short for name, error in unread.items()} == {
-        specs[0].trial_id: f"of schema {SCHEMA_VERSION + 1}", specs[1].trial_id: "not JSON",
-    }  # fmt: skip
+        specs[0].trial_id: f"of schema {SCHEMA_VERSION + 1}",
+        specs[1].trial_id: "not JSON",
+    }
 
 
 def test_leakage_that_was_not_written_down_is_that_of_the_configuration(
@@ -49,7 +50,7 @@ def test_leakage_that_was_not_written_down_is_that_of_the_configuration(
     path.write_text(json.dumps(record))
     results.update(spec.trial_id, "running")
     assert json.loads(path.read_text())["leakage"] == ["search", "selection"]
-    record["config"]["data"] |= {"colour": "blue"}
+    record["config"]["data"] |= {"color": "blue"}
     path.write_text(json.dumps(record))
-    with pytest.raises(ValueError, match=r"trial\.json: config\.data\.colour: got 'colour'"):
+    with pytest.raises(ValueError, match=r"trial\.json: config\.data\.color: got 'color'"):
         results.trial(spec.trial_id)

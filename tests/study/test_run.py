@@ -22,8 +22,15 @@ SHORT = ("--set", "search_phase.epochs=2", "--set", "finetune.epochs=1")
 def test_the_script_lists_from_any_folder(script: Any, tmp_path: Path) -> None:
     out = script.run("--list", cwd=tmp_path)
     assert "rror" not in out and "arning" not in out
-    for word in ("adaptive_vs_fixed", "How often must", "dp_coefficients", "budgets", "digits",
-                 "fashion_mnist", "synthetic"):  # fmt: skip
+    for word in (
+        "adaptive_vs_fixed",
+        "How often must",
+        "dp_coefficients",
+        "budgets",
+        "digits",
+        "fashion_mnist",
+        "synthetic",
+    ):
         assert word in out
 
 
@@ -264,9 +271,17 @@ def test_a_second_driver_is_refused_and_an_interrupt_marks_what_was_running(
 ) -> None:
     root = tmp_path / "r"
     driver = script.start(
-        *EXPERIMENT, "--results", root, "--seeds", 1, "--set", "search_phase.epochs=5000",
-        "--cpus-per-worker", 1, cwd=tmp_path,
-    )  # fmt: skip
+        *EXPERIMENT,
+        "--results",
+        root,
+        "--seeds",
+        1,
+        "--set",
+        "search_phase.epochs=5000",
+        "--cpus-per-worker",
+        1,
+        cwd=tmp_path,
+    )
 
     def under_way() -> bool:
         return any(path.stat().st_size for path in root.glob("trials/*/epochs.jsonl"))

@@ -94,7 +94,12 @@ def test_levels_put_each_name_once_and_after_its_needs(raw: dict[str, set[str]])
 def test_a_specification_gives_back_its_configuration() -> None:
     config = TrialConfig(seed=4)
     spec = TrialSpec(
-        trial_id="t", experiment="e", workload="w", arm="a", label="A", seed=4,
+        trial_id="t",
+        experiment="e",
+        workload="w",
+        arm="a",
+        label="A",
+        seed=4,
         config=json.loads(json.dumps(config.to_json())),
-    )  # fmt: skip
+    )
     assert spec.trial_config() == config

@@ -11,12 +11,17 @@ SPACE = (
     Dimension(name="growth", setting="schedule.growth", kind="float", low=1.0, high=4.0),
     Dimension(name="divide", kind="choice", choices=(False, True)),
     Dimension(
-        name="shrink", setting="schedule.shrink", kind="float", low=1.0, high=100.0, log=True,
+        name="shrink",
+        setting="schedule.shrink",
+        kind="float",
+        low=1.0,
+        high=100.0,
+        log=True,
         when={"divide": True},
     ),
     Dimension(name="warmup", setting="schedule.warmup", kind="int", low=1, high=8),
     Dimension(name="due", setting="schedule.due", kind="choice", choices=("modulo", "elapsed")),
-)  # fmt: skip
+)
 
 
 @pytest.mark.parametrize(
@@ -53,9 +58,13 @@ def test_settings_leave_switches_out_and_let_the_later_dimension_win() -> None:
         name="rule", setting="schedule.shrink", kind="choice", choices=("reset", "divide")
     )
     divisor = Dimension(
-        name="divisor", setting="schedule.shrink", kind="float", low=1.5, high=4.0,
+        name="divisor",
+        setting="schedule.shrink",
+        kind="float",
+        low=1.5,
+        high=4.0,
         when={"rule": "divide"},
-    )  # fmt: skip
+    )
     space = (*SPACE[:2], rule, divisor)
     params = {"growth": 2.0, "divide": False, "rule": "reset"}
     assert settings(space, params) == {"schedule.growth": 2.0, "schedule.shrink": "reset"}

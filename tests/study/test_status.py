@@ -108,9 +108,12 @@ def test_a_driver_at_work_is_told(tmp_path: Path, grid: Experiment) -> None:
 def exploring(experiment: Experiment) -> Experiment:
     growth = Dimension(name="growth", setting="schedule.growth", kind="float", low=1, high=4)
     exploration = Exploration(
-        space=(growth,), objectives=("val_acc", "searches"), samples=12,
-        overrides={"schedule": {"kind": "adaptive"}}, stopping=Stopping(rungs=(2,)),
-    )  # fmt: skip
+        space=(growth,),
+        objectives=("val_acc", "searches"),
+        samples=12,
+        overrides={"schedule": {"kind": "adaptive"}},
+        stopping=Stopping(rungs=(2,)),
+    )
     change = {"arms": experiment.arms[:2], "seeds": (0, 1), "exploration": exploration}
     return experiment.model_copy(update=change)
 
@@ -132,17 +135,28 @@ def test_the_front_of_an_exploration_is_that_of_means(
         arms[name] = arm.name
         for spec, (accuracy, searches) in zip(arm_specs(experiment, arm), figures, strict=True):
             record(
-                results, spec, "finished", epochs=4, val_acc=accuracy, searches=searches,
+                results,
+                spec,
+                "finished",
+                epochs=4,
+                val_acc=accuracy,
+                searches=searches,
                 started=f"2025-01-02T00:00:0{place}+00:00",
-            )  # fmt: skip
+            )
     late = "2025-01-03T00:00:00+00:00"
     stopped = suggested_arm(experiment, {"growth": 3.75})
     for spec in arm_specs(experiment, stopped):
         # Its figures would be on the front, had it not been stopped.
         record(
-            results, spec, "stopped", epochs=2, val_acc=0.99, searches=0, started=late,
+            results,
+            spec,
+            "stopped",
+            epochs=2,
+            val_acc=0.99,
+            searches=0,
+            started=late,
             stopped={"rung": 2},
-        )  # fmt: skip
+        )
     half = arm_specs(experiment, suggested_arm(experiment, {"growth": 4.0}))
     record(results, half[0], "finished", epochs=4, val_acc=0.99, searches=0, started=late)
 

@@ -117,8 +117,9 @@ def test_a_resumed_trial_writes_each_epoch_and_search_once(tmp_path: Path) -> No
     second.close()
     assert [row["step_epoch"] for row in read_rows(tmp_path / EPOCHS)] == [0, 1, 2]
     assert read_rows(tmp_path / SEARCHES) == [
-        {"index": 0, "attempt": 1}, {"index": 1, "attempt": 2},
-    ]  # fmt: skip
+        {"index": 0, "attempt": 1},
+        {"index": 1, "attempt": 2},
+    ]
 
 
 def test_a_trial_resumed_where_no_search_follows_drops_the_searches_beyond(tmp_path: Path) -> None:
@@ -144,8 +145,10 @@ def test_the_files_of_a_study(tmp_path: Path, tiny_experiment: Experiment) -> No
     assert (study["workload"], study["seeds"], study["command"]) == ("tiny", [0], "run")
     assert study["provenance"] == {"git_commit": "abc"}
     assert [(arm["name"], arm["schedule"]) for arm in study["arms"]] == [
-        ("each", {"kind": "fixed"}), ("once", {"kind": "once"}), ("best", {"kind": "resolved"}),
-    ]  # fmt: skip
+        ("each", {"kind": "fixed"}),
+        ("once", {"kind": "once"}),
+        ("best", {"kind": "resolved"}),
+    ]
 
     spec = expand(tiny_experiment)[0]
     results.add(spec)
@@ -154,10 +157,21 @@ def test_the_files_of_a_study(tmp_path: Path, tiny_experiment: Experiment) -> No
     assert record["config"] == spec.config
     shown = {k: v for k, v in record.items() if k not in ("config", "trial_id", "needs")}
     assert shown == {
-        "schema_version": 2, "experiment": "tiny_experiment", "workload": "tiny", "arm": "each",
-        "label": "each", "seed": 0, "status": "pending", "provenance": None, "started": None,
-        "finished": None, "error": None, "summary": None, "stopped": None, "leakage": [],
-    }  # fmt: skip
+        "schema_version": 2,
+        "experiment": "tiny_experiment",
+        "workload": "tiny",
+        "arm": "each",
+        "label": "each",
+        "seed": 0,
+        "status": "pending",
+        "provenance": None,
+        "started": None,
+        "finished": None,
+        "error": None,
+        "summary": None,
+        "stopped": None,
+        "leakage": [],
+    }
 
     results.update(spec.trial_id, "finished", summary={"test_acc": 1.0})
     results.add(spec)  # A second run of the study must not undo the first.

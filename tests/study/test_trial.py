@@ -55,14 +55,17 @@ def test_a_trial_leaves_its_trace_and_its_summary(
     assert record["started"] <= record["finished"]
     rows, searches = results.epochs(spec.trial_id), results.searches(spec.trial_id)
     assert [(r["phase"], r["epoch"]) for r in rows] == [
-        ("search", 0), ("search", 1), ("search", 2), ("finetune", 0),
-    ]  # fmt: skip
+        ("search", 0),
+        ("search", 1),
+        ("search", 2),
+        ("finetune", 0),
+    ]
     assert [row["epoch"] for row in searches] == [1, 2] == record["summary"]["search_epochs"]
     who = {"trial": spec.trial_id, "seed": spec.seed}
     assert reports == [
         *(who | {name: row[name] for name in TOLD} for row in rows),
         {"trial": spec.trial_id, "status": "finished"},
-    ]  # fmt: skip
+    ]
     lines = (results.folder(spec.trial_id) / "trial.log").read_text().splitlines()
     waited = [line for line in lines if "of the training time spent waiting for data" in line]
     assert len(waited) == len(rows)
@@ -163,8 +166,11 @@ def test_the_failure_of_a_train_run_names_its_workers() -> None:
 
     text = failure_text(WorkersFailed("both tracebacks"))
     assert text.splitlines() == [
-        "KeyError: 'x' (worker 0)", "ValueError: late (worker 1)", "", "both tracebacks",
-    ]  # fmt: skip
+        "KeyError: 'x' (worker 0)",
+        "ValueError: late (worker 1)",
+        "",
+        "both tracebacks",
+    ]
 
 
 @pytest.fixture

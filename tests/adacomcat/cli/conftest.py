@@ -19,9 +19,19 @@ MODEL = ["--model", "deit_tiny_patch16_224", "--set", f"data.image_size={SIDE}"]
     part for key, value in SIZES.items() for part in ("--set", f"model.options.{key}={value}")
 ]
 RECIPE = [
-    "--target-reduction", "0.5", "--epochs", "2", "--batch-size", "16",
-    "--search-batch-size", "8", "--workers", "0", "--device", "cpu",
-]  # fmt: skip
+    "--target-reduction",
+    "0.5",
+    "--epochs",
+    "2",
+    "--batch-size",
+    "16",
+    "--search-batch-size",
+    "8",
+    "--workers",
+    "0",
+    "--device",
+    "cpu",
+]
 
 
 @dataclass(frozen=True)

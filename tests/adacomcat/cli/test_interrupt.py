@@ -24,10 +24,12 @@ def test_interrupted_and_resumed_is_undisturbed(cli, asked, tmp_path):
     assert cli("search", *given, "--output", whole).status == 0
     driver = subprocess.Popen(
         [sys.executable, "-m", "adacomcat", "search", *given, "--output", str(broken)],
-        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
         # A suite in the background ignores the interrupt, and its children inherit that.
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
-    )  # fmt: skip
+    )
     trace = broken / "epochs.jsonl"
     while driver.poll() is None and not (trace.exists() and trace.read_text().count("\n") >= 2):
         time.sleep(0.02)

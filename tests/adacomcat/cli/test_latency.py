@@ -30,8 +30,12 @@ def test_what_is_measured_is_a_budget_for_a_search(cli, asked, tmp_path):
     # 16 a head: 20 % of it are 3, 40 % are 6.
     assert list(table["kinds"]["qk"]["rank_ns"]) == ["9", "18"]
     assert content["settings"] == {
-        "device": "cpu", "batch_size": 2, "dtype": "float32", "threads": 1, "repeats": 2
-    }  # fmt: skip
+        "device": "cpu",
+        "batch_size": 2,
+        "dtype": "float32",
+        "threads": 1,
+        "repeats": 2,
+    }
     assert content["method"] == {"name": "lowrank", "space": "fractions", "fractions": [0.2, 0.4]}
     assert content["versions"]["torch"] == torch.__version__.partition("+")[0]
     assert content["machine"]["cpu"]

@@ -71,8 +71,19 @@ def test_info_counts_what_pytorch_counts(searched, cli):
 def test_a_finetune_keeps_the_ranks_and_the_teacher(searched, tmp_path, cli):
     before = load_file(searched / "model.safetensors")
     tuned = tmp_path / "tuned"
-    done = cli("finetune", "--from", searched, "--output", tuned, "--epochs", 2,
-               "--batch-size", 16, "--device", "cpu")  # fmt: skip
+    done = cli(
+        "finetune",
+        "--from",
+        searched,
+        "--output",
+        tuned,
+        "--epochs",
+        2,
+        "--batch-size",
+        16,
+        "--device",
+        "cpu",
+    )
     assert done.status == 0, done.err
     for name in ("summary.json", "plan.json"):
         json.loads((tuned / name).read_text())
@@ -97,8 +108,14 @@ def test_to_the_reference_s_format_and_back(searched, tmp_path, cli):
     there, back = tmp_path / "comcat", tmp_path / "back"
     assert cli("convert", "--from", searched, "--to", "comcat", "--output", there).status == 0
     assert {path.name for path in there.iterdir()} == {"checkpoint.pth", "ranks.txt"}
-    given = ["--comcat-dir", there, "--model", "deit_tiny_patch16_224",
-             "--set", "model.options.embed_dim=48"]  # fmt: skip
+    given = [
+        "--comcat-dir",
+        there,
+        "--model",
+        "deit_tiny_patch16_224",
+        "--set",
+        "model.options.embed_dim=48",
+    ]
     done = cli("convert", *given, "--output", back)
     assert done.status == 0, done.err
     x = torch.randn(2, 3, SIDE, SIDE)
@@ -109,8 +126,16 @@ def test_to_the_reference_s_format_and_back(searched, tmp_path, cli):
 
 def test_an_upstream_search_is_flagged_everywhere(asked, tmp_path, cli):
     folder = tmp_path / "run"
-    done = cli("search", *asked, "--preset", "upstream", "--set", "method.space=fractions",
-               "--output", folder)  # fmt: skip
+    done = cli(
+        "search",
+        *asked,
+        "--preset",
+        "upstream",
+        "--set",
+        "method.space=fractions",
+        "--output",
+        folder,
+    )
     assert done.status == 0, done.err
     assert "LEAKAGE: the rank search and the selection of models saw" in done.out
     for name in ("run.json", "summary.json"):
@@ -125,9 +150,20 @@ def test_an_upstream_search_is_flagged_everywhere(asked, tmp_path, cli):
 def test_a_workload_without_files(tmp_path, cli):
     folder, tuned = tmp_path / "run", tmp_path / "tuned"
     done = cli(
-        "search", "--workload", "synthetic", "--set", "data.options.images=400", "--epochs", 2,
-        "--schedule", "once", "--device", "cpu", "--output", folder,
-    )  # fmt: skip
+        "search",
+        "--workload",
+        "synthetic",
+        "--set",
+        "data.options.images=400",
+        "--epochs",
+        2,
+        "--schedule",
+        "once",
+        "--device",
+        "cpu",
+        "--output",
+        folder,
+    )
     assert done.status == 0, done.err
     assert "dense model: epoch 3/3" in done.out and f"finetune --from {folder}" in done.out
     # Finetuning knows its epochs from the workload.

@@ -72,8 +72,23 @@ def test_a_finetune_of_a_converted_model(cli, dense, searched, weights, images, 
     cli("convert", "--from", searched, "--to", "comcat", "--output", there)
     wide = [*given, "--set", "model.options.embed_dim=48"]
     assert cli("convert", "--comcat-dir", there, *wide, "--output", ours).status == 0
-    words = ["finetune", "--from", ours, "--output", tuned, "--epochs", 1, "--batch-size", 16,
-             "--device", "cpu", "--workers", 0, "--set", "search.batch_size=8"]  # fmt: skip
+    words = [
+        "finetune",
+        "--from",
+        ours,
+        "--output",
+        tuned,
+        "--epochs",
+        1,
+        "--batch-size",
+        16,
+        "--device",
+        "cpu",
+        "--workers",
+        0,
+        "--set",
+        "search.batch_size=8",
+    ]
     assert "--data" in cli(*words).err
     assert "--weights" in cli(*words, "--data", images).err
     done = cli(*words, "--data", images, "--weights", weights)

@@ -69,8 +69,15 @@ def test_a_truncated_jpeg_is_left_out_when_asked_for(cli, asked, copy, tmp_path)
 
 
 def test_weights_for_other_classes(refused, tmp_path):
-    other = timm.create_model("deit_tiny_patch16_224", num_classes=7, img_size=32, patch_size=8,
-                              depth=2, embed_dim=48, num_heads=3)  # fmt: skip
+    other = timm.create_model(
+        "deit_tiny_patch16_224",
+        num_classes=7,
+        img_size=32,
+        patch_size=8,
+        depth=2,
+        embed_dim=48,
+        num_heads=3,
+    )
     torch.save({"model": other.state_dict()}, tmp_path / "seven.pth")
     # The later flag counts.
     message = refused("--weights", tmp_path / "seven.pth")

@@ -15,8 +15,17 @@ def config_of(*words):
 
 
 def test_flags_settings_and_recipe(asked, weights, images):
-    config = config_of(*asked, "--seed", 5, "--schedule", "fixed", "--set", "schedule.every=3",
-                       "--set", "search_phase.lr=0.001")  # fmt: skip
+    config = config_of(
+        *asked,
+        "--seed",
+        5,
+        "--schedule",
+        "fixed",
+        "--set",
+        "schedule.every=3",
+        "--set",
+        "search_phase.lr=0.001",
+    )
     assert config.seed == 5
     assert config.budget.reduction == 0.5
     assert dict(config.schedule) == {"kind": "fixed", "every": 3}

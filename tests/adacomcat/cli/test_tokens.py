@@ -31,9 +31,26 @@ def given(asked):
 def dropped(given, tmp_path_factory):
     """What a search for token rates leaves; not to be changed."""
     folder = tmp_path_factory.mktemp("dropped") / "run"
-    more = ["--method", "diffrate", "--target-gmacs", str(TARGET), "--epochs", "2",
-            "--search-batch-size", "4", "--set", "search.steps=8", "--set", "search.lr=0.3",
-            "--workers", "0", "--device", "cpu", "--output", str(folder)]  # fmt: skip
+    more = [
+        "--method",
+        "diffrate",
+        "--target-gmacs",
+        str(TARGET),
+        "--epochs",
+        "2",
+        "--search-batch-size",
+        "4",
+        "--set",
+        "search.steps=8",
+        "--set",
+        "search.lr=0.3",
+        "--workers",
+        "0",
+        "--device",
+        "cpu",
+        "--output",
+        str(folder),
+    ]
     assert main(["search", *given, *more]) == 0
     return folder
 
@@ -74,8 +91,19 @@ def test_info_shows_tokens_and_eval_says_what_the_search_said(dropped, cli):
 
 
 def test_a_finetune_keeps_the_counts(dropped, tmp_path, cli):
-    done = cli("finetune", "--from", dropped, "--output", tmp_path / "tuned", "--epochs", 1,
-               "--batch-size", 16, "--device", "cpu")  # fmt: skip
+    done = cli(
+        "finetune",
+        "--from",
+        dropped,
+        "--output",
+        tmp_path / "tuned",
+        "--epochs",
+        1,
+        "--batch-size",
+        16,
+        "--device",
+        "cpu",
+    )
     assert done.status == 0, done.err
     assert (tmp_path / "tuned" / "plan.json").read_text() == (dropped / "plan.json").read_text()
     before, after = adacomcat.load(dropped), adacomcat.load(tmp_path / "tuned")
@@ -88,9 +116,25 @@ def test_a_model_without_a_record_is_finetuned_by_its_method(
 ):
     source = tmp_path / "model"
     adacomcat.save(adacomcat.load(dropped), source, plan=plan_in(dropped))
-    done = cli("finetune", "--from", source, "--data", images, "--weights", weights, "--epochs", 1,
-               "--batch-size", 16, "--workers", 0, "--device", "cpu", "--output",
-               tmp_path / "tuned")  # fmt: skip
+    done = cli(
+        "finetune",
+        "--from",
+        source,
+        "--data",
+        images,
+        "--weights",
+        weights,
+        "--epochs",
+        1,
+        "--batch-size",
+        16,
+        "--workers",
+        0,
+        "--device",
+        "cpu",
+        "--output",
+        tmp_path / "tuned",
+    )
     assert done.status == 0, done.err
     config = json.loads((tmp_path / "tuned" / "run.json").read_text())["config"]
     assert config["method"]["name"] == "diffrate" and config["finetune"]["lr"] == 2e-5
@@ -137,10 +181,31 @@ def test_eval_at_a_published_rate_is_eval_of_that_model_saved(images, tmp_path, 
     torch.manual_seed(0)
     model = timm.create_model(TINY, num_classes=CLASSES).eval()
     torch.save({"model": model.state_dict()}, tmp_path / "deit.pth")
-    words = ["--data", images, "--set", "data.options.crop_pct=0.9", "--workers", 0,
-             "--device", "cpu", "--batch-size", 16, "--json"]  # fmt: skip
-    found = cli("eval", "--method", "diffrate", "--model", TINY, "--published-rate", 0.6,
-                "--weights", tmp_path / "deit.pth", *words)  # fmt: skip
+    words = [
+        "--data",
+        images,
+        "--set",
+        "data.options.crop_pct=0.9",
+        "--workers",
+        0,
+        "--device",
+        "cpu",
+        "--batch-size",
+        16,
+        "--json",
+    ]
+    found = cli(
+        "eval",
+        "--method",
+        "diffrate",
+        "--model",
+        TINY,
+        "--published-rate",
+        0.6,
+        "--weights",
+        tmp_path / "deit.pth",
+        *words,
+    )
     assert found.status == 0, found.err
     shape_(model, shapes_for(model, published_at(TINY, 0.6)))
     adacomcat.save(model, tmp_path / "model")
@@ -168,14 +233,21 @@ def test_a_published_rate_is_of_published_weights(images):
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["--published-rate", "3"], "published rate: got 3.0, allowed: 0.6, 0.7, 0.8, 0.9, 1.0, "
-         f"those published for {TINY}"),
-        (["--published-rate", "0.6", "--set", "model.options.depth=4"],
-         "rates.prune: got '12 counts', allowed: 4"),
-        (["--published-rate", "0.6", "--set", "model.options.img_size=112"],
-         "model: tokens: got 50, allowed: 197, of which the published rates are"),
+        (
+            ["--published-rate", "3"],
+            "published rate: got 3.0, allowed: 0.6, 0.7, 0.8, 0.9, 1.0, "
+            f"those published for {TINY}",
+        ),
+        (
+            ["--published-rate", "0.6", "--set", "model.options.depth=4"],
+            "rates.prune: got '12 counts', allowed: 4",
+        ),
+        (
+            ["--published-rate", "0.6", "--set", "model.options.img_size=112"],
+            "model: tokens: got 50, allowed: 197, of which the published rates are",
+        ),
     ],
-)  # fmt: skip
+)
 def test_rates_that_there_are_not_or_of_another_model(cli, words, message):
     done = cli("info", "--method", "diffrate", "--model", TINY, *words)
     assert (done.status, done.err) == (2, f"error: {message}\n")
@@ -193,11 +265,15 @@ def test_a_target_in_gmacs_is_a_whole_budget(given):
 
 
 def test_a_reduction_is_of_what_the_method_saves(given):
-    units = {method: config_of(*given, "--method", method, "--target-reduction", 0.3).budget
-             for method in METHODS}  # fmt: skip
+    units = {
+        method: config_of(*given, "--method", method, "--target-reduction", 0.3).budget
+        for method in METHODS
+    }
     assert {method: budget.unit for method, budget in units.items()} == {
-        "lowrank": "params", "diffrate": "macs", "lowrank+diffrate": "macs",
-    }  # fmt: skip
+        "lowrank": "params",
+        "diffrate": "macs",
+        "lowrank+diffrate": "macs",
+    }
     assert all(budget.reduction == 0.3 for budget in units.values())
 
 
@@ -211,7 +287,7 @@ def test_the_recipe_of_token_rates_is_searches_alone(given):
 
 
 def test_both_keep_the_ranks_own_settings(given):
-    """But for fractions, which are centred on what ranks save alone, and for the penalty."""
+    """But for fractions, which are centered on what ranks save alone, and for the penalty."""
     plain = config_of(*given)
     config = config_of(*given, "--method", "lowrank+diffrate")
     ranks = dict(plain.method)
@@ -233,27 +309,45 @@ def test_every_method_of_the_flag_there_is(method):
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        ("search --output x --model m --data y --target-gmacs 1 --target-reduction 0.5",
-         "--target-gmacs / --target-reduction: got 'given', allowed: --target-gmacs alone: it is "
-         "the whole budget"),
-        ("search --output x --model m --data y --target-gmacs 1 --latency-table f",
-         "--target-gmacs / --latency-table: got 'given', allowed: --target-gmacs alone: it is the "
-         "whole budget"),
-        ("search --output x --model m --data y --target-gmacs 0",
-         "--target-gmacs: got 0.0, allowed: above 0"),
-        ("search --resume x --method diffrate", "--method: got 'given', allowed: nothing beside "
-         "--resume but --device: the rest is stored"),
-        ("eval --model m --data y --published-rate 2.9",
-         "--method / --published-rate: got ['--published-rate'], allowed: both of them, or none"),
-        ("info --model m --method diffrate --published-rate 2.9 --ranks r",
-         "--from / --comcat-dir / --ranks / --published-rate: got ['--ranks', '--published-rate'], "
-         "allowed: exactly one of them"),
-        ("info --method diffrate --published-rate 2.9",
-         "--model: got None, allowed: timm's name of the dense model"),
-        ("eval --from x --method diffrate --published-rate 2.9",
-         "--from: got 'given', allowed: nothing with --published-rate"),
+        (
+            "search --output x --model m --data y --target-gmacs 1 --target-reduction 0.5",
+            "--target-gmacs / --target-reduction: got 'given', allowed: --target-gmacs alone: it is "
+            "the whole budget",
+        ),
+        (
+            "search --output x --model m --data y --target-gmacs 1 --latency-table f",
+            "--target-gmacs / --latency-table: got 'given', allowed: --target-gmacs alone: it is "
+            "the whole budget",
+        ),
+        (
+            "search --output x --model m --data y --target-gmacs 0",
+            "--target-gmacs: got 0.0, allowed: above 0",
+        ),
+        (
+            "search --resume x --method diffrate",
+            "--method: got 'given', allowed: nothing beside "
+            "--resume but --device: the rest is stored",
+        ),
+        (
+            "eval --model m --data y --published-rate 2.9",
+            "--method / --published-rate: got ['--published-rate'], allowed: both of them, or none",
+        ),
+        (
+            "info --model m --method diffrate --published-rate 2.9 --ranks r",
+            "--from / --comcat-dir / --ranks / --published-rate: "
+            "got ['--ranks', '--published-rate'], "
+            "allowed: exactly one of them",
+        ),
+        (
+            "info --method diffrate --published-rate 2.9",
+            "--model: got None, allowed: timm's name of the dense model",
+        ),
+        (
+            "eval --from x --method diffrate --published-rate 2.9",
+            "--from: got 'given', allowed: nothing with --published-rate",
+        ),
     ],
-)  # fmt: skip
+)
 def test_flags_that_do_not_go_together(words, message):
     with pytest.raises(ValueError) as caught:
         check(parser().parse_args(words.split()))
@@ -263,15 +357,34 @@ def test_flags_that_do_not_go_together(words, message):
 @pytest.mark.parametrize(
     ("target", "message"),
     [
-        (0.002, f"budget.absolute: got 2000000.0, allowed: at most {DENSE_MACS:,} macs, what the "
-         "dense model costs"),
-        (0.0001, "budget.absolute: got 100000.0, allowed: a total of at least 867,504 macs, the "
-         f"smallest reachable cost (reduction at most 0.2411 of {DENSE_MACS:,}); this is 100,000"),
+        (
+            0.002,
+            f"budget.absolute: got 2000000.0, allowed: at most {DENSE_MACS:,} macs, what the "
+            "dense model costs",
+        ),
+        (
+            0.0001,
+            "budget.absolute: got 100000.0, allowed: a total of at least 867,504 macs, the "
+            f"smallest reachable cost (reduction at most 0.2411 of {DENSE_MACS:,}); this is "
+            "100,000",
+        ),
     ],
-)  # fmt: skip
+)
 def test_targets_out_of_reach(cli, given, tmp_path, target, message):
-    done = cli("search", *given, "--method", "diffrate", "--target-gmacs", target, "--workers", 0,
-               "--device", "cpu", "--output", tmp_path / "run")  # fmt: skip
+    done = cli(
+        "search",
+        *given,
+        "--method",
+        "diffrate",
+        "--target-gmacs",
+        target,
+        "--workers",
+        0,
+        "--device",
+        "cpu",
+        "--output",
+        tmp_path / "run",
+    )
     assert (done.status, done.err) == (2, f"error: {message}\n")
     assert not (tmp_path / "run").exists()
 

@@ -37,10 +37,10 @@ def folder(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def pictures(tmp_path_factory):
-    """Two pictures, neither of the model's size, one grey."""
+    """Two pictures, neither of the model's size, one gray."""
     directory = tmp_path_factory.mktemp("pictures")
     noise = np.random.default_rng(0).integers(0, 255, (40, 60, 3), dtype=np.uint8)
-    paths = [directory / "colours.png", directory / "grey.png"]
+    paths = [directory / "colors.png", directory / "gray.png"]
     Image.fromarray(noise).save(paths[0])
     Image.fromarray(noise[..., 0]).save(paths[1])
     return paths
@@ -55,7 +55,7 @@ def test_every_patch_is_dropped_or_in_one_of_as_many_tokens_as_the_block_leaves(
     assert "2 images, 5 of 16 patches left at the end" in done.out
     with np.load(output, allow_pickle=False) as stored:
         found = dict(stored)
-    assert list(found["names"]) == ["colours.png", "grey.png"]
+    assert list(found["names"]) == ["colors.png", "gray.png"]
     assert (found["model"], found["container"]) == ("deit_tiny_patch16_224", "blocks")
     # Without the class token.
     np.testing.assert_array_equal(found["counts"], [[16, 16, 16], [16, 13, 10], [10, 8, 5]])
@@ -100,8 +100,9 @@ def test_what_cannot_be_traced_is_refused_by_name(cli, folder, pictures, searche
     allowed = "allowed: one of a method that drops some"
     done = cli("trace", "--from", searched, "--image", pictures[0], "--output", output)
     assert (done.status, done.err) == (
-        2, f"error: --from: got 'a model that keeps all its tokens', {allowed}\n",
-    )  # fmt: skip
+        2,
+        f"error: --from: got 'a model that keeps all its tokens', {allowed}\n",
+    )
     broken = tmp_path / "broken.png"
     broken.write_text("no picture")
     done = cli("trace", "--from", folder, "--image", broken, "--output", output)

@@ -7,9 +7,20 @@ import sys
 import pytest
 
 SEARCH = [
-    "search", "--workload", "synthetic", "--set", "data.options.images=400", "--set",
-    "dense.recipe.epochs=1", "--epochs", "2", "--schedule", "once", "--device", "cpu",
-]  # fmt: skip
+    "search",
+    "--workload",
+    "synthetic",
+    "--set",
+    "data.options.images=400",
+    "--set",
+    "dense.recipe.epochs=1",
+    "--epochs",
+    "2",
+    "--schedule",
+    "once",
+    "--device",
+    "cpu",
+]
 TWO = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
 
 
@@ -19,8 +30,10 @@ def test_two_workers_find_what_one_finds(cli, tmp_path):
     assert cli(*SEARCH, "--output", one).status == 0
     done = subprocess.run(
         [sys.executable, *TWO, "-m", "adacomcat", *SEARCH, "--output", str(two)],
-        capture_output=True, text=True, timeout=200,
-    )  # fmt: skip
+        capture_output=True,
+        text=True,
+        timeout=200,
+    )
     assert done.returncode == 0, done.stderr
     assert (two / "plan.json").read_text() == (one / "plan.json").read_text()
     alone, shared = (json.loads((f / "summary.json").read_text()) for f in (one, two))

@@ -19,9 +19,13 @@ from adacomcat.data import Loader, Split, Splits, build_splits, make_loader
 from adacomcat.testing.images import write_image_folder
 
 DEIT = DataConfig(
-    name="imagefolder", augment="resized_crop", auto_augment="rand-m9-mstd0.5-inc1",
-    random_erasing=0.5, repeats=3, image_size=24,
-)  # fmt: skip
+    name="imagefolder",
+    augment="resized_crop",
+    auto_augment="rand-m9-mstd0.5-inc1",
+    random_erasing=0.5,
+    repeats=3,
+    image_size=24,
+)
 Batches = list[tuple[torch.Tensor, torch.Tensor]]
 
 
@@ -253,8 +257,15 @@ def test_in_training_the_next_image_takes_the_place(
     lost = [f"train/class_001/{i:04d}.jpg" for i in range(16)]  # a whole class
     lost.append("train/class_000/0003.jpg")
     broken = build_splits(replace(DEIT, root=str(spoil(folder, tmp_path, lost))))
-    data = replace(DEIT, skip_unreadable=True, augment="none", auto_augment=None, repeats=1,
-                   random_erasing=0.0, num_workers=num_workers)  # fmt: skip
+    data = replace(
+        DEIT,
+        skip_unreadable=True,
+        augment="none",
+        auto_augment=None,
+        repeats=1,
+        random_erasing=0.0,
+        num_workers=num_workers,
+    )
     names = [name.decode().partition(",")[0] for name in broken.train.images.identities()]
     readable = np.array([name not in lost for name in names])
     count = len(names)

@@ -67,9 +67,12 @@ def test_items_without_a_list_of_labels_are_read_once_and_split() -> None:
         assert [data[i][1] for i in split.indices] == split.labels.tolist()
     # 24 pixels stay 24 with the whole picture kept: then nothing is resampled.
     whole = DataConfig(
-        name="torchvision/FakeData", options={**FAKE, "crop_pct": 1.0}, image_size=24,
-        mean=(0, 0, 0), std=(1, 1, 1),
-    )  # fmt: skip
+        name="torchvision/FakeData",
+        options={**FAKE, "crop_pct": 1.0},
+        image_size=24,
+        mean=(0, 0, 0),
+        std=(1, 1, 1),
+    )
     val = build_splits(whole).val
     ((pixels, _),) = make_loader(val, whole, batch_size=len(val), seed=0, train=False)
     for i, index in enumerate(val.indices):

@@ -176,7 +176,7 @@ def test_folders_evaluate_every_image_once_with_two_workers(image_folder) -> Non
 
 def test_folder_images_are_what_pillow_decodes(image_folder) -> None:
     root = image_folder()
-    Image.new("L", (50, 30), 77).save(root / "val" / "ant" / "grey.jpg")
+    Image.new("L", (50, 30), 77).save(root / "val" / "ant" / "gray.jpg")
     split = build_splits(DataConfig(name="imagefolder", root=str(root), image_size=28)).test
     ((x, y),) = make_loader(split, PLAIN, batch_size=100, seed=0, train=False)
     files = sorted((root / "val").rglob("*.*"))
@@ -188,8 +188,8 @@ def test_folder_images_are_what_pillow_decodes(image_folder) -> None:
         size = tuple(int(32 * side / shorter) for side in image.size)
         pixels = np.asarray(image.resize(size, Image.Resampling.BICUBIC))  # type: ignore[arg-type]
         top, left = (round((side - 28) / 2) for side in pixels.shape[:2])
-        centre = pixels[top : top + 28, left : left + 28] / 255
-        np.testing.assert_allclose(x[i].permute(1, 2, 0), (centre - mean) / std, atol=1e-5)
+        center = pixels[top : top + 28, left : left + 28] / 255
+        np.testing.assert_allclose(x[i].permute(1, 2, 0), (center - mean) / std, atol=1e-5)
         assert y[i] == int(path.parent.name == "bee")
 
 
@@ -229,7 +229,7 @@ def test_cycle_goes_round_with_a_new_order_each_time(digits: Splits) -> None:
     assert list(cycle(loader, 0)) == []
 
 
-def test_batches_are_normalised(digits: Splits) -> None:
+def test_batches_are_normalized(digits: Splits) -> None:
     loader = make_loader(digits.train, PLAIN, batch_size=len(digits.train), seed=0, train=True)
     ((x, _),) = loader
     assert float(x.mean()) == pytest.approx(0, abs=1e-4)

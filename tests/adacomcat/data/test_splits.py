@@ -38,8 +38,8 @@ def test_images_and_labels_are_those_of_scikit_learn() -> None:
     bunch = load_digits()
     for split in parts(build_splits(DataConfig())):
         assert isinstance(split.images, MemoryImages)
-        grey = split.images.pixels[:, 0].numpy() * (16 / 255)
-        np.testing.assert_allclose(grey, bunch.images[split.indices], atol=0.05)
+        gray = split.images.pixels[:, 0].numpy() * (16 / 255)
+        np.testing.assert_allclose(gray, bunch.images[split.indices], atol=0.05)
         np.testing.assert_array_equal(split.labels, bunch.target[split.indices])
 
 
@@ -210,13 +210,13 @@ def test_a_slice_that_is_used_cannot_be_empty(name: str) -> None:
 
 
 def test_a_given_mean_and_std_are_what_the_model_is_told(image_folder) -> None:
-    grey = build_splits(DataConfig(mean=(0.5,)))
-    assert grey.mean == (0.5,) and grey.std == build_splits(DataConfig()).std
+    gray = build_splits(DataConfig(mean=(0.5,)))
+    assert gray.mean == (0.5,) and gray.std == build_splits(DataConfig()).std
     config = DataConfig(
         name="imagefolder", root=str(image_folder()), mean=(0.5, 0.4, 0.3), std=(0.1, 0.2, 0.3)
     )
-    colour = build_splits(config)
-    assert (colour.mean, colour.std) == ((0.5, 0.4, 0.3), (0.1, 0.2, 0.3))
+    color = build_splits(config)
+    assert (color.mean, color.std) == ((0.5, 0.4, 0.3), (0.1, 0.2, 0.3))
 
 
 @pytest.mark.parametrize("name", ["mean", "std"])

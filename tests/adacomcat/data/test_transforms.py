@@ -49,9 +49,14 @@ def test_deits_evaluation_is_256_then_224() -> None:
 def secondary(name: str, spec: ImageSpec = SPEC):
     """timm's own policy object, as its training pipeline holds it."""
     stages = create_transform(
-        spec.image_size, is_training=True, auto_augment=name, interpolation="bicubic",
-        mean=spec.mean, std=spec.std, separate=True,
-    )  # fmt: skip
+        spec.image_size,
+        is_training=True,
+        auto_augment=name,
+        interpolation="bicubic",
+        mean=spec.mean,
+        std=spec.std,
+        separate=True,
+    )
     return stages[1].transforms[0]
 
 
@@ -71,8 +76,10 @@ def test_a_policy_is_the_one_that_timm_builds(name: str) -> None:
     assert repr(ours) == repr(timms)
     for one, other in zip(operations(ours), operations(timms), strict=True):
         assert (one.kwargs, one.hparams, one.level_fn) == (
-            other.kwargs, other.hparams, other.level_fn,
-        )  # fmt: skip
+            other.kwargs,
+            other.hparams,
+            other.level_fn,
+        )
     rest = {k: v for k, v in vars(ours).items() if k not in ("ops", "policy")}
     assert rest == {k: v for k, v in vars(timms).items() if k not in ("ops", "policy")}
 
@@ -87,7 +94,7 @@ def test_a_policy_gives_timms_images_from_the_same_random_numbers() -> None:
             np.random.seed(seed)
             try:
                 got.append(np.asarray(each(image)))
-            except ValueError as error:  # Pillow from 13 on, for posterising to 0 bits
+            except ValueError as error:  # Pillow from 13 on, for posterizing to 0 bits
                 assert "bits must be between" in str(error) and each is timms
                 refused += 1
         if len(got) == 2:
@@ -97,7 +104,7 @@ def test_a_policy_gives_timms_images_from_the_same_random_numbers() -> None:
     assert refused < 15
 
 
-def test_posterising_to_0_bits_gives_black() -> None:
+def test_posterizing_to_0_bits_gives_black() -> None:
     (posterize,) = (op for op in operations(policy(DEIT, SPEC)) if op.name == "PosterizeIncreasing")
     got = np.asarray(posterize.aug_fn(picture(), 0, **posterize.kwargs))
     assert got.shape == (70, 90, 3) and not got.any()
@@ -198,9 +205,13 @@ def test_augmented_pixels_have_timms_statistics() -> None:
     data = DataConfig(augment="resized_crop", auto_augment=DEIT)
     ours = training(data, SPEC, 0.875)
     timms = create_transform(
-        64, is_training=True, auto_augment=DEIT, interpolation="bicubic", normalize=False,
+        64,
+        is_training=True,
+        auto_augment=DEIT,
+        interpolation="bicubic",
+        normalize=False,
         color_jitter=0.3,
-    )  # fmt: skip
+    )
     assert ours is not None
     rows: list[list[torch.Tensor]] = [[], []]
     with borrowed_generators() as reseed:
@@ -211,7 +222,7 @@ def test_augmented_pixels_have_timms_statistics() -> None:
                 reseed(seed if each is ours else seed + 10_000)
                 try:
                     pixels = each(image).float() / 255
-                except ValueError:  # Pillow from 13 on, for posterising to 0 bits: rarely
+                except ValueError:  # Pillow from 13 on, for posterizing to 0 bits: rarely
                     continue
                 found.append(torch.cat([pixels.mean((1, 2)), pixels.std((1, 2))]))
     one, other = (torch.stack(found) for found in rows)

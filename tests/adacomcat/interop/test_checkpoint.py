@@ -66,11 +66,14 @@ FAMILIES = {
     "no biases": {"qkv_bias": False, "proj_bias": False},
     "registers": {"reg_tokens": 3},
     "no classifier": {"num_classes": 0},
-    "regularised": {"drop_rate": 0.1, "attn_drop_rate": 0.2, "drop_path_rate": 0.3},
+    "regularized": {"drop_rate": 0.1, "attn_drop_rate": 0.2, "drop_path_rate": 0.3},
 }
 DECISIONS = {
-    "smallest": smallest, "half": half, "attention": attention_only, "values": values_only,
-}  # fmt: skip
+    "smallest": smallest,
+    "half": half,
+    "attention": attention_only,
+    "values": values_only,
+}
 
 
 @pytest.mark.parametrize(

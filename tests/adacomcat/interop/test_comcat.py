@@ -92,9 +92,13 @@ def golden():
 def golden_skeleton(golden, **options):
     width, depth, heads, classes, image, patch = golden["geometry"].tolist()
     sizes = {
-        "embed_dim": width, "depth": depth, "num_heads": heads, "num_classes": classes,
-        "img_size": image, "patch_size": patch,
-    }  # fmt: skip
+        "embed_dim": width,
+        "depth": depth,
+        "num_heads": heads,
+        "num_classes": classes,
+        "img_size": image,
+        "patch_size": patch,
+    }
     return timm.create_model("vit_tiny_patch16_224", **(sizes | options))
 
 
@@ -160,15 +164,23 @@ def test_full_ranks_with_biases_are_the_dense_model(tmp_path, name, prefix):
     state = {f"{prefix}{key}": value for key, value in reference_state(model).items()}
     optimizer = torch.optim.AdamW(model.parameters())
     folder = write(
-        tmp_path, state, full_ranks(model), args=argparse.Namespace(lr=1e-4, model=name),
-        optimizer=optimizer.state_dict(), scaler={}, epoch=30,
-    )  # fmt: skip
+        tmp_path,
+        state,
+        full_ranks(model),
+        args=argparse.Namespace(lr=1e-4, model=name),
+        optimizer=optimizer.state_dict(),
+        scaler={},
+        epoch=30,
+    )
     read = load_comcat(folder, dense(name, seed=1))
     torch.testing.assert_close(read(images), model(images), rtol=0, atol=2e-5)
     # Of the four biases of attention two are left: keys' vanish, values' have moved.
     assert {k.rpartition("attn.")[2] for k in read.state_dict() if "blocks.0.attn" in k} == {
-        "q_bias", "qkv.weight", "proj.weight", "proj.bias",
-    }  # fmt: skip
+        "q_bias",
+        "qkv.weight",
+        "proj.weight",
+        "proj.bias",
+    }
 
 
 @pytest.mark.parametrize("missing", ["w_qs", "w_ks", "w_vs", "proj"])
@@ -316,7 +328,7 @@ def partly(**decisions):
 @pytest.mark.parametrize(
     ("build", "message"),
     [
-        (dense, r"blocks\.0\.qk: got 'dense', allowed: a factorised site"),
+        (dense, r"blocks\.0\.qk: got 'dense', allowed: a factorized site"),
         (lambda: partly(**{"blocks.1.fc2": None}), r"blocks\.1\.fc2: got 'dense'"),
         (lambda: partly(head=None), "head: got 'dense'"),
         (lambda: committed(name="deit_tiny_distilled_patch16_224"), "head_dist: got 4, .*a dense"),

@@ -153,9 +153,13 @@ def test_the_model_stays_as_it_is(tmp_path):
 def test_a_hub_folder_is_a_model_with_a_card(tmp_path):
     model, plan = committed(DISTILLED)
     model.model_args = {
-        "img_size": 16, "patch_size": 4, "embed_dim": 32, "depth": 2, "num_heads": 4,
+        "img_size": 16,
+        "patch_size": 4,
+        "embed_dim": 32,
+        "depth": 2,
+        "num_heads": 4,
         "num_classes": 10,
-    }  # fmt: skip
+    }
     exported = export_hub(model, tmp_path / "hub", "# Card\n", plan=plan, extra={"a": 1})
     files = {path.name for path in (tmp_path / "hub").iterdir()}
     assert files == {"config.json", "model.safetensors", "plan.json", "README.md"}

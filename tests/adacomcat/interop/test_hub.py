@@ -152,8 +152,11 @@ def test_a_name_of_the_hub_loads_as_the_folder_does(cache, saved, tmp_path):
     environment = {**os.environ, "HF_HUB_CACHE": str(cache), "HF_HUB_OFFLINE": "1"}
     done = subprocess.run(
         [sys.executable, "-c", code, str(tmp_path / "logits.pth")],
-        env=environment, capture_output=True, text=True, timeout=240,
-    )  # fmt: skip
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=240,
+    )
     assert done.returncode == 0, done.stderr
     (message,) = done.stdout.splitlines()
     assert message.startswith("hf-hub:someone/tiny@v2: not to be had from the hub: ")

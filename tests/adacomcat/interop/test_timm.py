@@ -168,7 +168,7 @@ def test_what_a_caformer_was_made_from_is_read_off_it():
     assert input_shape(model) == (1, 224, 224)
 
 
-def test_a_caformer_is_not_factorised():
+def test_a_caformer_is_not_factorized():
     with pytest.raises(ValueError, match="model: got 'MetaFormer', allowed: timm's VisionTransfor"):
         describe(tiny_caformer())
 

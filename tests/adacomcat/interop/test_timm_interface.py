@@ -1,6 +1,6 @@
 """What timm's users do with a model, done with loaded models; timm's dense model is the reference.
 
-At full rank a factorised model is the dense one, so that all that timm computes has to be equal.
+At full rank a factorized model is the dense one, so that all that timm computes has to be equal.
 """
 
 import pytest
@@ -28,14 +28,18 @@ def build(name):
     )
     draw_parameters_(model, 0)
     model.pretrained_cfg = {
-        **model.pretrained_cfg, "mean": (0.1, 0.2, 0.3), "std": (0.4, 0.5, 0.6), "crop_pct": 0.8,
-        "interpolation": "bilinear", "label_names": list("abcdefghij"),
-    }  # fmt: skip
+        **model.pretrained_cfg,
+        "mean": (0.1, 0.2, 0.3),
+        "std": (0.4, 0.5, 0.6),
+        "crop_pct": 0.8,
+        "interpolation": "bilinear",
+        "label_names": list("abcdefghij"),
+    }
     return model.eval()
 
 
 def loaded(name, folder, share=1):
-    """A model with every site factorised, heads too, saved and read back."""
+    """A model with every site factorized, heads too, saved and read back."""
     model = build(name)
     method = LowRank(model, LowRankConfig())
     ranks = {s.name: max(1, s.full // share // s.groups) * s.groups for s in method.sites}
@@ -46,7 +50,7 @@ def loaded(name, folder, share=1):
 
 @pytest.fixture(params=NAMES)
 def pair(request, tmp_path):
-    """(timm's dense model, the same out of a directory, factorised at full rank)."""
+    """(timm's dense model, the same out of a directory, factorized at full rank)."""
     return build(request.param), loaded(request.param, tmp_path / "model")
 
 
@@ -94,9 +98,13 @@ def test_blocks_that_are_not_needed_can_go(pair):
 def test_the_data_of_a_model(pair):
     _, model = pair
     assert resolve_model_data_config(model) == {
-        "input_size": (3, 16, 16), "interpolation": "bilinear", "mean": (0.1, 0.2, 0.3),
-        "std": (0.4, 0.5, 0.6), "crop_pct": 0.8, "crop_mode": "center",
-    }  # fmt: skip
+        "input_size": (3, 16, 16),
+        "interpolation": "bilinear",
+        "mean": (0.1, 0.2, 0.3),
+        "std": (0.4, 0.5, 0.6),
+        "crop_pct": 0.8,
+        "crop_mode": "center",
+    }
     assert model.default_cfg == model.pretrained_cfg
 
 

@@ -68,8 +68,10 @@ def test_as_timm_itself_would_load_it(tmp_path, name):
     state = source.state_dict()
     if name.startswith("deit3"):
         # DeiT III's own files name the layer scale otherwise.
-        state = {k.replace("ls1.gamma", "gamma_1").replace("ls2.gamma", "gamma_2"): v
-                 for k, v in state.items()}  # fmt: skip
+        state = {
+            k.replace("ls1.gamma", "gamma_1").replace("ls2.gamma", "gamma_2"): v
+            for k, v in state.items()
+        }
         assert "blocks.0.gamma_1" in state
     torch.save({"model": state}, path)
     loaded = take(build(name), path, tmp_path, name)

@@ -103,7 +103,7 @@ def test_a_site_that_is_not_searched_must_be_dense():
     source = committed()
     plan = Plan("lowrank", {s: r for s, r in source.plan.decisions.items() if s != "head"})
     message = refusal(source.model, plan, keep_dense=("head",))
-    assert message.startswith("model: got ['head'], allowed: factorised modules at the searched")
+    assert message.startswith("model: got ['head'], allowed: factorized modules at the searched")
 
 
 def test_columns_without_a_row_for_the_query_bias_are_refused():

@@ -44,10 +44,14 @@ class TestLowRank(MethodConformance):
         "vit": tiny_vit,
         "distilled": FAMILIES["distilled"],
         "average": lambda: tiny_vit(
-            global_pool="avg", class_token=False, qkv_bias=False, init_values=0.1,
-            attn_drop_rate=0.3, proj_drop_rate=0.2,
+            global_pool="avg",
+            class_token=False,
+            qkv_bias=False,
+            init_values=0.1,
+            attn_drop_rate=0.3,
+            proj_drop_rate=0.2,
         ),
-    }  # fmt: skip
+    }
 
 
 class TestLowRankSettings(MethodConformance):

@@ -239,7 +239,7 @@ def spoilt(table, *path, value=None):
         (("model_ns",), True, r"model_ns: got True"),
         (("on",), None, r": got \['kinds', 'model_ns'\], allowed: on"),
     ],
-)  # fmt: skip
+)
 def test_a_table_that_does_not_fit(path, value, message):
     method, table = bind()
     with pytest.raises(ValueError, match=r"^budget\.latency.*" + message):
@@ -271,7 +271,7 @@ def test_no_table_and_no_such_unit():
 
 @pytest.mark.parametrize("alone", [None, "qk", "vo"])
 def test_the_model_adds_up_to_what_was_measured(alone):
-    """Dense sides to the dense module, and factorised ones to theirs: both, or the one searched."""
+    """Dense sides to the dense module, and factorized ones to theirs: both, or the one searched."""
     sites = ("qk", "vo", "fc1", "fc2", "head") if alone is None else (alone, "fc1", "fc2", "head")
     method = LowRank(tiny_vit(), LowRankConfig(sites=sites))
     names = [f"{s.kind} {c.rank}" for s in method.sites for c in s.candidates]
@@ -336,8 +336,9 @@ def test_what_is_measured_is_what_a_commit_makes_and_a_model_feeds(name, monkeyp
             assert shape_of(module) == shape_of(one.model.get_submodule(site.module))
     assert calls.keys() == names
     assert {calls[kind].func for kind in ("fc1", "fc2")} == {
-        model.blocks[0].mlp.fc1, model.blocks[0].mlp.fc2
-    }  # fmt: skip
+        model.blocks[0].mlp.fc1,
+        model.blocks[0].mlp.fc2,
+    }
     assert calls["attention"].func is model.blocks[0].attn
 
 

@@ -1,4 +1,4 @@
-"""The optimiser's state through changes of rank, against gradients that autograd computes."""
+"""The optimizer's state through changes of rank, against gradients that autograd computes."""
 
 import pytest
 import torch

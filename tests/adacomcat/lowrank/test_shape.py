@@ -90,9 +90,15 @@ def linear(**changes):
 
 def attention(**changes):
     return {
-        "kind": "attention", "width": 32, "heads": 4, "head_width": 8, "qk_rank": 2,
-        "vo_rank": 3, "query_bias": True, "out_bias": True,
-    } | changes  # fmt: skip
+        "kind": "attention",
+        "width": 32,
+        "heads": 4,
+        "head_width": 8,
+        "qk_rank": 2,
+        "vo_rank": 3,
+        "query_bias": True,
+        "out_bias": True,
+    } | changes
 
 
 @pytest.mark.parametrize(

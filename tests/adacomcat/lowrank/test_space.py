@@ -34,8 +34,12 @@ def nominal(site):
 def test_sites_are_in_the_published_order(deit_small):
     names = list(sites(deit_small))
     assert names[:5] == [
-        "blocks.0.qk", "blocks.0.vo", "blocks.0.fc1", "blocks.0.fc2", "blocks.1.qk",
-    ]  # fmt: skip
+        "blocks.0.qk",
+        "blocks.0.vo",
+        "blocks.0.fc1",
+        "blocks.0.fc2",
+        "blocks.1.qk",
+    ]
     assert names[-1] == "head"
     assert len(names) == 49
 
@@ -117,8 +121,9 @@ def test_sites_by_kind_and_pattern():
     model = tiny_vit()
     assert list(sites(model, sites=("vo", "head"))) == ["blocks.0.vo", "blocks.1.vo", "head"]
     assert list(sites(model, sites=("blocks.1.*",), keep_dense=("*.fc?",))) == [
-        "blocks.1.qk", "blocks.1.vo",
-    ]  # fmt: skip
+        "blocks.1.qk",
+        "blocks.1.vo",
+    ]
     # A kind that a headless backbone lacks is no mistake.
     assert "head" not in sites(tiny_vit(num_classes=0))
 

@@ -110,11 +110,18 @@ def sites(*ranks, groups=2):
     """A site for each tuple of ranks; nominal ranks are one more."""
     return [
         Site(
-            f"blocks.{i}.qk", "qk", f"blocks.{i}.attn", groups, 16, 16, 16, 5,
+            f"blocks.{i}.qk",
+            "qk",
+            f"blocks.{i}.attn",
+            groups,
+            16,
+            16,
+            16,
+            5,
             tuple(Candidate(rank, rank + 1) for rank in menu),
         )
         for i, menu in enumerate(ranks)
-    ]  # fmt: skip
+    ]
 
 
 def mixture_of(logits, menu=(2, 6, 8, 16)):

@@ -11,7 +11,7 @@ from scipy.optimize import Bounds, LinearConstraint, milp
 from adacomcat.config import SearchConfig
 from adacomcat.cost import count_macs
 from adacomcat.method import Budget
-from adacomcat.search.budget import DENSE_UNITS, penalised, project
+from adacomcat.search.budget import DENSE_UNITS, penalized, project
 
 
 def by_integer_programming(choices, target):
@@ -119,7 +119,7 @@ def test_a_large_model_with_coprime_costs(sharpness):
 def test_penalty_grows_with_the_excess_alone(ratio):
     loss = torch.tensor(2.0, dtype=torch.float64, requires_grad=True)
     expected = torch.tensor(100 * ratio, dtype=torch.float64, requires_grad=True)
-    total = penalised(loss, expected, Budget("params", 100.0, 7.0, 200.0), SearchConfig(beta=1.5))
+    total = penalized(loss, expected, Budget("params", 100.0, 7.0, 200.0), SearchConfig(beta=1.5))
     assert total.item() == pytest.approx(2 * max(ratio, 1) ** 1.5)
     total.backward()
     assert loss.grad.item() == pytest.approx(max(ratio, 1) ** 1.5)
@@ -136,7 +136,7 @@ def test_the_squared_penalty_pulls_from_both_sides(ratio, unit):
     expected = torch.tensor(100 * ratio, dtype=torch.float64, requires_grad=True)
     config = SearchConfig(penalty="squared", penalty_weight=3.0, penalty_unit=unit)
     budget = Budget("macs", 100.0, 7.0, 230.0)
-    total = penalised(loss, expected, budget, config)
+    total = penalized(loss, expected, budget, config)
     # 230 / 4.6 = 50
     off, one = 100 * ratio - 100, 50 if unit is None else unit
     assert total.item() == pytest.approx(2 + 3 * (off / one) ** 2)

@@ -7,7 +7,7 @@ from adacomcat.config import BudgetConfig, SearchConfig
 from adacomcat.lowrank.config import LowRankConfig
 from adacomcat.lowrank.convert import LowRank
 from adacomcat.search.anneal import temperature
-from adacomcat.search.budget import penalised
+from adacomcat.search.budget import penalized
 from adacomcat.search.searcher import Searcher
 from adacomcat.seeds import generator
 from adacomcat.testing.models import tiny_images, tiny_vit
@@ -53,7 +53,7 @@ def test_report_of_one_step(noise):
     by_hand.sample_(tau, generator(0, "search", 3) if noise else None)
     outputs = by_hand.model(tiny_images())
     cost = by_hand.expected_cost("params")
-    loss = penalised(F.cross_entropy(outputs, LABELS), cost, one.budget, one.config)
+    loss = penalized(F.cross_entropy(outputs, LABELS), cost, one.budget, one.config)
     report = search(one, 3, [(tiny_images(), LABELS)])
     assert (report.index, report.epoch, report.temperature) == (0, 3, tau)
     assert (report.images, report.steps) == (8, 1)
@@ -145,7 +145,7 @@ def by_hand(of, epoch, count):
         cost = method.expected_cost(of.budget.unit)
         entropy = F.cross_entropy(method.model(images), labels)
         optimizer.zero_grad()
-        penalised(entropy, cost, of.budget, config).backward()
+        penalized(entropy, cost, of.budget, config).backward()
         optimizer.step()
         plans.append(method.propose(of.budget, config.decision).plan)
     return plans, method.mixture.logits.detach()
@@ -255,7 +255,7 @@ def test_a_search_in_training_mode_has_its_own_stream_of_dropout():
 
 @pytest.mark.parametrize("clock", ["per_epoch", "per_search"])
 def test_a_falling_rate_is_torchs_cosine(clock):
-    """Two searches against one optimiser and one scheduler by hand."""
+    """Two searches against one optimizer and one scheduler by hand."""
     one = searcher(noise=False, lr=0.1, min_lr=0.02, clock=clock, penalty="squared")
     one.rate.chances = (2, 5)
     method = LowRank(tiny_vit(), LowRankConfig())

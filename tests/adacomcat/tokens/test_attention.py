@@ -36,9 +36,15 @@ def plain(**options):
 
 def metaformer():
     block = MetaFormerBlock(
-        WIDTH, MetaFormerAttention, StarReLU, norm_layer=LayerNorm, head_dim=8, use_nchw=False,
-        layer_scale_init_value=0.5, res_scale_init_value=2.0,
-    )  # fmt: skip
+        WIDTH,
+        MetaFormerAttention,
+        StarReLU,
+        norm_layer=LayerNorm,
+        head_dim=8,
+        use_nchw=False,
+        layer_scale_init_value=0.5,
+        res_scale_init_value=2.0,
+    )
     draw_parameters_(block, 0)
     return block.eval()
 

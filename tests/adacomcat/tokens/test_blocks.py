@@ -55,9 +55,9 @@ def dense(kind="class token"):
     return tiny_vit(depth=DEPTH, **MODELS[kind])
 
 
-def compressed(model, rates, sizes="exact", *, factorised=False):
+def compressed(model, rates, sizes="exact", *, factorized=False):
     model = copy.deepcopy(model)
-    form = describe_tokens(model, MODULES if factorised else ())
+    form = describe_tokens(model, MODULES if factorized else ())
     model.blocks = TokenBlocks(model.blocks.children(), rates, form, sizes).eval()
     return model
 
@@ -303,7 +303,7 @@ def test_low_rank_weights_at_full_rank_change_nothing():
     method = LowRank(ranked, LowRankConfig(allow_larger=True))
     method.commit_(Plan("lowrank", {site.name: site.full for site in method.sites}))
     rates = rates_of("both", 1)
-    found = compressed(ranked.eval(), rates, factorised=True)
+    found = compressed(ranked.eval(), rates, factorized=True)
     close(found(tiny_images()), compressed(model, rates)(tiny_images()), atol=1e-4)
     assert {type(block.attn) for block in found.blocks} == {LowRankAttention}
 

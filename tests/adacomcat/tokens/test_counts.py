@@ -27,7 +27,7 @@ def drawn(sites=3, granularity=1, seed=0, **shape):
 @pytest.mark.parametrize(
     ("patches", "granularity", "candidates", "kept"),
     [(196, 4, 49, 101), (196, 2, 98, 100), (196, 1, 196, 100), (256, 4, 64, 131)],
-)  # fmt: skip
+)
 def test_the_start_is_that_of_the_published_code(patches, granularity, candidates, kept):
     counts = Counts(2, form(patches), granularity)
     assert counts.logits.shape == (2, candidates)

@@ -30,11 +30,13 @@ def stored():
 
 
 GOLDEN = stored()
-CASES = sorted({
-    tuple(name.split("/")[:2])
-    for name in GOLDEN
-    if name.startswith(tuple(f"{family}/eval_" for family in FAMILIES))
-})  # fmt: skip
+CASES = sorted(
+    {
+        tuple(name.split("/")[:2])
+        for name in GOLDEN
+        if name.startswith(tuple(f"{family}/eval_" for family in FAMILIES))
+    }
+)
 
 
 def below(prefix):

@@ -67,7 +67,7 @@ def golden_model():
 
 
 def partition(assigned, count):
-    """Whether two of the first tokens go together, (B, T, T), by any labelling of them."""
+    """Whether two of the first tokens go together, (B, T, T), by any labeling of them."""
     if assigned.ndim == 3 and assigned.shape[-1] == 1:
         assigned = assigned[..., 0]
     if assigned.ndim == 2:
@@ -137,10 +137,12 @@ def test_golden_diffrate_caformer_search():
     patches = describe_tokens(model).patches
     candidates = len(next(iter(rates.values())))
     config = DiffRateConfig(
-        granularity=-(-patches // candidates), sizes="reference", mask_gradient="reference",
+        granularity=-(-patches // candidates),
+        sizes="reference",
+        mask_gradient="reference",
         min_gradient="both",
         macs="published",
-    )  # fmt: skip
+    )
     method = DiffRate(model, config)
     with torch.no_grad():
         method.counts.logits.copy_(torch.stack(list(rates.values())))

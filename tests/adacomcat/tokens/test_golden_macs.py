@@ -78,9 +78,12 @@ def terms(name, steps):
         yield from caformer_terms(steps)
         return
     width, patch = {
-        "ViT-T": (192, 16), "ViT-S": (384, 16), "ViT-B": (768, 16), "ViT-L": (1024, 16),
+        "ViT-T": (192, 16),
+        "ViT-S": (384, 16),
+        "ViT-B": (768, 16),
+        "ViT-L": (1024, 16),
         "ViT-H": (1280, 14),
-    }[name[:5]]  # fmt: skip
+    }[name[:5]]
     yield steps[0].before * width * 3 * patch**2
     for step in steps:
         yield 4 * step.before * width**2 + 2 * step.before**2 * width
@@ -90,8 +93,11 @@ def terms(name, steps):
 
 def caformer_terms(steps):
     for tokens, inputs, width, kernel in (
-        (56**2, 3, 64, 7), (28**2, 64, 128, 3), (14**2, 128, 320, 3), (7**2, 320, 512, 3),
-    ):  # fmt: skip
+        (56**2, 3, 64, 7),
+        (28**2, 64, 128, 3),
+        (14**2, 128, 320, 3),
+        (7**2, 320, 512, 3),
+    ):
         yield tokens * width * kernel**2 * inputs
     for tokens, width, blocks in ((56**2, 64, 3), (28**2, 128, 12)):
         yield blocks * (12 * tokens * width**2 + 98 * tokens * width)

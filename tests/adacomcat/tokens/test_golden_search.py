@@ -11,7 +11,7 @@ import torch.nn.functional as F
 
 from adacomcat.config import SearchConfig
 from adacomcat.method import Budget
-from adacomcat.search.budget import penalised
+from adacomcat.search.budget import penalized
 from adacomcat.tokens.config import DiffRateConfig
 from adacomcat.tokens.convert import DiffRate
 from adacomcat.tokens.macs import by_width, expected, published
@@ -112,7 +112,7 @@ class Step:
         target = float(self.expected["target_gflops"]) * 1e9
         budget = Budget("macs", target - self.rest, self.rest, self.dense)
         config = SearchConfig(penalty="squared", penalty_weight=5.0, penalty_unit=1e9)
-        return penalised(self.entropy, self.macs, budget, config)
+        return penalized(self.entropy, self.macs, budget, config)
 
     def gradient(self, value):
         return torch.autograd.grad(value, self.method.counts.logits, retain_graph=True)[0]

@@ -25,7 +25,7 @@ from adacomcat.tokens.macs import (
 )
 from adacomcat.tokens.rates import Rates
 
-FACTORISED = (LowRankAttention, LowRankLinear)
+FACTORIZED = (LowRankAttention, LowRankLinear)
 
 
 def low_rank_vit(**options):
@@ -59,7 +59,7 @@ RATES = {
 
 
 def described(model):
-    return describe_tokens(model, FACTORISED)
+    return describe_tokens(model, FACTORIZED)
 
 
 def cases():

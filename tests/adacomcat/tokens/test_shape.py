@@ -71,9 +71,13 @@ def test_blocks_and_parameters_stay_the_same_objects():
 def test_what_a_model_shows_is_its_plan():
     decisions = plan_of(dropping(vit())).decisions
     assert decisions == {
-        "blocks.0.prune": None, "blocks.0.merge": 17, "blocks.1.prune": 14, "blocks.1.merge": 12,
-        "blocks.2.prune": 9, "blocks.2.merge": 5,
-    }  # fmt: skip
+        "blocks.0.prune": None,
+        "blocks.0.merge": 17,
+        "blocks.1.prune": 14,
+        "blocks.1.merge": 12,
+        "blocks.2.prune": 9,
+        "blocks.2.merge": 5,
+    }
     assert plan_of(vit()) == Plan("diffrate", dict.fromkeys(decisions))
     assert shapes_of(vit()) == {} and shape_of(vit().blocks) is None
 

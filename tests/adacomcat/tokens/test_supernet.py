@@ -19,7 +19,7 @@ from adacomcat.tokens.counts import Counts
 from adacomcat.tokens.rates import Rates
 from adacomcat.tokens.supernet import SearchBlocks
 
-FACTORISED = (LowRankAttention, LowRankLinear)
+FACTORIZED = (LowRankAttention, LowRankLinear)
 
 
 def low_rank_vit():
@@ -61,7 +61,7 @@ def set_counts_(counts, patches):
 
 def searchable_(model, patches, sizes="exact", mask_gradient="bounded"):
     """Put a search where a model has its blocks: prune and merge sites in all but the first."""
-    form = describe_tokens(model, FACTORISED)
+    form = describe_tokens(model, FACTORIZED)
     sites = 1 if form.merges_only else 2
     counts = Counts(sites * (form.depth - 1), form, 1)
     set_counts_(counts, patches)

@@ -106,8 +106,11 @@ def make_trial(config, splits, dense, tmp_path):
         rows = Rows(stop_after)
         trial = Trial(
             dataclasses.replace(config, **changes),
-            dense=dense, splits=splits, directory=tmp_path / name, reporter=rows,
-        )  # fmt: skip
+            dense=dense,
+            splits=splits,
+            directory=tmp_path / name,
+            reporter=rows,
+        )
         return trial, rows
 
     return make

@@ -18,8 +18,14 @@ def tiny(seed):
     torch.manual_seed(seed)
     return timm.create_model(
         "vit_tiny_patch16_224",
-        img_size=8, patch_size=4, embed_dim=16, depth=4, num_heads=2, num_classes=5, in_chans=1,
-    )  # fmt: skip
+        img_size=8,
+        patch_size=4,
+        embed_dim=16,
+        depth=4,
+        num_heads=2,
+        num_classes=5,
+        in_chans=1,
+    )
 
 
 @pytest.mark.skipif(not TRACE.exists(), reason=f"no published trace at {TRACE}")
@@ -57,10 +63,16 @@ def test_losses_are_their_formulas_with_one_teacher_forward(kind):
     assert torch.equal(logits, student(images))
 
     taught = teacher(images)
-    soft = F.kl_div(
-        F.log_softmax(logits / 2, 1), F.log_softmax(taught / 2, 1), log_target=True,
-        reduction="sum",
-    ) * 4 / 6  # fmt: skip
+    soft = (
+        F.kl_div(
+            F.log_softmax(logits / 2, 1),
+            F.log_softmax(taught / 2, 1),
+            log_target=True,
+            reduction="sum",
+        )
+        * 4
+        / 6
+    )
     extra = {"none": label_loss, "soft": soft, "hard": F.cross_entropy(logits, taught.argmax(1))}
     torch.testing.assert_close(base, 0.7 * label_loss + 0.3 * extra[kind])
     assert loss > base

@@ -42,8 +42,13 @@ def test_resume_equals_an_undisturbed_run_bit_for_bit(
 def test_rows_tell_what_happened(run):
     summary, rows = run()
     assert [(r["phase"], r["epoch"]) for r in rows.epochs] == [
-        ("search", 0), ("search", 1), ("search", 2), ("search", 3), ("finetune", 0), ("finetune", 1)
-    ]  # fmt: skip
+        ("search", 0),
+        ("search", 1),
+        ("search", 2),
+        ("search", 3),
+        ("finetune", 0),
+        ("finetune", 1),
+    ]
     assert [r["step_epoch"] for r in rows.epochs] == list(range(6))
     assert [r["searched"] for r in rows.epochs] == [False, True, True, True, False, False]
     assert [r["searches"] for r in rows.epochs] == [0, 1, 2, 3, 3, 3]
@@ -164,7 +169,7 @@ def test_what_a_phase_without_epochs_asks_for_is_not_checked(config, run):
     assert [r["phase"] for r in rows.epochs] == ["finetune"] * 2
 
 
-def test_rebuilding_the_optimiser_is_another_training(run):
+def test_rebuilding_the_optimizer_is_another_training(run):
     recipe = PhaseConfig(epochs=4, batch_size=32, lr=1e-2, optimizer_state="rebuild")
     _, migrated = run("migrated")
     _, rebuilt = run("rebuilt", search_phase=recipe)

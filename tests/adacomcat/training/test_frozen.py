@@ -128,8 +128,10 @@ def test_a_token_method_trains_between_its_searches_too(run):
 
 def test_a_compiled_student_follows_its_rates(run, counted):
     """Each new plan is compiled once, though no parameter of the model is replaced."""
-    phases = [PhaseConfig(epochs=3, batch_size=32, lr=1e-3, distill=ALONE, compile=compiled)
-              for compiled in (False, True)]  # fmt: skip
+    phases = [
+        PhaseConfig(epochs=3, batch_size=32, lr=1e-3, distill=ALONE, compile=compiled)
+        for compiled in (False, True)
+    ]
     losses = []
     for phase in phases:
         changes = {**RATES, "search_phase": phase, "finetune": phase}

@@ -13,7 +13,7 @@ BESIDE = Path(__file__).parents[4] / "shared" / "reference"
 TRACE = Path(os.environ.get("ADACOMCAT_REFERENCE", BESIDE)) / "published_deit_small_trace.csv"
 
 
-def test_the_rate_is_scaled_before_the_optimiser_is_built():
+def test_the_rate_is_scaled_before_the_optimizer_is_built():
     optimizer = build_optimizer(nn.Linear(2, 2), PhaseConfig(lr=1e-3, batch_size=128))
     assert {group["lr"] for group in optimizer.param_groups} == {2.5e-4}
 

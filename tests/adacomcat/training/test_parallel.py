@@ -88,10 +88,16 @@ def on_files(config, tmp_path):
     """Augmented image files, batches in parts, and an average."""
     root = write_image_folder(tmp_path / "images", classes=2, train=40, val=8, side=20)
     data = {
-        "name": "imagefolder", "root": str(root), "image_size": 16, "search_images": 16,
-        "val_fraction": 0.2, "augment": "resized_crop", "auto_augment": "rand-m9-mstd0.5-inc1",
-        "random_erasing": 0.25, "repeats": 3,
-    }  # fmt: skip
+        "name": "imagefolder",
+        "root": str(root),
+        "image_size": 16,
+        "search_images": 16,
+        "val_fraction": 0.2,
+        "augment": "resized_crop",
+        "auto_augment": "rand-m9-mstd0.5-inc1",
+        "random_erasing": 0.25,
+        "repeats": 3,
+    }
     recipe = {"batch_size": 16, "accumulate": 2, "ema_decay": 0.8, "lr": 1e-2}
     alone = {"distill": {"kind": "none", "align_blocks": []}}
     return config.to_json() | {

@@ -168,9 +168,14 @@ def test_unreadable_images_are_counted(config, tmp_path):
     truncated = root / "train" / "class_000" / "0003.jpg"
     truncated.write_bytes(truncated.read_bytes()[:200])
     data = DataConfig(
-        name="imagefolder", root=str(root), image_size=8, search_images=16, search_fraction=0.3,
-        val_fraction=0.2, skip_unreadable=True,
-    )  # fmt: skip
+        name="imagefolder",
+        root=str(root),
+        image_size=8,
+        search_images=16,
+        search_fraction=0.3,
+        val_fraction=0.2,
+        skip_unreadable=True,
+    )
     recipe = PhaseConfig(epochs=1, batch_size=8)
     config = dataclasses.replace(
         config, data=data, search_phase=recipe, finetune=recipe, schedule={"kind": "never"}

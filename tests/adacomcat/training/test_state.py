@@ -145,7 +145,7 @@ def test_similar_places_are_kept_apart(tmp_path):
 
 
 def test_training_continues_from_file_bit_for_bit(tmp_path):
-    """What a resume holds: a model, its optimiser, its scheduler and the random generators."""
+    """What a resume holds: a model, its optimizer, its scheduler and the random generators."""
 
     def build():
         torch.manual_seed(0)

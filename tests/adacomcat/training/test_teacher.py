@@ -82,9 +82,13 @@ def test_logits_belong_to_their_images(tmp_path):
     """Of files, in every order, for each worker, and where an epoch shows an image thrice."""
     root = write_image_folder(tmp_path / "images", classes=2, train=40, val=8, side=20)
     data = DataConfig(
-        name="imagefolder", root=str(root), image_size=8, search_images=16, val_fraction=0.2,
+        name="imagefolder",
+        root=str(root),
+        image_size=8,
+        search_images=16,
+        val_fraction=0.2,
         repeats=3,
-    )  # fmt: skip
+    )
     split = build_splits(data).train
     assert isinstance(split.images, DecodedImages)
     teacher = tiny_vit(seed=1, **SIZES | {"in_chans": 3, "num_classes": 2})
@@ -113,9 +117,10 @@ def test_a_trial_trains_alike_and_asks_its_teacher_once(config, run, monkeypatch
 
     plain = trial("plain", None)
     monkeypatch.setattr(
-        Distiller, "teach",
+        Distiller,
+        "teach",
         lambda self, images, known=None: (known, []) if known is not None else pytest.fail("asked"),
-    )  # fmt: skip
+    )
     kept = trial("kept", "one place")
     (path,) = (dense_cache / "one place").iterdir()
     written = path.stat().st_mtime_ns
