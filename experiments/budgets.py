@@ -66,8 +66,9 @@ def experiment(workload: Workload, seeds: int = 2) -> Experiment:
 
 
 def _space(reduction: float) -> tuple[Dimension, ...]:
-    # The candidates of a workload are centered on its budget: plans keep from half to one and a half
-    # times what it keeps. Below the cheapest there is no plan; above the dearest nothing binds.
+    # The candidates of a workload are centered on its budget: plans keep from half to
+    # one and a half times what it keeps. Below the cheapest there is no plan; above the dearest
+    # nothing binds.
     kept = 1 - reduction
     low, high = max(1 - 1.4 * kept, 0.01), 1 - 0.5 * kept
     return (

@@ -311,8 +311,8 @@ def test_every_method_of_the_flag_there_is(method):
     [
         (
             "search --output x --model m --data y --target-gmacs 1 --target-reduction 0.5",
-            "--target-gmacs / --target-reduction: got 'given', allowed: --target-gmacs alone: it is "
-            "the whole budget",
+            "--target-gmacs / --target-reduction: got 'given', allowed: --target-gmacs alone: it "
+            "is the whole budget",
         ),
         (
             "search --output x --model m --data y --target-gmacs 1 --latency-table f",
