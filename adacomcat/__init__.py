@@ -9,20 +9,20 @@ from typing import Any
 
 _HOMES = {
     "BudgetConfig": "adacomcat.config",
-    "CompressionMethod": "adacomcat.method",
-    "LowRankConfig": "adacomcat.lowrank.config",
+    "CompressionMethod": "adacomcat.methods.base",
+    "LowRankConfig": "adacomcat.methods.lowrank.config",
     "Plan": "adacomcat.plan",
     "Schedule": "adacomcat.schedule",
     "TrialConfig": "adacomcat.config",
-    "build_method": "adacomcat.method",
+    "build_method": "adacomcat.methods.registry",
     "build_schedule": "adacomcat.schedule",
     "build_splits": "adacomcat.data",
     "count_macs": "adacomcat.cost",
     "count_params": "adacomcat.cost",
     "dense_model": "adacomcat.training",
-    "load": "adacomcat.interop.checkpoint",
+    "load": "adacomcat.io.directory",
     "run_trial": "adacomcat.training",
-    "save": "adacomcat.interop.checkpoint",
+    "save": "adacomcat.io.directory",
 }
 
 __all__ = list(_HOMES)

@@ -14,7 +14,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from adacomcat.checks import require, require_known
 from adacomcat.config import TrialConfig, from_mapping
-from adacomcat.timetable import read_timetable
+from adacomcat.methods.lowrank.timetable import read_timetable
 
 
 class _Loader(yaml.SafeLoader):

@@ -192,6 +192,6 @@ def on_front(costs: ArrayLike, gains: ArrayLike) -> list[bool]:
     flags = np.isfinite(points).all(axis=1)
     if flags.any():
         flags[flags] = moocore.is_nondominated(
-            points[flags], maximize=[False, True], keep_weakly=True
+            points[flags], maximise=[False, True], keep_weakly=True
         )
     return [bool(flag) for flag in flags]

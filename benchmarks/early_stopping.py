@@ -34,10 +34,10 @@ import numpy.typing as npt
 from record import write_record
 
 from adacomcat.checks import require, require_known
-from study.configfile import read_config
-from study.exploration import Stopping
-from study.judge import REFERENCE_POINT, Judge, scaled
-from study.objectives import METRICS, losses, mean_values
+from study.explore.judge import REFERENCE_POINT, Judge, scaled
+from study.spec.configfile import read_config
+from study.spec.exploration import Stopping
+from study.spec.objectives import METRICS, losses, mean_values
 from study.store import Results
 
 AT_LEAST = {"saved": 0.40, "hypervolume": 0.95}
@@ -58,7 +58,7 @@ class FullRun:
 
     Attributes:
         name: of its folder.
-        objectives: names of `study.objectives.METRICS`.
+        objectives: names of `study.spec.objectives.METRICS`.
         references: arms that are never stopped.
         arms: all arms, in the order in which they started.
         seeds: trials of an arm.
@@ -83,7 +83,7 @@ def load(root: Path, objectives: tuple[str, ...] = ()) -> FullRun:
 
     Args:
         root: the directory.
-        objectives: names of `study.objectives.METRICS`; those of the exploration when empty.
+        objectives: names of `study.spec.objectives.METRICS`; those of the exploration when empty.
 
     Raises:
         ValueError: no exploration, an unknown objective, a trial that did not finish, or arms of

@@ -29,7 +29,7 @@ from adacomcat.testing.images import write_image_folder
 from adacomcat.timing import Times, Variant, take_turns
 from adacomcat.training.dense import build_dense
 from adacomcat.training.epoch import train_epoch
-from adacomcat.training.trainee import Trainee
+from adacomcat.training.phase import Trainee
 
 CLASSES, SIDE = 10, 224
 LOADER, STEP, BOTH = "loader alone", "step alone", "both"

@@ -31,10 +31,10 @@ from timing import (
 )
 from torch import Tensor, nn
 
-from adacomcat.interop.timm import describe
-from adacomcat.lowrank.attention import attention_heads
-from adacomcat.lowrank.factorize import decompose
-from adacomcat.lowrank.linear import decompose_linear
+from adacomcat.methods.lowrank.attention import attention_heads
+from adacomcat.methods.lowrank.factorize import decompose
+from adacomcat.methods.lowrank.linear import decompose_linear
+from adacomcat.models.timm_vit import describe
 from adacomcat.timing import Variant, take_turns
 
 THIN, ONE_BY_ONE, BATCHED, LINEAR = "thin", "one by one", "batched", "linear layers"

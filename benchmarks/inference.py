@@ -27,16 +27,16 @@ from record import write_record
 from timing import Bar, parser_of, positive, print_bars, print_table, run, settings_of
 from torch import nn
 
+from adacomcat.budget import project
 from adacomcat.config import BudgetConfig
-from adacomcat.interop.export import INPUT, export_onnx, require_packages
-from adacomcat.lowrank.config import LowRankConfig
-from adacomcat.lowrank.convert import LowRank
-from adacomcat.lowrank.shape import model_sites
-from adacomcat.lowrank.space import ALIGNMENT, Site
+from adacomcat.io.export import INPUT, export_onnx, require_packages
+from adacomcat.methods.lowrank.config import LowRankConfig
+from adacomcat.methods.lowrank.method import LowRank
+from adacomcat.methods.lowrank.space import ALIGNMENT, Site
+from adacomcat.methods.lowrank.spec import model_sites
 from adacomcat.plan import Plan
-from adacomcat.search.budget import project
 from adacomcat.timing import Times, Variant, take_turns
-from study.stored import stored_plans
+from study.execution.stored import stored_plans
 
 DENSE, PUBLISHED, ALIGNED = KINDS = ("dense", "published", "aligned")
 EAGER, COMPILED, ONNX = MODES = ("eager", "compiled", "onnxruntime")

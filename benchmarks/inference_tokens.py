@@ -22,13 +22,13 @@ from record import write_record
 from timing import Bar, parser_of, positive, print_bars, print_table, run, settings_of
 
 from adacomcat.cost import count_macs
-from adacomcat.interop.export import require_packages
-from adacomcat.interop.timm import input_shape
-from adacomcat.interop.tokens import describe_tokens
+from adacomcat.io.export import require_packages
+from adacomcat.methods.tokens.form import TokenForm
+from adacomcat.methods.tokens.rates import Rates, published_at
+from adacomcat.methods.tokens.spec import shape_, shapes_for
+from adacomcat.models.timm_vit import input_shape
+from adacomcat.models.token_forms import describe_tokens
 from adacomcat.timing import Times
-from adacomcat.tokens.form import TokenForm
-from adacomcat.tokens.rates import Rates, published_at
-from adacomcat.tokens.shape import shape_, shapes_for
 
 FEWER = "fewer tokens"
 KINDS = (DENSE, FEWER)

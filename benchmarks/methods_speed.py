@@ -21,10 +21,10 @@ from torch import Tensor, nn
 
 from adacomcat.checks import require
 from adacomcat.config import TrialConfig, from_mapping
-from adacomcat.interop.timm import input_shape
+from adacomcat.models.timm_vit import input_shape
 from adacomcat.plan import Plan
 from adacomcat.timing import Times, take_turns
-from study.body import untrained
+from study.execution.body import untrained
 from study.store import Results
 
 DENSE = "dense"

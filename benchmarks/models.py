@@ -10,9 +10,9 @@ from torch import Tensor
 
 from adacomcat.checks import require
 from adacomcat.config import BudgetConfig
-from adacomcat.interop.timm import input_shape
-from adacomcat.lowrank.config import LowRankConfig
-from adacomcat.lowrank.convert import LowRank
+from adacomcat.methods.lowrank.config import LowRankConfig
+from adacomcat.methods.lowrank.method import LowRank
+from adacomcat.models.timm_vit import input_shape
 from adacomcat.testing.models import draw_parameters_
 
 

@@ -40,7 +40,8 @@ from adacomcat.checks import require
 from adacomcat.config import TrialConfig
 from adacomcat.data import Splits, build_splits, cycle, make_loader
 from adacomcat.files import default_cache
-from adacomcat.method import CompressionMethod, build_method
+from adacomcat.methods.base import CompressionMethod
+from adacomcat.methods.registry import build_method
 from adacomcat.plan import Plan
 from adacomcat.recipes import find_recipe
 from adacomcat.search.searcher import Searcher

@@ -38,7 +38,7 @@ from timing import (
 from adacomcat.config import BudgetConfig, DistillConfig, PhaseConfig, SearchConfig
 from adacomcat.search.searcher import Searcher
 from adacomcat.timing import Times, Variant, take_turns
-from adacomcat.training.trainee import Trainee
+from adacomcat.training.phase import Trainee
 
 PUBLISHED = 0.214
 """Share of the published run's time, evaluation included, had it searched every epoch."""

@@ -37,8 +37,8 @@ from timing import (
 )
 from torch import Tensor, nn
 
-from adacomcat.lowrank.convert import LowRank
-from adacomcat.lowrank.supernet import Mixture, SupernetAttention, SupernetLinear
+from adacomcat.methods.lowrank.method import LowRank
+from adacomcat.methods.lowrank.supernet import Mixture, SupernetAttention, SupernetLinear
 from adacomcat.timing import Times, take_turns
 
 PLAIN, OURS, DENSE = "plain", "one product", "dense"

@@ -23,13 +23,13 @@ from timing import Bar, print_bars
 from adacomcat.config import TrialConfig
 from adacomcat.files import default_cache
 from adacomcat.training import Reporter
-from study import cluster
-from study.body import Outcome, prepare_dense, train_trial
-from study.catalog import load_experiment
-from study.expand import expand
-from study.monitor import make_monitor
+from study.execution import cluster
+from study.execution.body import Outcome, prepare_dense, train_trial
+from study.execution.trial import ArmRun, Job
+from study.show.monitor import make_monitor
+from study.spec.catalog import load_experiment
+from study.spec.expand import expand
 from study.store import Results
-from study.trial import ArmRun, Job
 
 AT_LEAST = 0.70
 EVERY_S = 0.5
@@ -95,7 +95,9 @@ def run_study_once(arguments: argparse.Namespace) -> dict[str, Any]:
     watch.start()
     cluster.start()
     placement = cluster.place(cluster.Request(), cluster.node_resources())
-    from study.tuner import run_study  # Not at the top: Ray reads its settings when imported.
+    from study.execution.tuner import (
+        run_study,  # Not at the top: Ray reads its settings when imported.
+    )
 
     with tempfile.TemporaryDirectory() as folder:
         results = Results(Path(folder))

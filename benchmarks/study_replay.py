@@ -22,16 +22,16 @@ from rich.console import Console
 
 from adacomcat.config import TrialConfig
 from adacomcat.training import Reporter
-from study import cluster
-from study.board import Board
-from study.body import Outcome
-from study.catalog import load_experiment
-from study.changes import widen
-from study.expand import expand
-from study.monitor import QuietMonitor
-from study.schema import Status
+from study.execution import cluster
+from study.execution.body import Outcome
+from study.execution.trial import Job
+from study.show.board import Board
+from study.show.monitor import QuietMonitor
+from study.spec.catalog import load_experiment
+from study.spec.changes import widen
+from study.spec.expand import expand
+from study.spec.schema import Status
 from study.store import EPOCHS, Results, read_rows
-from study.trial import Job
 
 AT_MOST_S = 300.0
 
@@ -92,7 +92,9 @@ def replay(traces: Path, trials: int) -> dict[str, Any]:
     experiment = widen(experiment, None, trials - len(experiment.arms))
     cluster.start()
     placement = cluster.place(cluster.Request(), cluster.node_resources())
-    from study.tuner import run_study  # Not at the top: Ray reads its settings when imported.
+    from study.execution.tuner import (
+        run_study,  # Not at the top: Ray reads its settings when imported.
+    )
 
     with tempfile.TemporaryDirectory() as folder:
         results = Results(Path(folder))

@@ -35,7 +35,7 @@ from torch import Tensor
 from adacomcat.config import DistillConfig, PhaseConfig
 from adacomcat.timing import Variant, take_turns
 from adacomcat.training.distill import Distiller, Outputs
-from adacomcat.training.trainee import Trainee
+from adacomcat.training.phase import Trainee
 
 DENSE, ALONE, ONE, TWO, TEACHER = (
     "dense",

@@ -8,8 +8,8 @@ reference): compare accuracies together with the parameters.
 
 from typing import Any
 
-from study.expand import RESOLVED
-from study.schema import Arm, Experiment, Need, Workload
+from study.spec.expand import RESOLVED
+from study.spec.schema import Arm, Experiment, Need, Workload
 
 
 def experiment(workload: Workload, seeds: int = 3) -> Experiment:

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from study.schema import Arm, Experiment, Workload
+from study.spec.schema import Arm, Experiment, Workload
 
 REDUCTIONS = (0.3, 0.4, 0.5, 0.6, 0.7, 0.8)
 SPREAD = (0.4, 0.8, 1.2, 1.6)

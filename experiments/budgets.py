@@ -8,9 +8,9 @@ and the published beta, `never` meets the same budget with uniform ranks.
 from adacomcat.checks import require
 from adacomcat.config import COUNTED_IN
 from adacomcat.settings import build_config
-from study.exploration import Dimension, Exploration, Stopping, early_rungs
-from study.objectives import METRICS
-from study.schema import Arm, Experiment, Workload
+from study.spec.exploration import Dimension, Exploration, Stopping, early_rungs
+from study.spec.objectives import METRICS
+from study.spec.schema import Arm, Experiment, Workload
 
 BETA = 1.5
 """The published exponent (Adaptive-ComCAT)."""

@@ -10,8 +10,8 @@ import math
 
 from adacomcat.schedule import Adaptive
 from adacomcat.settings import build_config
-from study.exploration import Dimension, Exploration, Stopping, early_rungs
-from study.schema import Arm, Experiment, Workload
+from study.spec.exploration import Dimension, Exploration, Stopping, early_rungs
+from study.spec.schema import Arm, Experiment, Workload
 
 
 def experiment(workload: Workload, seeds: int = 2) -> Experiment:

@@ -19,7 +19,7 @@ from typing import Any
 from adacomcat.recipes import diffrate
 from adacomcat.settings import build_config
 from experiments.budget_sweep import centered_fractions
-from study.schema import Arm, Experiment, Workload
+from study.spec.schema import Arm, Experiment, Workload
 
 REDUCTIONS = (0.3, 0.4, 0.5)
 """Of the MACs of the dense model; the first block, and the last one of a model that averages over
@@ -32,7 +32,7 @@ WITHOUT_ALIGNMENT: Mapping[str, Any] = MappingProxyType(
 )
 PENALTY = ("search.penalty", "search.penalty_weight")
 SHARE = 0.5
-"""Of a budget of both that is the ranks' to save, as in `adacomcat.combined`."""
+"""Of a budget of both that is the ranks' to save, as in `adacomcat.methods.combined`."""
 
 
 def experiment(workload: Workload, seeds: int = 3) -> Experiment:

@@ -5,7 +5,7 @@ images that it reports on. Its figures stand beside those of any other study.
 """
 
 from adacomcat.checks import require
-from study.schema import Arm, Experiment, Workload
+from study.spec.schema import Arm, Experiment, Workload
 
 WORKLOAD = "deit_small_imagenet_upstream"
 """The only one: what was published is of nothing else."""

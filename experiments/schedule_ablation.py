@@ -8,8 +8,8 @@ plan. All searching arms begin at epoch 1.
 
 from typing import Any
 
-from study.expand import RESOLVED
-from study.schema import Arm, Experiment, Need, Workload
+from study.spec.expand import RESOLVED
+from study.spec.schema import Arm, Experiment, Need, Workload
 
 DRAWS = 3
 FOREVER = 1e9

@@ -10,7 +10,7 @@ from typing import Any
 
 from adacomcat.checks import require
 from adacomcat.settings import build_config
-from study.schema import Arm, Experiment, Workload
+from study.spec.schema import Arm, Experiment, Workload
 
 CHOICES: dict[str, tuple[str, Any, Any]] = {
     "source": ("method.source", "dense", "current"),

@@ -1,7 +1,7 @@
 """The workloads of a study: every recipe of `adacomcat.recipes`."""
 
 from adacomcat.recipes import recipes
-from study.schema import Workload
+from study.spec.schema import Workload
 
 
 def workloads() -> tuple[Workload, ...]:

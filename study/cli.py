@@ -4,7 +4,7 @@ import argparse
 from pathlib import Path
 
 from adacomcat.checks import require
-from study.cluster import Request
+from study.execution.cluster import Request
 
 ACTIONS = ("experiment", "config", "resume", "status", "list")
 """Flags of which a command has one."""

@@ -8,9 +8,9 @@ from typing import Any
 from adacomcat.checks import require
 from adacomcat.config import DataConfig, from_mapping
 from adacomcat.settings import differences
-from study.configfile import check_version
-from study.expand import arm_configs
-from study.schema import SCHEMA_VERSION, Experiment
+from study.spec.configfile import check_version
+from study.spec.expand import arm_configs
+from study.spec.schema import SCHEMA_VERSION, Experiment
 
 TRIAL_FIELDS: Mapping[str, type | tuple[type, ...]] = {
     "trial_id": str,

@@ -18,20 +18,20 @@ from rich.table import Table
 
 from adacomcat.settings import parse_settings
 from study import cli
-from study.catalog import (
+from study.execution.dryrun import dry_run
+from study.execution.fork import fork
+from study.execution.session import Session
+from study.show.status import describe
+from study.spec.catalog import (
     describe_experiment,
     experiment_names,
     load_experiment,
     workloads,
 )
-from study.changes import steer, widen
-from study.configfile import read_config
-from study.dryrun import dry_run
-from study.expand import apply_settings
-from study.fork import fork
-from study.schema import Experiment
-from study.session import Session
-from study.status import describe
+from study.spec.changes import steer, widen
+from study.spec.configfile import read_config
+from study.spec.expand import apply_settings
+from study.spec.schema import Experiment
 from study.store import Results, load
 
 OK, FAILED, USAGE, INTERRUPTED = 0, 1, 2, 130

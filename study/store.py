@@ -1,7 +1,7 @@
 """A results directory: `study.json` and one folder a trial.
 
     RESULTS/study.json                  what was asked, of which arms and seeds, by which command
-    RESULTS/study.yaml                  the same as a file to run (`study.configfile`)
+    RESULTS/study.yaml                  the same as a file to run (`study.spec.configfile`)
     RESULTS/trials/<trial id>/trial.json       status, configuration, provenance, summary
                               epochs.jsonl     one row an epoch
                               searches.jsonl   one row a search
@@ -21,7 +21,6 @@ from typing import Any
 
 from adacomcat.checks import require
 from adacomcat.files import atomic_write_json
-from study.configfile import read_config, write_config
 from study.record import (
     TRIAL_FIELDS,
     UnreadableError,
@@ -33,7 +32,8 @@ from study.record import (
     study_record,
     union,
 )
-from study.schema import SCHEMA_VERSION, Experiment, Status, TrialSpec
+from study.spec.configfile import read_config, write_config
+from study.spec.schema import SCHEMA_VERSION, Experiment, Status, TrialSpec
 
 EPOCHS, SEARCHES = "epochs.jsonl", "searches.jsonl"
 TRIAL_ENTRIES = tuple(TRIAL_FIELDS)

@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from study import cluster
-from study.schema import Arm, Experiment, Need, Workload
+from study.execution import cluster
+from study.spec.schema import Arm, Experiment, Need, Workload
 
 # Here, at import: Ray reads its settings when it is imported, whichever test comes first.
 cluster.set_environment(dashboard=False)

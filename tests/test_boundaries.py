@@ -67,7 +67,7 @@ def test_analysis_needs_neither_torch_nor_ray():
     assert not found & ABOVE["analysis"]
 
 
-@pytest.mark.parametrize("name", ["study.schema", "study.expand", "study.store"])
+@pytest.mark.parametrize("name", ["study.spec.schema", "study.spec.expand", "study.store"])
 def test_descriptions_and_results_need_no_ray(name):
     assert not loaded(name) & {"ray", "optuna", "matplotlib", "pandas", "analysis", "experiments"}
 

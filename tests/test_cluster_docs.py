@@ -9,8 +9,8 @@ import yaml
 from ray.autoscaler._private.util import prepare_config, validate_config
 
 from study import cli
-from study.catalog import experiment_names, load_experiment
-from study.cluster import place
+from study.execution.cluster import place
+from study.spec.catalog import experiment_names, load_experiment
 
 DOCS = Path(__file__).resolve().parent.parent / "docs"
 RAY_UP, RAY_JOB = DOCS / "cluster" / "ray-up.yaml", DOCS / "cluster" / "rayjob.yaml"

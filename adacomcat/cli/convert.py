@@ -7,7 +7,7 @@ import adacomcat
 from adacomcat.cli.console import Display
 from adacomcat.cli.folder import RunFolder
 from adacomcat.cli.models import stored_model
-from adacomcat.interop.comcat import save_comcat
+from adacomcat.io.comcat import save_comcat
 
 
 def convert(arguments: argparse.Namespace, display: Display) -> None:

@@ -11,9 +11,9 @@ from adacomcat.cli.folder import RunFolder
 from adacomcat.cli.info import describe_model
 from adacomcat.cli.models import stored_model
 from adacomcat.config import leakage_note
-from adacomcat.interop.checkpoint import CONFIG, PLAN, read_config, read_plan
-from adacomcat.interop.export import Exported, export_hub, export_onnx, export_program
-from adacomcat.interop.hub import Origin, model_card
+from adacomcat.io.directory import CONFIG, PLAN, read_config, read_plan
+from adacomcat.io.export import Exported, export_hub, export_onnx, export_program
+from adacomcat.io.hub import Origin, model_card
 
 BUDGET = ("unit", "reduction", "absolute")
 

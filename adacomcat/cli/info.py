@@ -13,10 +13,10 @@ from adacomcat.cli.models import drop_published_, stored_model
 from adacomcat.cli.request import model_options, skeleton
 from adacomcat.config import ModelConfig
 from adacomcat.cost import count_macs, count_params
-from adacomcat.interop.comcat import read_ranks
-from adacomcat.interop.timm import input_shape
-from adacomcat.lowrank.shape import shape_, shapes_for
-from adacomcat.shape import table
+from adacomcat.io.comcat import read_ranks
+from adacomcat.methods.lowrank.spec import shape_, shapes_for
+from adacomcat.methods.specs import table
+from adacomcat.models.timm_vit import input_shape
 
 
 @dataclass(frozen=True)
@@ -64,7 +64,7 @@ def describe_model(model: nn.Module, dense: nn.Module) -> dict[str, Any]:
         dense: the same without; on the meta device it will do.
 
     Returns:
-        `params`, `macs`, `dense_params`, `dense_macs`, and what `adacomcat.shape.table` gives.
+        `params`, `macs`, `dense_params`, `dense_macs`, and what `methods.specs.table` gives.
     """
     totals = Totals(
         params=count_params(model),

@@ -9,17 +9,18 @@ import torch
 from rich.table import Table
 from torch import nn
 
+from adacomcat.budget import Budget
 from adacomcat.cli.console import Display
 from adacomcat.cli.request import measured_config
 from adacomcat.cli.workers import Workers
 from adacomcat.config import TrialConfig
-from adacomcat.interop.timm import create_model, input_shape
-from adacomcat.lowrank.convert import LowRank
-from adacomcat.lowrank.latency import ATTENTION, MODEL, measure, measure_plans, table_of
-from adacomcat.lowrank.shape import model_sites
-from adacomcat.method import Budget, build_method
+from adacomcat.methods.lowrank.latency import ATTENTION, MODEL, measure, measure_plans, table_of
+from adacomcat.methods.lowrank.method import LowRank
+from adacomcat.methods.lowrank.spec import model_sites
+from adacomcat.methods.lowrank.timetable import write_timetable
+from adacomcat.methods.registry import build_method
+from adacomcat.models.timm_vit import create_model, input_shape
 from adacomcat.plan import Plan
-from adacomcat.timetable import write_timetable
 from adacomcat.timing import Times
 from adacomcat.versions import hardware, versions
 

@@ -15,13 +15,13 @@ from adacomcat.config import ModelConfig
 from adacomcat.data import Splits
 from adacomcat.data.datasets import CROP_PCT
 from adacomcat.data.splits import IMAGENET_MEAN, IMAGENET_STD
-from adacomcat.interop.checkpoint import read_config, read_plan
-from adacomcat.interop.comcat import BLOCK_KINDS, CHECKPOINT, LAYER, RANKS, load_comcat
-from adacomcat.interop.pickles import load_pickle
-from adacomcat.interop.timm import input_shape
-from adacomcat.interop.weights import plain_state
-from adacomcat.tokens.rates import published_at
-from adacomcat.tokens.shape import form_of, shape_, shapes_for
+from adacomcat.io.comcat import BLOCK_KINDS, CHECKPOINT, LAYER, RANKS, load_comcat
+from adacomcat.io.directory import read_config, read_plan
+from adacomcat.methods.tokens.rates import published_at
+from adacomcat.methods.tokens.spec import form_of, shape_, shapes_for
+from adacomcat.models.pickles import load_pickle
+from adacomcat.models.timm_vit import input_shape
+from adacomcat.models.weights import plain_state
 
 SIZES = ("num_classes", "in_chans", "img_size")
 """Arguments of a model that its data gives."""

@@ -14,13 +14,13 @@ from adacomcat import recipes
 from adacomcat.checks import require, require_known
 from adacomcat.config import ModelConfig, TrialConfig
 from adacomcat.files import sha256_file
-from adacomcat.interop.timm import create_model
-from adacomcat.interop.weights import TIMM
-from adacomcat.lowrank.space import PAPER_MENUS
+from adacomcat.methods.lowrank.space import PAPER_MENUS
+from adacomcat.methods.lowrank.timetable import read_timetable
+from adacomcat.methods.tokens.rates import published_options
+from adacomcat.models.timm_vit import create_model
+from adacomcat.models.weights import TIMM
 from adacomcat.schedule import Schedule
 from adacomcat.settings import build_config, parse_settings
-from adacomcat.timetable import read_timetable
-from adacomcat.tokens.rates import published_options
 
 LARGE = 300_000
 """From so many training images on, a folder is cut as ImageNet is."""

@@ -31,9 +31,9 @@ from adacomcat.cli.console import Display
 from adacomcat.cli.folder import RunFolder
 from adacomcat.data.transforms import evaluation
 from adacomcat.files import atomic_write_bytes
-from adacomcat.interop.checkpoint import read_config
-from adacomcat.interop.timm import input_shape
-from adacomcat.tokens.blocks import TokenBlocks
+from adacomcat.io.directory import read_config
+from adacomcat.methods.tokens.blocks import TokenBlocks
+from adacomcat.models.timm_vit import input_shape
 
 MODES = {1: "L", 3: "RGB"}
 """Channels -> Pillow's name for such images."""

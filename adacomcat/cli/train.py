@@ -20,7 +20,7 @@ from adacomcat.cli.workers import Workers, is_first
 from adacomcat.config import TrialConfig, leakage_note
 from adacomcat.data import Splits, build_splits
 from adacomcat.files import default_cache, sha256_file
-from adacomcat.interop.checkpoint import read_plan
+from adacomcat.io.directory import read_plan
 from adacomcat.parallel import wait_for_all
 from adacomcat.training import Trial, dense_model
 from adacomcat.training.dense import build_dense

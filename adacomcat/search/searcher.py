@@ -8,14 +8,15 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from adacomcat.budget import Budget
 from adacomcat.checks import NonFiniteLoss
 from adacomcat.config import SearchConfig
-from adacomcat.method import Budget, CompressionMethod, Proposal
+from adacomcat.methods.base import CompressionMethod, Proposal
 from adacomcat.parallel import from_first_worker, rank, sum_over_workers_
 from adacomcat.plan import Plan
 from adacomcat.precision import autocast
 from adacomcat.search.anneal import LearningRate, temperature
-from adacomcat.search.budget import penalized
+from adacomcat.search.penalty import penalized
 from adacomcat.seeds import generator, seed_everything
 
 

@@ -5,10 +5,10 @@ from typing import Any
 
 from torch import nn
 
-from adacomcat.lowrank.config import LowRankConfig
-from adacomcat.lowrank.convert import LowRank
-from adacomcat.lowrank.latency import sizes_by_kind
-from adacomcat.lowrank.shape import model_sites
+from adacomcat.methods.lowrank.config import LowRankConfig
+from adacomcat.methods.lowrank.latency import sizes_by_kind
+from adacomcat.methods.lowrank.method import LowRank
+from adacomcat.methods.lowrank.spec import model_sites
 
 
 def made_up_table(model: nn.Module, *, seed: int = 0, **settings: Any) -> dict[str, Any]:

@@ -14,12 +14,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from adacomcat.budget import Budget
 from adacomcat.config import COUNTED_IN, BudgetConfig, Unit
 from adacomcat.cost import count_macs
-from adacomcat.method import Budget, CompressionMethod, build_method
+from adacomcat.methods.base import CompressionMethod
+from adacomcat.methods.registry import build_method
 from adacomcat.plan import Plan
 from adacomcat.testing.models import tiny_images, tiny_vit
-from adacomcat.training.state import load_state, save_state
+from adacomcat.training.checkpoint import load_state, save_state
 
 
 class MethodConformance:

@@ -12,13 +12,13 @@ from torch import nn
 
 from adacomcat.config import TrialConfig
 from adacomcat.data import Splits, make_loader
-from adacomcat.interop.timm import create_model
-from adacomcat.interop.weights import load_dense_weights_, weights_identity
+from adacomcat.models.timm_vit import create_model
+from adacomcat.models.weights import load_dense_weights_, weights_identity
 from adacomcat.seeds import seed_everything
+from adacomcat.training.checkpoint import CHECKPOINT_FILE, load_state, save_state
 from adacomcat.training.epoch import evaluate, train_epoch
 from adacomcat.training.optim import set_learning_rate
-from adacomcat.training.state import CHECKPOINT_FILE, load_state, save_state
-from adacomcat.training.trainee import Trainee
+from adacomcat.training.phase import Trainee
 
 Progress = Callable[[dict[str, Any]], None]
 """Takes a row an epoch: epoch, epochs, loss, val_acc."""

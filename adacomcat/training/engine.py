@@ -1,7 +1,7 @@
 """The engine of a trial: a search phase, then a finetune phase on the plan that it left.
 
 An epoch is: search if the schedule says so, train unless the phase is frozen, evaluate, report,
-save. Searching and training alike go through the waist (`adacomcat.method`); nothing here knows
+save. Searching and training alike go through `adacomcat.methods.base`; nothing here knows
 what a rank or a token is.
 """
 
@@ -22,22 +22,22 @@ from adacomcat.checks import NonFiniteLoss, require
 from adacomcat.config import PhaseConfig, TrialConfig
 from adacomcat.cost import count_macs, count_params
 from adacomcat.data import Split, Splits, cycle
-from adacomcat.interop.timm import input_shape
-from adacomcat.method import build_method
+from adacomcat.methods.registry import build_method
+from adacomcat.models.timm_vit import input_shape
 from adacomcat.plan import Plan
 from adacomcat.schedule import build_schedule
 from adacomcat.search.searcher import Searcher
 from adacomcat.seeds import seed_everything
+from adacomcat.training.checkpoint import CHECKPOINT_FILE, check_same, load_state, save_state
 from adacomcat.training.clock import Clock
 from adacomcat.training.distill import align_weight
 from adacomcat.training.epoch import evaluate, train_epoch
 from adacomcat.training.loading import Loaders
 from adacomcat.training.optim import set_learning_rate
+from adacomcat.training.phase import Trainee
 from adacomcat.training.preflight import chances, check_trial
 from adacomcat.training.rows import Reporter, Row, epoch_line, search_row, summary_row
-from adacomcat.training.state import CHECKPOINT_FILE, check_same, load_state, save_state
 from adacomcat.training.teacher import CachedTeacher
-from adacomcat.training.trainee import Trainee
 
 PHASES = ("search", "finetune")
 LOG = logging.getLogger("adacomcat")

@@ -13,7 +13,7 @@ from adacomcat.checks import NonFiniteLoss, require
 from adacomcat.config import PhaseConfig
 from adacomcat.parallel import sum_over_workers_
 from adacomcat.precision import autocast
-from adacomcat.training.trainee import Trainee
+from adacomcat.training.phase import Trainee
 
 CHECK_EVERY = 50
 """Steps between two looks at whether the loss is finite; each look waits for the device."""

@@ -6,7 +6,7 @@ from torch import nn
 from torch.optim import Optimizer
 
 from adacomcat.config import PhaseConfig
-from adacomcat.method import ParameterMap
+from adacomcat.methods.base import ParameterMap
 
 MOMENTS = (("exp_avg", 1), ("exp_avg_sq", 2))
 """AdamW's state and the power of the gradient that each is linear in."""

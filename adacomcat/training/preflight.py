@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 from adacomcat.checks import require
 from adacomcat.config import PhaseConfig, TrialConfig
-from adacomcat.method import CompressionMethod
+from adacomcat.methods.base import CompressionMethod
 from adacomcat.schedule import Schedule
 from adacomcat.training.distill import Tapped
 from adacomcat.training.loading import Loaders

@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
-from adacomcat.method import Budget
+from adacomcat.budget import Budget
 from adacomcat.plan import Plan
 from adacomcat.search.searcher import SearchReport
 

@@ -4,8 +4,8 @@ import torch
 from torch import nn
 
 from adacomcat.cost import count_macs, count_params
-from adacomcat.lowrank.config import LowRankConfig
-from adacomcat.lowrank.convert import LowRank
+from adacomcat.methods.lowrank.config import LowRankConfig
+from adacomcat.methods.lowrank.method import LowRank
 from adacomcat.plan import Plan
 from adacomcat.testing.models import tiny_vit
 

@@ -9,10 +9,10 @@ import timm
 import torch
 
 from adacomcat.config import BudgetConfig, SearchConfig
-from adacomcat.lowrank.config import LowRankConfig
-from adacomcat.lowrank.convert import LowRank
+from adacomcat.methods.lowrank.config import LowRankConfig
+from adacomcat.methods.lowrank.method import LowRank
 from adacomcat.plan import Plan
-from adacomcat.search.budget import penalized
+from adacomcat.search.penalty import penalized
 
 BESIDE = Path(__file__).parents[3] / "shared" / "golden"
 FILE = Path(os.environ.get("ADACOMCAT_GOLDEN", BESIDE)) / "comcat_core.npz"

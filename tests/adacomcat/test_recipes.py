@@ -3,8 +3,8 @@
 import pytest
 
 from adacomcat.config import PhaseConfig
-from adacomcat.interop.timm import create_model
-from adacomcat.method import build_method
+from adacomcat.methods.registry import build_method
+from adacomcat.models.timm_vit import create_model
 from adacomcat.recipes import (
     diffrate,
     diffrate_reference,

@@ -3,7 +3,7 @@ import json
 import pytest
 
 from analysis import load
-from study.schema import SCHEMA_VERSION
+from study.spec.schema import SCHEMA_VERSION
 
 
 def test_trials_are_one_row_each_in_the_order_of_arms_and_seeds(results):

@@ -6,7 +6,7 @@ import pandas as pd
 import pytest
 
 from analysis import load, make_all, notes, report, table_arms
-from study.schema import SCHEMA_VERSION
+from study.spec.schema import SCHEMA_VERSION
 
 NEWER = SCHEMA_VERSION + 5
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from study.provenance import repository
+from study.execution.provenance import repository
 
 FOLDER = repository() / "benchmarks"
 TINY = (

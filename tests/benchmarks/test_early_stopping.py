@@ -9,10 +9,10 @@ from typing import Any
 
 import pytest
 
-from study.expand import expand
-from study.exploration import Dimension, Exploration
-from study.provenance import repository
-from study.schema import Arm, Experiment, Workload
+from study.execution.provenance import repository
+from study.spec.expand import expand
+from study.spec.exploration import Dimension, Exploration
+from study.spec.schema import Arm, Experiment, Workload
 from study.store import Results, TraceWriter
 
 EPOCHS = 6

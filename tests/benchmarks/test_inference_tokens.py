@@ -4,9 +4,9 @@ import importlib
 
 import pytest
 
-from adacomcat.tokens.form import TokenForm
-from adacomcat.tokens.rates import published_at
-from study.provenance import repository
+from adacomcat.methods.tokens.form import TokenForm
+from adacomcat.methods.tokens.rates import published_at
+from study.execution.provenance import repository
 
 TINY, RATE = "deit_tiny_patch16_224", 0.6
 

@@ -5,10 +5,10 @@ import json
 import pytest
 
 from analysis import fig_methods
-from study.body import untrained
-from study.catalog import load_experiment
-from study.expand import expand
-from study.schema import Experiment
+from study.execution.body import untrained
+from study.spec.catalog import load_experiment
+from study.spec.expand import expand
+from study.spec.schema import Experiment
 from study.store import Results, TraceWriter
 
 SMALL = {"model.options.depth": 4, "data.options.images": 400}

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from adacomcat.plan import Plan
-from study.provenance import repository
+from study.execution.provenance import repository
 
 SMALL = [
     "--workload",

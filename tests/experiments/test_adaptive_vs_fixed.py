@@ -1,7 +1,7 @@
 from adacomcat.schedule import build_schedule
 from experiments.adaptive_vs_fixed import experiment
 from experiments.workloads import workloads
-from study.expand import expand
+from study.spec.expand import expand
 
 WORKLOADS = {workload.name: workload for workload in workloads()}
 

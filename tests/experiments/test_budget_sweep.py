@@ -1,12 +1,12 @@
 import pytest
 import torch
 
-from adacomcat.interop.timm import create_model
-from adacomcat.method import build_method
+from adacomcat.methods.registry import build_method
+from adacomcat.models.timm_vit import create_model
 from adacomcat.settings import build_config
 from experiments.budget_sweep import REDUCTIONS, experiment
 from experiments.workloads import workloads
-from study.expand import expand
+from study.spec.expand import expand
 
 WORKLOADS = {workload.name: workload for workload in workloads()}
 IMAGES = {"digits": (1, 8), "fashion_mnist": (1, 28), "synthetic": (3, 16)}

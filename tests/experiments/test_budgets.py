@@ -3,15 +3,15 @@ from typing import Any
 import pytest
 import torch
 
-from adacomcat.interop.timm import create_model
-from adacomcat.method import build_method
+from adacomcat.methods.registry import build_method
+from adacomcat.models.timm_vit import create_model
 from adacomcat.settings import build_config
 from experiments.budgets import experiment
 from experiments.workloads import workloads
-from study.body import check_buildable
-from study.expand import arm_specs, expand, suggested_arm
-from study.exploration import Exploration
-from study.schema import Experiment, Workload
+from study.execution.body import check_buildable
+from study.spec.expand import arm_specs, expand, suggested_arm
+from study.spec.exploration import Exploration
+from study.spec.schema import Experiment, Workload
 
 WORKLOADS = {workload.name: workload for workload in workloads()}
 

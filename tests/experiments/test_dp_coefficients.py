@@ -7,10 +7,10 @@ import pytest
 from adacomcat.schedule import Adaptive, Schedule, build_schedule
 from experiments.dp_coefficients import experiment
 from experiments.workloads import workloads
-from study.expand import arm_specs, expand, suggested_arm
-from study.exploration import Exploration
-from study.schema import Experiment, Workload
-from study.space import quasi_random
+from study.spec.expand import arm_specs, expand, suggested_arm
+from study.spec.exploration import Exploration
+from study.spec.schema import Experiment, Workload
+from study.spec.space import quasi_random
 
 WORKLOADS = {workload.name: workload for workload in workloads()}
 

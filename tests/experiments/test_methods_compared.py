@@ -2,13 +2,14 @@ import math
 
 import pytest
 
-from adacomcat.interop.timm import create_model
-from adacomcat.method import CompressionMethod, build_method
+from adacomcat.methods.base import CompressionMethod
+from adacomcat.methods.registry import build_method
+from adacomcat.models.timm_vit import create_model
 from adacomcat.settings import build_config, dotted_keys
 from experiments.methods_compared import PATCHES, REDUCTIONS, experiment
 from experiments.workloads import workloads
-from study.catalog import load_experiment
-from study.expand import arm_configs, expand
+from study.spec.catalog import load_experiment
+from study.spec.expand import arm_configs, expand
 
 WORKLOADS = {workload.name: workload for workload in workloads()}
 IMAGES = {"digits": (1, 8, 10), "fashion_mnist": (1, 28, 10), "cifar10": (3, 32, 10)}

@@ -3,8 +3,8 @@ import pytest
 from adacomcat.config import leakage_note
 from experiments.published import WORKLOAD, experiment
 from experiments.workloads import workloads
-from study.catalog import load_experiment
-from study.expand import expand
+from study.spec.catalog import load_experiment
+from study.spec.expand import expand
 
 WORKLOADS = {workload.name: workload for workload in workloads()}
 

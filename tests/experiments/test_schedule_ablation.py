@@ -1,6 +1,6 @@
 from experiments.schedule_ablation import experiment
 from experiments.workloads import workloads
-from study.expand import RESOLVED, expand
+from study.spec.expand import RESOLVED, expand
 
 WORKLOADS = {workload.name: workload for workload in workloads()}
 CONTROLS = ["even", "front", "random_1", "random_2", "random_3", "oracle"]

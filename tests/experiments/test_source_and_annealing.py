@@ -2,13 +2,13 @@ from typing import Any
 
 import pytest
 
-from adacomcat.lowrank.config import LowRankConfig
+from adacomcat.methods.lowrank.config import LowRankConfig
 from adacomcat.recipes import recipes, upstream
 from adacomcat.settings import build_config, differences
 from experiments.source_and_annealing import CHOICES, experiment
 from experiments.workloads import workloads
-from study.expand import expand
-from study.schema import TrialSpec, Workload
+from study.spec.expand import expand
+from study.spec.schema import TrialSpec, Workload
 
 WORKLOADS = {workload.name: workload for workload in workloads()}
 

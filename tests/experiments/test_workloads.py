@@ -3,15 +3,16 @@ import torch
 
 from adacomcat.config import TrialConfig
 from adacomcat.data import build_splits
-from adacomcat.interop.timm import create_model
-from adacomcat.method import CompressionMethod, build_method
+from adacomcat.methods.base import CompressionMethod
+from adacomcat.methods.registry import build_method
+from adacomcat.models.timm_vit import create_model
 from adacomcat.recipes import recipes
 from adacomcat.settings import build_config, dotted_keys
 from experiments.adaptive_vs_fixed import experiment
 from experiments.workloads import workloads
-from study.body import check_buildable
-from study.expand import expand
-from study.schema import Workload
+from study.execution.body import check_buildable
+from study.spec.expand import expand
+from study.spec.schema import Workload
 
 ALL = {workload.name: workload for workload in workloads()}
 SIZES = {"cifar10": (10, 32), "cifar100": (100, 32)} | {

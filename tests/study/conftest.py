@@ -17,10 +17,10 @@ from typing import Any
 
 import pytest
 
-from study.exploration import Dimension, Exploration, Stopping
-from study.provenance import repository
+from study.execution.provenance import repository
 from study.run import main
-from study.schema import Arm, Experiment, Status, TrialSpec, Workload
+from study.spec.exploration import Dimension, Exploration, Stopping
+from study.spec.schema import Arm, Experiment, Status, TrialSpec, Workload
 from study.store import EPOCHS, Results
 
 ROWS = 4
@@ -137,7 +137,7 @@ def drive(results: Results) -> Callable[[Experiment], Driver]:
     """Starts a driver of an exploration on the results directory."""
 
     def start(experiment: Experiment) -> Driver:
-        from study.search import StudySearch
+        from study.explore.search import StudySearch
 
         return Driver(StudySearch(experiment, results), results)
 

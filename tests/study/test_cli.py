@@ -5,8 +5,8 @@ from pathlib import Path
 import pytest
 
 from study import cli
-from study.cluster import Request
-from study.provenance import repository
+from study.execution.cluster import Request
+from study.execution.provenance import repository
 
 
 def parse(*arguments: str) -> argparse.Namespace:

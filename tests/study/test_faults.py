@@ -11,7 +11,7 @@ import psutil
 import pytest
 import yaml
 
-from study.provenance import repository
+from study.execution.provenance import repository
 from study.store import Results
 
 pytestmark = [pytest.mark.ray, pytest.mark.timeout(400)]
@@ -48,9 +48,9 @@ def undisturbed(
     whole = ("--experiment", "adaptive_vs_fixed", "--workload", "synthetic", "--seeds", 1)
     settings = ("--set", "search_phase.epochs=8", "--results", folder / "grid", "--dry-run")
     script.call(*whole, *settings)
-    from study.catalog import load_experiment
-    from study.configfile import write_config
-    from study.expand import apply_settings
+    from study.spec.catalog import load_experiment
+    from study.spec.configfile import write_config
+    from study.spec.expand import apply_settings
 
     experiment = load_experiment("adaptive_vs_fixed", "synthetic", 1)
     arms = tuple(arm for arm in experiment.arms if arm.name in ARMS)
@@ -150,8 +150,8 @@ def test_a_trial_that_diverges_is_recorded_and_the_study_goes_on(
 NODES = """
 import json, sys, threading, time
 from pathlib import Path
-import study.cluster
-study.cluster.set_environment(dashboard=False)
+import study.execution.cluster
+study.execution.cluster.set_environment(dashboard=False)
 import ray
 from ray.cluster_utils import Cluster
 

@@ -9,12 +9,12 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from study.cluster import Request
-from study.dryrun import dry_run
-from study.expand import apply_settings, expand
-from study.export import export
-from study.schema import Experiment
-from study.status import describe
+from study.execution.cluster import Request
+from study.execution.dryrun import dry_run
+from study.explore.export import export
+from study.show.status import describe
+from study.spec.expand import apply_settings, expand
+from study.spec.schema import Experiment
 from study.store import Results
 
 NOTE = "LEAKAGE: the rank search and the selection of models saw the images that are reported on"

@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from study.expand import expand
-from study.schema import SCHEMA_VERSION, Experiment
+from study.spec.expand import expand
+from study.spec.schema import SCHEMA_VERSION, Experiment
 from study.store import Results
 
 

@@ -8,10 +8,10 @@ from typing import Any
 import pytest
 
 from adacomcat.settings import read_yaml, write_yaml
-from study.catalog import load_experiment
-from study.configfile import to_yaml
-from study.expand import expand
 from study.run import main
+from study.spec.catalog import load_experiment
+from study.spec.configfile import to_yaml
+from study.spec.expand import expand
 from study.store import Results, TraceWriter
 
 EXPERIMENT = ("--experiment", "adaptive_vs_fixed", "--workload", "synthetic")
@@ -191,7 +191,9 @@ def test_what_a_newer_version_wrote_is_not_resumed(
     path.write_text(newer.replace("schema_version: 2", "schema_version: 99"))
     assert path.read_text() != text
     before = {path: path.read_bytes() for path in tmp_path.rglob("*.*")}
-    monkeypatch.setattr("study.cluster.start", lambda **_: pytest.fail("it has started Ray"))
+    monkeypatch.setattr(
+        "study.execution.cluster.start", lambda **_: pytest.fail("it has started Ray")
+    )
     for action in ("--resume", "--status"):
         assert main([action, str(tmp_path)]) == 2
         printed = capsys.readouterr()

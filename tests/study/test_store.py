@@ -10,10 +10,10 @@ from typing import Any
 
 import pytest
 
-from study.configfile import read_config
-from study.expand import apply_settings, expand
-from study.exploration import Dimension, Exploration
-from study.schema import Arm, Experiment
+from study.spec.configfile import read_config
+from study.spec.expand import apply_settings, expand
+from study.spec.exploration import Dimension, Exploration
+from study.spec.schema import Arm, Experiment
 from study.store import EPOCHS, SEARCHES, Results, Rows, TraceWriter, load, read_rows
 
 

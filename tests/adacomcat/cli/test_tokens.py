@@ -11,10 +11,10 @@ import adacomcat
 from adacomcat.__main__ import main
 from adacomcat.cli.parser import METHODS, check, parser
 from adacomcat.cli.request import eval_config, measured_config, search_config
-from adacomcat.method import build_method
+from adacomcat.methods.registry import build_method
+from adacomcat.methods.tokens.rates import published_at
+from adacomcat.methods.tokens.spec import rates_of, shape_, shapes_for
 from adacomcat.testing.models import tiny_vit
-from adacomcat.tokens.rates import published_at
-from adacomcat.tokens.shape import rates_of, shape_, shapes_for
 
 CLASSES, SIDE = 4, 32
 TINY = "deit_tiny_patch16_224"

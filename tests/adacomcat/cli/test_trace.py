@@ -9,7 +9,7 @@ from torchvision.transforms import v2
 
 import adacomcat
 from adacomcat.cli.trace import named
-from adacomcat.method import build_method
+from adacomcat.methods.registry import build_method
 from adacomcat.plan import Plan
 
 SIDE, PATCHES = 32, 16

@@ -4,10 +4,10 @@ import torch.nn.functional as F
 
 from adacomcat.checks import NonFiniteLoss
 from adacomcat.config import BudgetConfig, SearchConfig
-from adacomcat.lowrank.config import LowRankConfig
-from adacomcat.lowrank.convert import LowRank
+from adacomcat.methods.lowrank.config import LowRankConfig
+from adacomcat.methods.lowrank.method import LowRank
 from adacomcat.search.anneal import temperature
-from adacomcat.search.budget import penalized
+from adacomcat.search.penalty import penalized
 from adacomcat.search.searcher import Searcher
 from adacomcat.seeds import generator
 from adacomcat.testing.models import tiny_images, tiny_vit

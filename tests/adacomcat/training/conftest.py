@@ -18,7 +18,7 @@ from adacomcat.config import (
 )
 from adacomcat.data import build_splits
 from adacomcat.training import Trial, dense_model
-from adacomcat.training.state import load_state
+from adacomcat.training.checkpoint import load_state
 
 ALONE = DistillConfig(kind="none", align_blocks=())
 CLOCKS = {"train_s", "search_s", "rebuild_s", "eval_s", "data_s", "images_per_s", "wall_s"}

@@ -5,8 +5,8 @@ from torch import nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from adacomcat.config import BudgetConfig
-from adacomcat.lowrank.config import LowRankConfig
-from adacomcat.lowrank.convert import LowRank
+from adacomcat.methods.lowrank.config import LowRankConfig
+from adacomcat.methods.lowrank.method import LowRank
 from adacomcat.plan import Plan
 from adacomcat.testing.models import tiny_vit
 from adacomcat.training.ema import Average

@@ -6,7 +6,7 @@ import pytest
 
 from adacomcat.checks import NonFiniteLoss
 from adacomcat.config import DistillConfig, PhaseConfig
-from adacomcat.lowrank.convert import LowRank
+from adacomcat.methods.lowrank.method import LowRank
 from adacomcat.plan import Plan
 from adacomcat.training import Trial
 

@@ -6,7 +6,7 @@ from adacomcat.checks import NonFiniteLoss
 from adacomcat.config import PhaseConfig
 from adacomcat.training.epoch import evaluate, train_epoch
 from adacomcat.training.optim import build_optimizer
-from adacomcat.training.trainee import Trainee
+from adacomcat.training.phase import Trainee
 
 
 def batches(count, size=8):

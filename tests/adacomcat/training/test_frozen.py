@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from adacomcat.config import BudgetConfig, DistillConfig, PhaseConfig, SearchConfig
-from adacomcat.method import build_method
+from adacomcat.methods.registry import build_method
 from adacomcat.plan import Plan
 from adacomcat.settings import build_config
 from adacomcat.testing.models import draw_parameters_

@@ -12,10 +12,10 @@ from adacomcat.config import DataConfig, PhaseConfig
 from adacomcat.data import build_splits, make_loader
 from adacomcat.testing.images import write_image_folder
 from adacomcat.training import Trial
+from adacomcat.training.checkpoint import load_state
 from adacomcat.training.dense import build_dense
 from adacomcat.training.epoch import evaluate
 from adacomcat.training.rows import epoch_line
-from adacomcat.training.state import load_state
 
 AVERAGED = {
     name: PhaseConfig(epochs=epochs, batch_size=32, lr=lr, ema_decay=0.9, accumulate=2)

@@ -14,8 +14,8 @@ from adacomcat.testing.images import write_image_folder
 from adacomcat.testing.models import tiny_vit
 from adacomcat.training.dense import dense_key
 from adacomcat.training.distill import Distiller
+from adacomcat.training.phase import Trainee
 from adacomcat.training.teacher import BATCH_SIZE, CachedTeacher
-from adacomcat.training.trainee import Trainee
 
 SIZES = {"img_size": 8, "embed_dim": 16, "num_heads": 2, "num_classes": 4, "in_chans": 1}
 DATA = DataConfig(

@@ -1,0 +1,1 @@
+"""What is written and read: model directories, ComCAT folders, exports."""

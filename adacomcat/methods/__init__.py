@@ -1,0 +1,1 @@
+"""Compression methods, a folder each."""

@@ -1,0 +1,103 @@
+"""Second moments of what the sites see, for activation-aware truncation.
+
+Whitening (SVD-LLM, arXiv 2403.07378, section 3.2): with inputs of second moment `C = L L^T`,
+truncating the spectrum of `L^T W` instead of W gives the product of rank r with the least expected
+squared error. What is added here is the same for attention, where a product has an input on one or
+both sides:
+
+    fc1, fc2, head   left: the layer's input x
+    qk               left: the query's input, with a one behind it for the bias;
+                     right: the key's input
+    vo               left: the head's own input, tokens mixed by its attention;
+                     right: nothing, since errors of the output count alike in all channels
+
+For qk the optimum is for queries and keys drawn independently, which tokens of one image are not.
+"""
+
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from adacomcat.methods.lowrank.attention import attention_heads
+from adacomcat.methods.lowrank.factorize import cholesky
+from adacomcat.methods.lowrank.space import Site
+from adacomcat.parallel import sum_over_workers_
+
+Metrics = tuple[Tensor | None, Tensor | None]
+
+
+class _Moment:
+    """A running mean of outer products, in the end over all workers."""
+
+    def __init__(self) -> None:
+        self.total: Tensor | None = None
+        self.rows = 0
+
+    def add(self, rows: Tensor) -> None:
+        """Take (..., n, width); leading dimensions are kept apart."""
+        # In float32 the moment of few or dependent rows has negative eigenvalues beyond the ridge.
+        rows = rows.double()
+        outer = rows.mT @ rows
+        self.total = outer if self.total is None else self.total + outer
+        self.rows += rows.shape[-2]
+
+    def factor(self) -> Tensor:
+        assert self.total is not None
+        total = sum_over_workers_(self.total)
+        rows = sum_over_workers_(total.new_tensor(self.rows))
+        return cholesky(total / rows)
+
+
+@torch.no_grad()
+def input_metrics(
+    model: nn.Module, sites: Sequence[Site], batches: Iterable[Tensor], *, biases: bool
+) -> dict[str, Metrics]:
+    """Site name -> Cholesky factors of the second moments on its left and right side.
+
+    Args:
+        model: a dense or committed model.
+        sites: whose inputs to look at.
+        batches: images (B, C, H, W) on the model's device; this worker's share.
+        biases: whether queries have a bias to keep.
+    """
+    moments: dict[str, tuple[_Moment, _Moment]] = {}
+    hooks = []
+    for site in sites:
+        left, right = moments[site.name] = (_Moment(), _Moment())
+        module = model.get_submodule(site.module)
+        hooks.append(module.register_forward_pre_hook(_watch(site, left, right, biases)))
+    training = model.training
+    model.eval()
+    try:
+        for images in batches:
+            model(images)
+    finally:
+        for hook in hooks:
+            hook.remove()
+        model.train(training)
+    return {
+        name: (left.factor(), right.factor() if right.total is not None else None)
+        for name, (left, right) in moments.items()
+    }
+
+
+def _watch(site: Site, left: _Moment, right: _Moment, biases: bool) -> Any:
+    def hook(module: Any, inputs: tuple[Tensor, ...]) -> None:
+        x = inputs[0].detach()
+        if not site.attention:
+            left.add(x.flatten(0, -2))
+            return
+        parts = attention_heads(module, biases=biases)
+        has_bias = parts.q.shape[1] > x.shape[-1]
+        with_one = torch.cat([x, torch.ones_like(x[..., :1])], -1) if has_bias else x
+        if site.kind == "qk":
+            left.add(with_one.flatten(0, 1))
+            right.add(x.flatten(0, 1))
+            return
+        scores = (with_one[:, None] @ parts.q) @ (x[:, None] @ parts.k).mT
+        mixed = (scores * module.scale).softmax(-1) @ x[:, None]
+        left.add(mixed.transpose(0, 1).flatten(1, 2))
+
+    return hook

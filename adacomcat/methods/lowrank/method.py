@@ -1,0 +1,404 @@
+"""The low-rank method whole: dense to searchable, searchable to committed, and back."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from functools import partial
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from adacomcat.budget import Budget, project
+from adacomcat.checks import require
+from adacomcat.config import COUNTED_IN, Unit
+from adacomcat.cost import count_macs
+from adacomcat.methods.base import CompressionMethod, Move, ParameterMap, Proposal
+from adacomcat.methods.lowrank.attention import (
+    Heads,
+    attention_heads,
+    build_attention,
+    carry_heads,
+    decompose_heads,
+    put_together,
+    take_apart,
+    truncate_heads,
+    value_bias_of,
+    value_width,
+    without_value_bias,
+)
+from adacomcat.methods.lowrank.calibrate import Metrics, input_metrics
+from adacomcat.methods.lowrank.config import LowRankConfig
+from adacomcat.methods.lowrank.factorize import Spectrum
+from adacomcat.methods.lowrank.latency import timed_sites
+from adacomcat.methods.lowrank.linear import (
+    bias_of,
+    build_linear,
+    carry_bias,
+    carry_linear,
+    decompose_linear,
+    merge_linear,
+)
+from adacomcat.methods.lowrank.space import Site, all_sites, searched_sites
+from adacomcat.methods.lowrank.spec import adoptable_modules, shape_, shape_of
+from adacomcat.methods.lowrank.supernet import Mixture, SupernetAttention, SupernetLinear
+from adacomcat.methods.lowrank.uniform import uniform_decisions
+from adacomcat.models.timm_vit import describe, input_shape
+from adacomcat.plan import Plan
+
+
+class LowRank(CompressionMethod):
+    """Head-level low-rank factorization of a timm vision transformer (ComCAT, arXiv 2305.17235).
+
+    With `source="current"` a search truncates the factors in force; what was cut off is gone and a
+    rank can only fall, as in the reference. With `source="dense"` the columns that a commit cuts
+    off are kept beside the model, as they were then, and the next search decomposes the trained
+    factors *and* those columns together, so that a rank can grow back without losing what was
+    trained since. That costs (inputs + outputs) x (full rank - rank) numbers a site outside the
+    model (for DeiT-S at reduction 0.5 some 15 million, two thirds of the dense model), in
+    checkpoints too; the model itself stays as small.
+
+    A site whose rank a plan does not change is not touched in either case, so that a search that
+    proposes the plan in force leaves the model as it was, bit for bit.
+    """
+
+    name: ClassVar[str] = "lowrank"
+    units: ClassVar[tuple[Unit, ...]] = ("params", "macs", "latency")
+
+    def __init__(self, model: nn.Module, config: LowRankConfig) -> None:
+        """Bind to a dense model; nothing of it changes yet.
+
+        Raises:
+            ValueError: a model or a setting that is not supported, by name.
+        """
+        self.model = model
+        self.config = config
+        view = describe(model)
+        linears: dict[str, Any] = {name: model.get_submodule(name) for _, name, _ in view.linears}
+        shapes = {n: (m.in_features, m.out_features) for n, m in linears.items()}
+        self.all_sites = all_sites(view, shapes)
+        self.sites = searched_sites(self.all_sites, config)
+        self.head_width = view.head_width
+        self.plan: Plan | None = None
+        self.mixture = Mixture(self.sites).to(next(model.parameters()).device)
+        self._dense_macs = count_macs(model, input_shape(model))
+        self._dense_ns = 0
+        self._rows = {site.name: row for row, site in enumerate(self.sites)}
+        self._rest: dict[str, tuple[Tensor, Tensor]] = {}
+        self._metrics: dict[str, Metrics] = {}
+        self._spectra: dict[str, Spectrum] = {}
+        self._held: dict[str, nn.Module] = {}
+        self._frozen: list[nn.Parameter] = []
+
+    # Searchable and back.
+
+    @torch.no_grad()
+    def prepare_(self) -> None:
+        assert not self._held, "prepare_ on a searchable model"
+        for name, sites in self._modules().items():
+            module = self.model.get_submodule(name)
+            self._held[name] = module
+            self._put(name, self._searchable(module, sites))
+        self._frozen = [p for p in self.model.parameters() if p.requires_grad]
+        for parameter in self._frozen:
+            parameter.requires_grad_(False)
+        falls_only = self.config.source == "current"
+        self.mixture.limit_([self._rank(s) if falls_only else None for s in self.sites])
+        # Of the last draw, which an earlier search made, nothing may reach a forward of this one.
+        self.mixture.sample_(1.0, None)
+
+    def restore_(self) -> None:
+        for name, module in self._held.items():
+            self._put(name, module)
+        self._leave_searchable()
+
+    @torch.no_grad()
+    def commit_(self, plan: Plan) -> ParameterMap:
+        self.check(plan)
+        moves = []
+        for name, sites in self._modules().items():
+            module = self._held.get(name) or self.model.get_submodule(name)
+            changed = [s for s in sites if plan.decisions[s.name] != self._rank(s)]
+            new = module
+            if changed:
+                new, move = self._committed(module, changed, plan)
+                moves.append(move)
+            self._put(name, new)
+        self.plan = plan
+        self._leave_searchable()
+        return ParameterMap(tuple(moves))
+
+    @torch.no_grad()
+    def adopt_(self, model: nn.Module, plan: Plan) -> None:
+        """Take over a committed model: its modules' shapes, and copies of its weights.
+
+        With `source="dense"` a rank can grow back to what a commit of the plan would cut off the
+        dense model that this method was bound to.
+        """
+        assert self.plan is None and not self._held, "adopt_ wants a dense model"
+        self.check(plan)
+        modules = adoptable_modules(self.model, model, plan, self.sites)
+        if self.config.source == "dense":
+            self._keep_rests(plan, modules)
+        for name, module in modules.items():
+            self._put(name, module)
+        self.model.load_state_dict(model.state_dict())
+        self.plan = plan
+        self._leave_searchable()
+
+    def calibrate(self, batches: Iterable[Tensor]) -> None:
+        """Collect what the sites see, where the configuration asks for it; images (B, C, H, W)."""
+        if self.config.calibrated:
+            biases = self.config.biases == "exact"
+            self._metrics = input_metrics(self.model, self.sites, batches, biases=biases)
+
+    # The search.
+
+    def architecture_parameters(self) -> list[nn.Parameter]:
+        return [self.mixture.logits]
+
+    def sample_(self, temperature: float, generator: torch.Generator | None) -> None:
+        self.mixture.sample_(temperature, generator)
+
+    def expected_cost(self, unit: Unit) -> Tensor:
+        return self.mixture.expected_costs(unit).sum()
+
+    def expected_weights(self) -> dict[str, Tensor]:
+        """Site -> its weights under the drawn mixture, differentiable, shape ()."""
+        weights = self.mixture.expected_costs("params").unbind()
+        return {site.name: found for site, found in zip(self.sites, weights, strict=True)}
+
+    def auxiliary_loss(self) -> Tensor:
+        """Nothing to add, shape ()."""
+        return self.mixture.logits.new_zeros(())
+
+    def propose(self, budget: Budget, decision: str) -> Proposal:
+        values = self.mixture.log_probabilities().cpu()
+        usable = self.mixture.usable.cpu()
+        options = []
+        for row, site in enumerate(self.sites):
+            columns = [c for c in range(len(site.candidates)) if usable[row, c]]
+            ranks = [self._decision(site, site.candidates[c].rank, budget.unit) for c in columns]
+            costs = [site.cost(budget.unit, r) for r in ranks]
+            options.append((values[row, columns].tolist(), costs, ranks))
+        if decision == "argmax":
+            picks = [int(values[row].argmax()) for row in range(len(self.sites))]
+        else:
+            choices = [(v, c) for v, c, _ in options]
+            picks = project(choices, budget.target, COUNTED_IN[budget.unit])
+        chosen = zip(self.sites, options, picks, strict=True)
+        plan = Plan(self.name, {site.name: ranks[pick] for site, (_, _, ranks), pick in chosen})
+        return Proposal(plan, self.plan_cost(plan, budget.unit), self.named_logits())
+
+    def default_plan(self, budget: Budget) -> Plan:
+        """Every site at one share of its full rank, the largest share within the budget."""
+        return Plan(self.name, uniform_decisions(self.sites, budget.unit, budget.target))
+
+    # Costs.
+
+    def use_times_(self, table: Mapping[str, Any]) -> None:
+        """Count `latency` by a table: all candidates of all searched sites have to be in it."""
+        self.sites, self._dense_ns = timed_sites(self.sites, self.all_sites, table)
+        self.mixture.count_("latency", self.sites)
+
+    def plan_cost(self, plan: Plan, unit: Unit) -> float:
+        return float(sum(s.cost(unit, plan.decisions[s.name]) for s in self.sites))
+
+    def smallest_cost(self, unit: Unit) -> float:
+        return float(sum(min(self._costs(site, unit)) for site in self.sites))
+
+    def dense_cost(self, unit: Unit) -> tuple[float, float]:
+        searched = sum(s.cost(unit, None) for s in self.sites)
+        if unit != "params":
+            total = self._dense_macs if unit == "macs" else self._dense_ns
+            return float(searched), float(total - searched)
+        patches = self.model.get_parameter("patch_embed.proj.weight").numel()
+        everywhere = sum(s.cost(unit, None) for s in self.all_sites)
+        return float(searched), float(patches + everywhere - searched)
+
+    # State.
+
+    def state_dict(self) -> dict[str, Any]:
+        return {
+            "plan": None if self.plan is None else self.plan.to_json(),
+            "logits": self.mixture.logits.detach().clone(),
+            "rest": {name: list(pair) for name, pair in self._rest.items()},
+            # The plan alone does not tell: a site that grew back to dense may stay factorized.
+            "shapes": self._shapes(),
+        }
+
+    @torch.no_grad()
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        assert self.plan is None and not self._held, "load_state_dict wants a dense model"
+        self.mixture.logits.copy_(state["logits"])
+        device = self.mixture.logits.device
+        self._rest = {n: (a.to(device), b.to(device)) for n, (a, b) in state["rest"].items()}
+        if state["plan"] is None:
+            return
+        plan = Plan.from_json(state["plan"])
+        self.check(plan)
+        shape_(self.model, state["shapes"])
+        self.plan = plan
+
+    # Inside.
+
+    def _modules(self) -> dict[str, list[Site]]:
+        modules: dict[str, list[Site]] = {}
+        for site in self.sites:
+            modules.setdefault(site.module, []).append(site)
+        return modules
+
+    def _shapes(self) -> dict[str, dict[str, Any]]:
+        """Descriptions of the factorized modules, also while a supernet stands in their place."""
+        modules = {n: self._held.get(n) or self.model.get_submodule(n) for n in self._modules()}
+        shapes = {name: shape_of(module) for name, module in modules.items()}
+        return {name: shape for name, shape in shapes.items() if shape is not None}
+
+    def _rank(self, site: Site) -> int | None:
+        return None if self.plan is None else self.plan.decisions[site.name]
+
+    def _costs(self, site: Site, unit: Unit) -> list[int]:
+        """Of all that a search may decide for a site."""
+        ranks = (self._decision(site, candidate.rank, unit) for candidate in site.candidates)
+        return [site.cost(unit, rank) for rank in ranks]
+
+    def _decision(self, site: Site, rank: int, unit: Unit) -> int | None:
+        """What choosing a candidate comes to.
+
+        Its rank, or the one in force where that is lower and cannot grow back, or none where dense
+        was measured no slower.
+        """
+        now = self._rank(site)
+        if now is None or self.config.source == "dense":
+            return site.decision(unit, rank)
+        return min(rank, now)
+
+    def check(self, plan: Plan) -> None:
+        """Raise unless a plan is of these sites, with ranks that they can have now."""
+        require(plan.method == self.name, "plan.method", plan.method, self.name)
+        names, known = set(plan.decisions), {s.name for s in self.sites}
+        require(
+            names == known,
+            "plan.decisions",
+            sorted(names ^ known)[:5],
+            f"exactly the {len(known)} searched sites ({self.sites[0].name} ...)",
+        )
+        for site in self.sites:
+            decision, now = plan.decisions[site.name], self._rank(site)
+            site.check_rank(decision, f"plan.decisions.{site.name}")
+            grows = now is not None and (decision is None or decision > now)
+            require(
+                not grows or self.config.source == "dense",
+                f"plan.decisions.{site.name}",
+                decision,
+                f"at most {now}, the rank in force (method.source 'current' cannot grow one back)",
+            )
+
+    def _keep_rests(self, plan: Plan, modules: Mapping[str, nn.Module]) -> None:
+        """Keep what a commit of the plan would cut off the dense model, for `modules` to grow."""
+        biases = self.config.biases == "exact"
+        cut = [s for s in self.sites if s.module in modules and plan.decisions[s.name] is not None]
+        for site in (s for s in cut if s.attention):
+            # What was cut off has a row for the query bias, or none, as what it continues.
+            pair = (self.model.get_submodule(site.module), modules[site.module])
+            wanted, found = (attention_heads(m, biases=biases).q.shape[1] for m in pair)
+            require(
+                found == wanted,
+                f"model.{site.module}: a query bias",
+                found > site.inputs,
+                f"{wanted > site.inputs}, as method.source 'dense' makes of the dense model",
+            )
+        for site in cut:
+            spectrum = self._decomposed(self.model.get_submodule(site.module), site)
+            self._keep_rest(site, spectrum, self._columns(site, plan.decisions[site.name]))
+
+    def _put(self, name: str, module: nn.Module) -> None:
+        """Set a module in its place, in the mode (training or evaluation) of what was there."""
+        module.train(self.model.get_submodule(name).training)
+        self.model.set_submodule(name, module)
+
+    def _leave_searchable(self) -> None:
+        for parameter in self._frozen:
+            parameter.requires_grad_(True)
+        self._frozen, self._held, self._spectra = [], {}, {}
+
+    def _decomposed(self, module: nn.Module, site: Site) -> Spectrum:
+        """The site's spectrum, computed once between two commits."""
+        if site.name not in self._spectra:
+            rest, metrics = self._rest.get(site.name), self._metrics.get(site.name, (None, None))
+            if site.attention:
+                parts = attention_heads(module, biases=self.config.biases == "exact")
+                spectrum = decompose_heads(parts, site.kind, rest, metrics)
+            else:
+                spectrum = decompose_linear(module, rest, metrics[0])
+            self._spectra[site.name] = spectrum
+        return self._spectra[site.name]
+
+    def _searchable(self, module: nn.Module, sites: Sequence[Site]) -> nn.Module:
+        largest = {s.name: s.candidates[-1].rank // s.groups for s in sites}
+        if not sites[0].attention:
+            (site,) = sites
+            spectrum = self._decomposed(module, site)
+            row = self._rows[site.name]
+            return SupernetLinear(spectrum, largest[site.name], bias_of(module), self.mixture, row)
+        parts = attention_heads(module, biases=self.config.biases == "exact")
+        rows: dict[str, int] = {}
+        for site in sites:
+            spectrum = self._decomposed(module, site)
+            parts = truncate_heads(parts, site.kind, spectrum, largest[site.name])
+            rows[site.kind] = self._rows[site.name]
+        scale = self.head_width**-0.5
+        return SupernetAttention(parts, scale, self.mixture, rows.get("qk"), rows.get("vo"))
+
+    def _committed(
+        self, module: nn.Module, changed: Sequence[Site], plan: Plan
+    ) -> tuple[nn.Module, Move]:
+        spectra = {s.kind: self._decomposed(module, s) for s in changed}
+        ranks = {s.kind: self._columns(s, plan.decisions[s.name]) for s in changed}
+        for site in changed:
+            self._keep_rest(site, spectra[site.kind], ranks[site.kind])
+        if changed[0].attention:
+            return self._committed_attention(module, spectra, ranks)
+        (site,) = changed
+        spectrum, rank = spectra[site.kind], ranks[site.kind]
+        factors = build_linear(module, spectrum, rank)
+        to_dense = plan.decisions[site.name] is None
+        new = merge_linear(factors) if to_dense else factors
+        carry = carry_bias if to_dense else partial(carry_linear, spectrum=spectrum, rank=rank)
+        return new, Move(dict(module.named_parameters()), dict(new.named_parameters()), carry)
+
+    def _committed_attention(
+        self, module: nn.Module, spectra: Mapping[str, Spectrum], ranks: Mapping[str, int]
+    ) -> tuple[nn.Module, Move]:
+        biases = self.config.biases == "exact"
+        parts = attention_heads(module, biases=biases)
+        for kind, spectrum in spectra.items():
+            parts = truncate_heads(parts, kind, spectrum, ranks[kind])
+        new = build_attention(module, parts, self.head_width)
+        heads, width = parts.k.shape[0], value_width(module)
+        value_bias = value_bias_of(module)
+
+        def carry(state: Mapping[str, Tensor], power: int) -> dict[str, Tensor]:
+            moments: Heads = take_apart(state, heads, width, biases=biases)
+            if power == 1:
+                moments = without_value_bias(moments, state, value_bias)
+            for kind, spectrum in spectra.items():
+                moments = carry_heads(moments, power, kind, spectrum, ranks[kind])
+            return put_together(moments)
+
+        return new, Move(dict(module.named_parameters()), dict(new.named_parameters()), carry)
+
+    def _columns(self, site: Site, rank: int | None) -> int:
+        """Columns a group that a decision keeps; dense keeps all."""
+        return (site.full if rank is None else rank) // site.groups
+
+    def _keep_rest(self, site: Site, spectrum: Spectrum, rank: int) -> None:
+        if self.config.source == "dense":
+            left, right = spectrum.left[..., rank:], spectrum.right[..., rank:]
+            self._rest[site.name] = (left.contiguous(), right.contiguous())
+
+    def named_logits(self) -> dict[str, dict[str, float]]:
+        """Site -> rank (as text) -> logit."""
+        logits = self.mixture.logits.detach().cpu()
+        return {
+            site.name: {str(c.rank): float(logits[row, i]) for i, c in enumerate(site.candidates)}
+            for row, site in enumerate(self.sites)
+        }

@@ -1,0 +1,269 @@
+"""What a factorized module is, as JSON-able data: all that its weights do not say.
+
+A description is a flat mapping whose `kind` says what the rest means:
+
+    attention    width, heads, head_width (d of the dense head, for the scale of the scores),
+                 qk_rank and vo_rank (a head), query_bias, out_bias
+    linear       inputs, outputs, rank, bias
+
+Dropout and whatever else training alone needs stays with the dense module that is replaced.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from torch import Tensor, nn
+
+from adacomcat.checks import require, require_known
+from adacomcat.methods.lowrank.attention import LowRankAttention
+from adacomcat.methods.lowrank.linear import LowRankLinear
+from adacomcat.methods.lowrank.space import Site, all_sites
+from adacomcat.models.tensors import check_tensors
+from adacomcat.models.timm_vit import describe
+from adacomcat.plan import Plan
+
+Shape = Mapping[str, Any]
+"""A description, as above."""
+
+FIELDS = {
+    "attention": ("width", "heads", "head_width", "qk_rank", "vo_rank", "query_bias", "out_bias"),
+    "linear": ("inputs", "outputs", "rank", "bias"),
+}
+
+
+def shape_of(module: nn.Module) -> dict[str, Any] | None:
+    """The description of a factorized module; None for any other."""
+    if isinstance(module, LowRankAttention):
+        queries, _, values = module.sizes
+        return {
+            "kind": "attention",
+            "width": module.qkv.in_features,
+            "heads": module.num_heads,
+            "head_width": module.head_dim,
+            "qk_rank": queries // module.num_heads,
+            "vo_rank": values // module.num_heads,
+            "query_bias": module.q_bias is not None,
+            "out_bias": module.proj.bias is not None,
+        }
+    if isinstance(module, LowRankLinear):
+        return {
+            "kind": "linear",
+            "inputs": module.in_features,
+            "outputs": module.out_features,
+            "rank": module.first.out_features,
+            "bias": module.last.bias is not None,
+        }
+    return None
+
+
+def shapes_of(model: nn.Module) -> dict[str, dict[str, Any]]:
+    """Name -> description of every factorized module of a model."""
+    found = {name: shape_of(module) for name, module in model.named_modules()}
+    return {name: shape for name, shape in found.items() if shape is not None}
+
+
+def shaped(module: nn.Module, shape: Shape, field: str = "shape") -> nn.Module:
+    """A module of a description, in place of a dense one: its weights have yet to be loaded.
+
+    Args:
+        module: timm's Attention or a Linear; gives device, data type, mode and dropout.
+        shape: what the new module is.
+        field: name of the description, for messages.
+
+    Raises:
+        ValueError: no such description, or one that does not go with the dense module.
+    """
+    check_shape(shape, field)
+    attention = shape["kind"] == "attention"
+    have = ("width", "heads") if attention else ("inputs", "outputs")
+    # describe() lets no other attention through than timm's, which has these.
+    dense: Any = module
+    if attention:
+        fits = hasattr(module, "qkv")
+        sizes = (dense.qkv.in_features, dense.num_heads) if fits else ()
+    else:
+        fits = isinstance(module, nn.Linear)
+        sizes = (dense.in_features, dense.out_features) if fits else ()
+    require(fits, f"{field}.kind", shape["kind"], f"what can replace its {type(module).__name__}")
+    for name, size in zip(have, sizes, strict=True):
+        require(shape[name] == size, f"{field}.{name}", shape[name], f"{size}, the dense module's")
+    like = next(module.parameters())
+    # On the meta device no random number is drawn for weights that are replaced at once.
+    if attention:
+        new: nn.Module = LowRankAttention(
+            *(shape[name] for name in FIELDS["attention"][:5]),
+            query_bias=shape["query_bias"],
+            out_bias=shape["out_bias"],
+            attn_drop=dense.attn_drop.p,
+            proj_drop=dense.proj_drop.p,
+            device="meta",
+        )
+    else:
+        ends = (shape["inputs"], shape["outputs"], shape["rank"])
+        new = LowRankLinear(*ends, bias=shape["bias"], device="meta")
+    return new.to(like.dtype).to_empty(device=like.device).train(module.training)
+
+
+def check_shape(shape: Any, field: str) -> None:
+    """Raise unless this is a sound description.
+
+    Raises:
+        ValueError: a missing or unknown field, or a size that is none.
+    """
+    require(isinstance(shape, Mapping) and "kind" in shape, field, shape, "a mapping with a kind")
+    require_known(str(shape["kind"]), FIELDS, f"{field}.kind")
+    names = FIELDS[shape["kind"]]
+    differing = sorted(set(names) ^ (shape.keys() - {"kind"}))
+    require(not differing, field, differing, f"exactly kind, {', '.join(names)}")
+    for name in names:
+        value = shape[name]
+        if "bias" in name:
+            require(isinstance(value, bool), f"{field}.{name}", value, "true or false")
+        else:
+            sound = type(value) is int and value > 0
+            require(sound, f"{field}.{name}", value, "an integer of 1 or more")
+
+
+def shaped_modules(model: nn.Module, shapes: Mapping[str, Shape]) -> dict[str, nn.Module]:
+    """Modules of these descriptions for a dense model, which stays as it is.
+
+    Raises:
+        ValueError: a module that the model lacks, or a description that does not go with it.
+    """
+    known = dict(model.named_modules())
+    for name in shapes:
+        require(name in known, "modules", name, "a module of the model")
+    return {name: shaped(known[name], shape, f"modules.{name}") for name, shape in shapes.items()}
+
+
+def shape_(model: nn.Module, shapes: Mapping[str, Shape]) -> None:
+    """Put factorized modules, without weights yet, in the place of a model's dense ones.
+
+    Raises:
+        ValueError: as `shaped_modules`; nothing is changed then.
+    """
+    for name, module in shaped_modules(model, shapes).items():
+        model.set_submodule(name, module)
+
+
+def state_with(model: nn.Module, modules: Mapping[str, nn.Module]) -> dict[str, Tensor]:
+    """The model's state dict as it would be with these modules in place."""
+    inside = tuple(f"{name}." for name in modules)
+    state = {k: v for k, v in model.state_dict().items() if not k.startswith(inside)}
+    for name, module in modules.items():
+        state |= {f"{name}.{key}": value for key, value in module.state_dict().items()}
+    return state
+
+
+def shapes_for(model: nn.Module, plan: Plan, *, biases: bool = True) -> dict[str, dict[str, Any]]:
+    """Name -> description of the modules that a plan makes of a dense model.
+
+    Args:
+        model: dense, on any device, the meta device too.
+        plan: of all the model's sites or of some; the others stay dense.
+        biases: whether those of the attention fold into the factors, or are dropped.
+
+    Raises:
+        ValueError: a site that the model lacks, or a rank that it cannot have.
+    """
+    view, sites = describe(model), model_sites(model)
+    names = [site.name for site in sites]
+    shapes: dict[str, dict[str, Any]] = {}
+    for name in plan.decisions:
+        require_known(name, names, "plan.decisions")
+    for site in sites:
+        rank = plan.decisions.get(site.name)
+        site.check_rank(rank, f"plan.decisions.{site.name}")
+        if rank is None:
+            continue
+        module: Any = model.get_submodule(site.module)
+        if not site.attention:
+            shapes[site.module] = {
+                "kind": "linear",
+                "inputs": site.inputs,
+                "outputs": site.outputs,
+                "rank": rank,
+                "bias": module.bias is not None,
+            }
+            continue
+        full = view.head_width
+        values = module.qkv.bias is not None
+        whole = {
+            "kind": "attention",
+            "width": view.width,
+            "heads": view.heads,
+            "head_width": full,
+            "qk_rank": full,
+            "vo_rank": full,
+            "query_bias": biases and values,
+            "out_bias": biases and (values or module.proj.bias is not None),
+        }
+        shape = shapes.setdefault(site.module, whole)
+        shape[f"{site.kind}_rank"] = rank // view.heads
+    return shapes
+
+
+def adoptable_modules(
+    dense: nn.Module, model: nn.Module, plan: Plan, sites: Sequence[Site]
+) -> dict[str, nn.Module]:
+    """Modules for a dense model, without weights yet, of the shapes that a committed one has.
+
+    Args:
+        dense: the model that the modules are for; it stays as it is.
+        model: committed, of the same dense model.
+        plan: what it was committed to, at every one of `sites`.
+        sites: the only ones that may be factorized.
+
+    Raises:
+        ValueError: the two models differ in more than factorization, or the plan is another.
+    """
+    shapes = shapes_of(model)
+    foreign = sorted(shapes.keys() - {site.module for site in sites})
+    require(
+        not foreign,
+        "model",
+        foreign[:5],
+        "factorized modules at the searched sites alone (method.sites, method.keep_dense)",
+    )
+    check_plan(model, plan)
+    modules = shaped_modules(dense, shapes)
+    check_tensors(model.state_dict(), state_with(dense, modules), "model")
+    return modules
+
+
+def plan_of(model: nn.Module) -> Plan:
+    """The ranks that a model has, at all its sites; None where a module is dense.
+
+    One side of a factorized attention may be whole: it counts as factorized at its full rank.
+
+    Raises:
+        ValueError: a model that the method does not support.
+    """
+    decisions: dict[str, int | None] = {}
+    for site in model_sites(model):
+        shape = shape_of(model.get_submodule(site.module))
+        name = f"{site.kind}_rank" if site.attention else "rank"
+        decisions[site.name] = None if shape is None else shape[name] * site.groups
+    return Plan("lowrank", decisions)
+
+
+def check_plan(model: nn.Module, plan: Plan) -> None:
+    """Raise unless a model has the ranks that a plan says, at the sites that it names.
+
+    Raises:
+        ValueError: a site that the model lacks, or another rank (both are named).
+    """
+    has, sites = plan_of(model).decisions, {site.name: site for site in model_sites(model)}
+    for name, rank in plan.decisions.items():
+        require_known(name, sites, "plan.decisions")
+        # One side of a factorized attention may be left whole, which a plan calls dense.
+        same = rank == has[name] or (rank is None and has[name] == sites[name].full)
+        require(same, f"plan.decisions.{name}", rank, f"{has[name]}, the rank in the model")
+
+
+def model_sites(model: nn.Module) -> list[Site]:
+    """Every site of a model, dense or factorized, in the reference's order."""
+    view = describe(model, (LowRankAttention, LowRankLinear))
+    modules: dict[str, Any] = {name: model.get_submodule(name) for _, name, _ in view.linears}
+    shapes = {name: (m.in_features, m.out_features) for name, m in modules.items()}
+    return all_sites(view, shapes)

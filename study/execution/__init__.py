@@ -1,0 +1,1 @@
+"""How the trials of a study are run."""

@@ -1,0 +1,148 @@
+"""What a trial does in its worker: the engine on the workload's cached dense model."""
+
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from functools import lru_cache
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+from torch import nn
+
+from adacomcat.config import (
+    DataConfig,
+    DenseConfig,
+    ModelConfig,
+    TrialConfig,
+    from_mapping,
+)
+from adacomcat.data import Splits, build_splits
+from adacomcat.schedule import Never
+from adacomcat.training import Reporter, Trial, dense_model
+from adacomcat.training.dense import build_dense
+from study.spec.expand import RESOLVED
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What the body of a trial leaves beside its trace."""
+
+    summary: dict[str, Any]
+    split_hashes: Mapping[str, str] = field(default_factory=dict)
+
+
+class Body(Protocol):
+    """What a trial does; called on every worker of it.
+
+    It runs until `until` epochs, counted over both phases, are done (None: to the end) and goes on
+    from `directory` when called again. It returns None where there is more to do.
+    """
+
+    def __call__(
+        self,
+        config: TrialConfig,
+        *,
+        directory: Path,
+        reporter: Reporter,
+        cache: Path,
+        device: str,
+        until: int | None,
+    ) -> Outcome | None: ...
+
+
+def train_trial(
+    config: TrialConfig,
+    *,
+    directory: Path,
+    reporter: Reporter,
+    cache: Path,
+    device: str,
+    until: int | None,
+) -> Outcome | None:
+    """The body of every study."""
+    dense, splits = _prepared(_workload_key(config), cache, device)
+    trial = Trial(
+        config, dense=dense, splits=splits, directory=directory, reporter=reporter, device=device
+    )
+    trial.resume()
+    summary = trial.run(until)
+    return None if summary is None else Outcome(summary, dict(splits.hashes))
+
+
+def prepare_dense(
+    config: TrialConfig,
+    cache: Path,
+    device: str,
+    progress: Callable[[dict[str, Any]], None] | None,
+) -> None:
+    """Train the dense model of a workload in this process, unless the cache has it."""
+    # The GPUs may be those of other machines of the cluster.
+    here = device if torch.cuda.is_available() else "cpu"
+    dense_model(config, build_splits(config.data), cache, device=here, progress=progress)
+    # The trials get the GPU that this process has used.
+    torch.cuda.empty_cache()
+
+
+def check_buildable(configs: list[TrialConfig]) -> None:
+    """Build every trial on an untrained model, so that a bad setting is refused before any starts.
+
+    Raises:
+        ValueError: a setting that the data, the model, the method or the budget does not allow.
+    """
+    for config in configs:
+        untrained(config)
+
+
+def untrained(config: TrialConfig, device: str = "cpu") -> Trial:
+    """A trial on a model without training, that writes and reports nothing.
+
+    A schedule that waits for its resolver is taken as `never`.
+    """
+    dense, splits = _untrained(_workload_key(config))
+    values = config.to_json()
+    if config.schedule.get("kind") == RESOLVED:
+        values["schedule"] = Never().config()
+    return Trial(
+        from_mapping(TrialConfig, values),
+        dense=dense,
+        splits=splits,
+        directory=Path(),
+        reporter=_Silent(),
+        device=device,
+    )
+
+
+class _Silent:
+    def epoch(self, row: dict[str, Any]) -> None: ...
+
+    def search(self, row: dict[str, Any]) -> None: ...
+
+
+def _workload_key(config: TrialConfig) -> str:
+    values = config.to_json()
+    return json.dumps({name: values[name] for name in ("data", "model", "dense")})
+
+
+def _workload(key: str) -> TrialConfig:
+    values = json.loads(key)
+    return TrialConfig(
+        data=from_mapping(DataConfig, values["data"], "data"),
+        model=from_mapping(ModelConfig, values["model"], "model"),
+        dense=from_mapping(DenseConfig, values["dense"], "dense"),
+    )
+
+
+# A worker runs many trials of one workload, one after the other: one entry is all it needs.
+@lru_cache(maxsize=1)
+def _prepared(key: str, cache: Path, device: str) -> tuple[nn.Module, Splits]:
+    config = _workload(key)
+    splits = build_splits(config.data)
+    return dense_model(config, splits, cache, device=device), splits
+
+
+@lru_cache(maxsize=1)
+def _untrained(key: str) -> tuple[nn.Module, Splits]:
+    config = _workload(key)
+    splits = build_splits(config.data)
+    return build_dense(config, splits), splits

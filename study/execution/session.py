@@ -1,0 +1,174 @@
+"""One driver at work on a results directory: from the lock to the last figure."""
+
+import argparse
+import logging
+import os
+import shlex
+import subprocess
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from adacomcat.files import default_cache
+from study.execution import cluster, provenance
+from study.execution.disk import LogFile
+from study.execution.lock import driver_lock
+from study.execution.stored import record_stored
+from study.explore.export import export
+from study.show.monitor import make_monitor
+from study.show.status import describe
+from study.spec.expand import expand
+from study.spec.schema import FINAL, Experiment, TrialSpec
+from study.store import Results
+
+
+class Session:
+    """Runs a study and says how it went."""
+
+    def __init__(
+        self,
+        experiment: Experiment,
+        results: Results,
+        request: cluster.Request,
+        arguments: argparse.Namespace,
+        console: Console,
+    ) -> None:
+        self.experiment, self.results = experiment, results
+        self.request, self.arguments, self.console = request, arguments, console
+
+    def run(self) -> bool:
+        """Run what is not finished, draw, and print what came out.
+
+        Returns:
+            Whether every trial ended and every figure was drawn.
+
+        Raises:
+            ValueError: a request that the study, the directory or the cluster does not allow.
+            KeyboardInterrupt: after the running trials were marked `interrupted`.
+            DiskFull: nothing more could be recorded.
+        """
+        self.results.check(self.experiment, extend=self.arguments.extend)
+        # A record that does not read is refused here, before anything is started.
+        self.results.trials()
+        with driver_lock(self.results.root):
+            if self._is_complete():
+                count = len(self.results.trials())
+                self.console.print(f"all {count} trials have ended already", highlight=False)
+            elif self.experiment.stored is not None:
+                self._read_stored()
+            else:
+                self._execute()
+            return self._conclude()
+
+    def _is_complete(self) -> bool:
+        if not self.results.study_file.exists():
+            return False
+        if self.experiment.exploration is None:
+            statuses = (self.results.status(spec.trial_id) for spec in expand(self.experiment))
+            return all(status in FINAL for status in statuses)
+        from study.explore.optuna_study import left, open_study
+
+        return left(self.experiment, open_study(self.experiment, self.results)) == 0
+
+    def _read_stored(self) -> None:
+        git = provenance.git_state(provenance.repository())
+        self._begin(expand(self.experiment), git)
+        record_stored(self.experiment, self.results)
+
+    def _begin(self, specs: Sequence[TrialSpec], git: Mapping[str, Any]) -> None:
+        self.results.begin(
+            self.experiment,
+            extend=self.arguments.extend,
+            command=shlex.join(sys.argv),
+            provenance=provenance.collect(git),
+        )
+        for spec in specs:
+            self.results.add(spec)
+
+    def _execute(self) -> None:
+        from study.execution.body import check_buildable, prepare_dense
+
+        specs = expand(self.experiment)
+        by_arm = {spec.arm: spec.trial_config() for spec in specs}
+        check_buildable(list(by_arm.values()))
+        cluster.set_environment(dashboard=self.arguments.dashboard)
+        # Not at the top: Ray reads its settings when imported.
+        from study.execution.loggers import make_callbacks
+        from study.execution.trial import Job
+        from study.execution.tuner import run_study
+
+        loggers = make_callbacks(self.arguments.log_to, self.results.root, self.experiment.name)
+        address = cluster.start(dashboard=self.arguments.dashboard, address=self.arguments.address)
+        placement = cluster.place(self.request, cluster.node_resources())
+        if address:
+            self._say(cluster.describe_dashboard(address))
+        git = provenance.git_state(provenance.repository())
+        self._begin(specs, git)
+        job = Job(str(self.results.root), str(default_cache()), placement, git)
+        monitor = make_monitor(
+            self.console, self.experiment, self.results, quiet=self.arguments.quiet
+        )
+        with _warnings_to(self.results.root / "study.log"), monitor:
+            for config in by_arm.values():
+                prepare_dense(config, Path(job.cache), placement.device, monitor.dense)
+            run_study(self.experiment, job, monitor, loggers)
+
+    def _conclude(self) -> bool:
+        """Export, draw the figures, which print their tables, and name what failed."""
+        records = self.results.trials()
+        good = True
+        if any(record["status"] == "finished" for record in records):
+            export(self.experiment, self.results)
+            good = all([self._draw(figure) for figure in self.experiment.figures])
+        if self.experiment.exploration is not None:
+            self.console.print(describe(self.results, self.experiment))
+        self._say(f"results: {self.results.root}")
+        failed = [record for record in records if record["status"] not in FINAL]
+        for record in failed:
+            reason = (record["error"] or record["status"]).splitlines()[0]
+            self._say(f"failed: {record['trial_id']}: {reason}", style="red")
+        if failed:
+            self._say(f"tracebacks: {self.results.root}/trials/*/trial.json")
+        return good and not failed
+
+    def _draw(self, figure: str) -> bool:
+        """Draw a figure in a process of its own: `analysis` is no part of a study."""
+        root = str(provenance.repository())
+        paths = os.pathsep.join(filter(None, [root, os.environ.get("PYTHONPATH", "")]))
+        done = subprocess.run(
+            [sys.executable, "-m", f"analysis.{figure}", str(self.results.root)],
+            env=os.environ | {"PYTHONPATH": paths, "MPLBACKEND": "Agg"},
+            capture_output=True,
+            text=True,
+        )
+        self._say(done.stdout.rstrip())
+        if done.returncode:
+            self._say(f"{figure} failed:\n{done.stderr.rstrip()}", style="red")
+        return done.returncode == 0
+
+    def _say(self, text: str, style: str | None = None) -> None:
+        # Whatever a text holds, it is no markup; and a path must not be folded.
+        self.console.print(text, style=style, markup=False, highlight=False, soft_wrap=True)
+
+
+@contextmanager
+def _warnings_to(path: Path) -> Iterator[None]:
+    """Send warnings and log records to a file, so that none is lost and none spoils the display."""
+    handler = LogFile(path)
+    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
+    root, ray = logging.getLogger(), logging.getLogger("ray")
+    before = ray.handlers, ray.propagate
+    root.addHandler(handler)
+    ray.handlers, ray.propagate = [], True
+    logging.captureWarnings(True)
+    try:
+        yield
+    finally:
+        logging.captureWarnings(False)
+        ray.handlers, ray.propagate = before
+        root.removeHandler(handler)
+        handler.close()

@@ -1,0 +1,299 @@
+"""The trials of one arm in a worker, under Ray Tune or Ray Train, and what is recorded of them."""
+
+import logging
+import time
+import traceback
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import closing, contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from adacomcat.parallel import from_first_worker
+from study.execution.body import Body, Outcome, train_trial
+from study.execution.cluster import Placement
+from study.execution.disk import is_disk_full
+from study.execution.lock import trial_lock
+from study.execution.provenance import collect
+from study.explore.judge import Verdict
+from study.show.metrics import TrialMetrics
+from study.spec.objectives import mean_values
+from study.spec.schema import FINAL, TrialSpec
+from study.store import Results, TraceWriter, now
+
+Report = Callable[[dict[str, Any]], None]
+"""Takes flat metrics on their way to Ray."""
+
+LOG = "trial.log"
+PREDECESSOR_WAIT_S = 60.0
+"""A worker outlives its killed driver by a second or two, and may still be writing."""
+
+TOLD = ("phase", "epoch", "step_epoch", "val_acc", "searches", "params")
+"""Columns of an epoch that Ray hears: it keeps averages of every number, for every trial."""
+
+
+@dataclass(frozen=True)
+class Referee:
+    """Where the judge of an exploration is, what it judges by, and when."""
+
+    ask: Callable[[str, int, Sequence[float]], Verdict]
+    objectives: tuple[str, ...]
+    rungs: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Job:
+    """What all trials of a study share, sent to every worker."""
+
+    root: str
+    """The results directory."""
+    cache: str
+    placement: Placement
+    git: dict[str, Any]
+    body: Body = train_trial
+    referee: Referee | None = None
+    report_every_s: float = 0.5
+    """At most how often a trial tells Ray of an epoch; the trace has all of them."""
+
+
+class TrialFailed(RuntimeError):
+    """A trial failed in a worker, for a reason that a new start would not mend.
+
+    The message is the worker's own record of it: what failed, then the traceback.
+    """
+
+
+class _TraceReporter:
+    """Writes the rows of a trial on its first worker, and passes epochs on to Ray."""
+
+    def __init__(self, spec: TrialSpec, writer: TraceWriter | None, report: Report, job: Job):
+        self._writer, self._report = writer, report
+        self._who = {"trial": spec.trial_id, "seed": spec.seed}
+        self._metrics = TrialMetrics(spec) if writer is not None else None
+        # Ray Train waits at a report until every worker has called it: there, none is left out.
+        nested = job.placement.executor == "train"
+        self._every_s = 0.0 if nested else job.report_every_s
+        self._told = 0.0
+
+    def epoch(self, row: dict[str, Any]) -> None:
+        if self._writer is not None:
+            self._writer.epoch(row)
+        if self._metrics is not None:
+            self._metrics.epoch(row)
+        if time.monotonic() - self._told >= self._every_s:
+            self._told = time.monotonic()
+            self._report(self._who | {name: row[name] for name in TOLD})
+
+    def search(self, row: dict[str, Any]) -> None:
+        if self._writer is not None:
+            self._writer.search(row)
+
+    def close(self) -> None:
+        """Take the trial's gauges down."""
+        if self._metrics is not None:
+            self._metrics.close()
+
+
+@contextmanager
+def _logged_to(path: Path) -> Iterator[None]:
+    """Append what the engine logs to a file: a line an epoch, and what it warns of."""
+    handler = logging.FileHandler(path)
+    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
+    logger = logging.getLogger("adacomcat")
+    level = logger.level
+    logger.addHandler(handler)
+    logger.setLevel(logging.INFO)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)
+        logger.removeHandler(handler)
+        handler.close()
+
+
+class ArmRun:
+    """The trials of one arm on one worker: in turn, in step from rung to rung."""
+
+    def __init__(
+        self, specs: Sequence[TrialSpec], job: Job, device: str, report: Report, *, first: bool
+    ) -> None:
+        """
+        Args:
+            specs: the arm's trials, resolved, one a seed.
+            job: what all trials share.
+            device: of this worker.
+            report: takes a row an epoch and, at the end of a trial, its `status`; called on every
+                worker, since Ray Train waits for all of them.
+            first: whether this worker keeps the records.
+        """
+        self.specs, self.job, self.device = specs, job, device
+        self.report, self.first = report, first
+        self.results = Results(Path(job.root))
+        self.provenance = collect(job.git) | {"execution": asdict(job.placement)}
+
+    def run(self) -> None:
+        """Run what is left of the trials.
+
+        Raises:
+            Exception: of a trial's body; nothing is recorded of it here.
+        """
+        # Ray gives a worker one thread, whatever its CPUs; and the setting is of this thread alone.
+        torch.set_num_threads(self.job.placement.threads)
+        if from_first_worker(all(self._is_there(spec, None) for spec in self.specs)):
+            return
+        referee = self.job.referee
+        for rung in referee.rungs if referee else ():
+            for spec in self.specs:
+                self._run_trial(spec, rung)
+            assert referee is not None
+            verdict = from_first_worker(self._ask(referee, rung) if self.first else None)
+            assert verdict is not None
+            if verdict.stop:
+                self._stop(verdict)
+                return
+        for spec in self.specs:
+            self._run_trial(spec, None)
+
+    def _run_trial(self, spec: TrialSpec, until: int | None) -> None:
+        """One trial up to a rung, or to its end."""
+        # The first worker decides: another one may see the files late, over a network.
+        if from_first_worker(self._is_there(spec, until)):
+            return
+        outcome = (self._record if self.first else self._run_body)(spec, until)
+        if outcome is not None:
+            self.report({"trial": spec.trial_id, "status": "finished"})
+
+    def _record(self, spec: TrialSpec, until: int | None) -> Outcome | None:
+        """The body, and what it leaves, in the trial's folder."""
+        folder = self.results.folder(spec.trial_id)
+        with trial_lock(folder, PREDECESSOR_WAIT_S):
+            self._begin(spec)
+            with closing(TraceWriter(folder)) as writer, _logged_to(folder / LOG):
+                outcome = self._run_body(spec, until, writer)
+            if outcome is not None:
+                self._finish(spec, outcome)
+        return outcome
+
+    def _is_there(self, spec: TrialSpec, until: int | None) -> bool:
+        if self.results.status(spec.trial_id) in FINAL:
+            return True
+        return until is not None and len(self.results.epochs(spec.trial_id)) >= until
+
+    def _run_body(
+        self, spec: TrialSpec, until: int | None, writer: TraceWriter | None = None
+    ) -> Outcome | None:
+        reporter = _TraceReporter(spec, writer, self.report, self.job)
+        try:
+            return self.job.body(
+                spec.trial_config(),
+                directory=self.results.folder(spec.trial_id),
+                reporter=reporter,
+                cache=Path(self.job.cache),
+                device=self.device,
+                until=until,
+            )
+        finally:
+            reporter.close()
+
+    def _begin(self, spec: TrialSpec) -> None:
+        record = self.results.trial(spec.trial_id)
+        assert record is not None, spec.trial_id
+        if record["status"] != "running":
+            self.results.update(
+                spec.trial_id,
+                "running",
+                config=spec.config,
+                provenance=self.provenance,
+                started=record["started"] or now(),
+                finished=None,
+                error=None,
+                summary=None,
+            )
+
+    def _finish(self, spec: TrialSpec, outcome: Outcome) -> None:
+        self.results.update(
+            spec.trial_id,
+            "finished",
+            finished=now(),
+            summary=outcome.summary,
+            provenance=self.provenance | {"split_hashes": dict(outcome.split_hashes)},
+        )
+
+    def _ask(self, referee: Referee, rung: int) -> Verdict:
+        """The judge's word on the means over the seeds, each as it stood at the rung."""
+        traces = [self.results.epochs(spec.trial_id)[:rung] for spec in self.specs]
+        values = mean_values(traces, referee.objectives)
+        return referee.ask(self.specs[0].arm, rung, values)
+
+    def _stop(self, verdict: Verdict) -> None:
+        for spec in self.specs:
+            if self.first:
+                stopped = asdict(verdict)
+                self.results.update(spec.trial_id, "stopped", finished=now(), stopped=stopped)
+            self.report({"trial": spec.trial_id, "status": "stopped"})
+
+
+def run_arm(trial_ids: Sequence[str], job: Job, report: Report) -> None:
+    """Run the trials of an arm; a failure is recorded, not raised.
+
+    The study goes on when a trial fails, and its worker takes the next arm.
+
+    Args:
+        trial_ids: of the arm's trials, one a seed; their records say what they are.
+        job: what all trials share.
+        report: takes a row an epoch and, last, the `status` of each trial; before, `kept` for each
+            that ended earlier; `disk_full` where nothing can be recorded any more.
+    """
+    from study.execution.nested import run_nested
+
+    results = Results(Path(job.root))
+    # By their ids: what Tune is given it keeps, several times over.
+    specs = [results.spec(trial_id) for trial_id in trial_ids]
+    for spec in specs:
+        if results.status(spec.trial_id) in FINAL:
+            # Tune wants a word of every trial, also of one that has nothing left to do.
+            report({"trial": spec.trial_id, "kept": True})
+    try:
+        # The same arm, suggested twice, waits here and finds its trials finished.
+        with trial_lock(results.folder(specs[0].trial_id) / "arm", float("inf")):
+            if job.placement.executor == "train":
+                run_nested(specs, job)
+            else:
+                ArmRun(specs, job, job.placement.device, report, first=True).run()
+    except Exception as error:
+        if is_disk_full(error):
+            report({"trial": specs[0].trial_id, "disk_full": True})
+        else:
+            record_failure(specs, results, error, report)
+
+
+def record_failure(
+    specs: Sequence[TrialSpec], results: Results, error: BaseException, report: Report
+) -> None:
+    """Mark what is left of an arm as failed: a mean over fewer seeds compares with no other."""
+    for spec in specs:
+        if results.status(spec.trial_id) not in FINAL:
+            results.update(spec.trial_id, "failed", finished=now(), error=failure_text(error))
+            report({"trial": spec.trial_id, "status": "failed"})
+
+
+def failure_text(error: BaseException) -> str:
+    """A line that says what failed, then the traceback; of a Train run, those of its workers."""
+    if isinstance(error, TrialFailed):
+        return str(error)
+    workers: Mapping[int, BaseException] = getattr(error, "worker_failures", {})
+    if not workers:
+        return f"{_headline(error)}\n\n{''.join(traceback.format_exception(error))}"
+    heads = (f"{_headline(workers[rank])} (worker {rank})" for rank in sorted(workers))
+    return "\n".join([*heads, "", str(error)])
+
+
+def _headline(error: BaseException) -> str:
+    return f"{type(error).__name__}: {error}".partition("\n")[0]
+
+
+def ray_folder(root: str | Path) -> Path:
+    """Where Ray keeps its own files of a study; nothing of the record is in there."""
+    return Path(root) / "ray"

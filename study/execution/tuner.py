@@ -1,0 +1,308 @@
+"""A study as Ray Tune runs: a grid in waves, or an exploration that Optuna leads."""
+
+import errno
+import logging
+import shutil
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import ray
+from ray import tune
+
+from adacomcat.settings import build_config
+from study.execution.disk import is_disk_full
+from study.execution.nested import RETRIES
+from study.execution.trial import (
+    Job,
+    Referee,
+    failure_text,
+    ray_folder,
+    record_failure,
+    run_arm,
+)
+from study.explore.judge import Judge, Verdict
+from study.explore.optuna_study import left, open_study
+from study.explore.search import StudySearch
+from study.show.monitor import Monitor
+from study.spec.expand import as_json, expand
+from study.spec.exploration import Exploration
+from study.spec.resolve import Trace, resolve
+from study.spec.schema import FINAL, Experiment, TrialSpec, levels
+from study.store import Results, now
+
+
+class DiskFull(OSError):
+    """Nothing more can be recorded; what was finished is whole."""
+
+
+def run_study(
+    experiment: Experiment, job: Job, monitor: Monitor, loggers: Sequence[tune.Callback] = ()
+) -> None:
+    """Run what is not finished.
+
+    Args:
+        experiment: the study's; its results directory has been begun.
+        job: what its trials share.
+        monitor: told what happens.
+        loggers: Ray's own, which hear every report.
+
+    Raises:
+        KeyboardInterrupt: after what was running has been marked `interrupted`.
+        DiskFull: after its workers were stopped.
+    """
+    # Tune's files of an earlier run are of no use, and a new run would mix with them.
+    shutil.rmtree(_tune_folder(job.root), ignore_errors=True)
+    study = _Study(experiment, job, monitor, loggers)
+    try:
+        study.run()
+    except Exception as error:
+        if is_disk_full(error):
+            ray.shutdown()
+            raise _disk_full(job.root) from error
+        raise
+    if all(record["status"] in FINAL for record in study.results.trials()):
+        shutil.rmtree(ray_folder(job.root), ignore_errors=True)
+
+
+class _Study:
+    """What the parts of a run share."""
+
+    def __init__(
+        self,
+        experiment: Experiment,
+        job: Job,
+        monitor: Monitor,
+        loggers: Sequence[tune.Callback],
+    ) -> None:
+        self.experiment, self.job, self.monitor = experiment, job, monitor
+        self.loggers = loggers
+        self.results = Results(Path(job.root))
+        self._errors: dict[str, str] = {}
+
+    def run(self) -> None:
+        """All that is left, up to its end or its user's interrupt."""
+        try:
+            if self.experiment.exploration is None:
+                self.run_grid()
+            else:
+                self.explore()
+        except KeyboardInterrupt:
+            # First the workers, then the records: a worker must not write after us.
+            ray.shutdown()
+            self.mark_interrupted()
+            raise
+
+    def run_grid(self) -> None:
+        """Every trial of the experiment, each after those that it needs."""
+        specs = expand(self.experiment)
+        by_id = {spec.trial_id: spec for spec in specs}
+        waves = levels({s.trial_id: set(s.needs.values()) for s in specs}, "trials")
+        for number, wave in enumerate(waves):
+            ready = self._ready([by_id[trial_id] for trial_id in wave])
+            if ready:
+                points = [[spec.trial_id] for spec in ready]
+                self._fit(
+                    f"wave-{number}",
+                    self.job,
+                    {"trials": tune.grid_search(points)},
+                    tune.TuneConfig(),
+                )
+                self._mark_lost([spec.trial_id for spec in ready])
+
+    def explore(self) -> None:
+        """The references, then what Optuna suggests, judged on the way."""
+        exploration = self.experiment.exploration
+        assert exploration is not None
+        study = open_study(self.experiment, self.results)
+        samples = left(self.experiment, study)
+        if samples:
+            self._explore(exploration, samples)
+        lost = [r["trial_id"] for r in self.results.trials() if r["status"] not in FINAL]
+        self._mark_lost(lost)
+
+    def _explore(self, exploration: Exploration, samples: int) -> None:
+        job = self.job
+        if exploration.stopping is not None:
+            references = [arm.name for arm in self.experiment.arms]
+            judge = ray.remote(num_cpus=0)(Judge).remote(
+                exploration.stopping,
+                exploration.objectives,
+                references,
+                self.results.rungs_file,
+            )
+            referee = Referee(_Ask(judge), exploration.objectives, exploration.stopping.rungs)
+            job = replace(job, referee=referee)
+        search = StudySearch(self.experiment, self.results)
+        self._fit("explore", job, {}, tune.TuneConfig(search_alg=search, num_samples=samples))
+
+    def _ready(self, specs: Sequence[TrialSpec]) -> list[TrialSpec]:
+        """Those not finished, resolved; one whose needs are missing is marked failed."""
+        ready = []
+        for spec in specs:
+            if self.results.status(spec.trial_id) in FINAL:
+                continue
+            try:
+                resolved = resolve_spec(spec, self.results)
+                if resolved != spec:
+                    self.results.update(spec.trial_id, "pending", config=resolved.config)
+                ready.append(resolved)
+            except ValueError as error:
+                self.monitor.started(spec)
+                record_failure([spec], self.results, error, self._ended)
+        return ready
+
+    def _fit(self, name: str, job: Job, space: dict[str, Any], config: tune.TuneConfig) -> None:
+        logging.getLogger("ray.tune").setLevel(logging.ERROR)
+        placement = job.placement
+        # The driver of a nested run takes no CPU, or its workers could wait for it for ever.
+        resources = {"node:__internal_head__": 0.001}
+        if placement.executor == "tune":
+            gpu = {"GPU": placement.gpus} if placement.gpus else {}
+            resources = {"CPU": placement.cpus} | gpu
+
+        def trial(config: dict[str, Any]) -> None:
+            run_arm(config["trials"], job, tune.report)
+
+        events = _Events(self.results, self.monitor)
+        outcome = tune.Tuner(
+            tune.with_resources(trial, resources),
+            param_space=space,
+            tune_config=replace(
+                config,
+                max_concurrent_trials=placement.concurrent,
+                # Saves starting and importing. It would not do for nested runs that Tune kills
+                # (their workers live on), but ours end by themselves.
+                reuse_actors=True,
+                trial_name_creator=_trial_name,
+                trial_dirname_creator=_trial_name,
+            ),
+            run_config=tune.RunConfig(
+                name=name,
+                storage_path=str(_tune_folder(job.root)),
+                verbose=0,
+                stop=_StopOnFullDisk(events),
+                # A trial that fails records it and returns: what Tune sees fail lost its worker.
+                failure_config=tune.FailureConfig(max_failures=RETRIES),
+                callbacks=[events, *self.loggers],
+            ),
+        ).fit()
+        ended = [outcome[number] for number in range(len(outcome))]
+        # A worker that could not even say so has raised it.
+        if events.disk_full or any(is_disk_full(result.error) for result in ended):
+            raise _disk_full(job.root)
+        self._errors = {
+            trial_id: failure_text(result.error)
+            for result in ended
+            if result.error is not None and result.config is not None
+            for trial_id in result.config["trials"]
+        }
+
+    def _mark_lost(self, trial_ids: Sequence[str]) -> None:
+        """A worker that died for good could not record its end."""
+        for trial_id in trial_ids:
+            if self.results.status(trial_id) in (*FINAL, "failed"):
+                continue
+            text = self._errors.get(trial_id, "the trial ended without a word")
+            self.results.update(trial_id, "failed", finished=now(), error=text)
+            self._ended({"trial": trial_id, "status": "failed"})
+
+    def _ended(self, report: Mapping[str, Any]) -> None:
+        trial_id = report["trial"]
+        self.monitor.ended(trial_id, report["status"], self.results.trial(trial_id))
+
+    def mark_interrupted(self) -> None:
+        """Record that the running trials were stopped by their user."""
+        for record in self.results.trials():
+            if record["status"] == "running":
+                self.results.update(record["trial_id"], "interrupted", finished=now())
+                self.monitor.ended(record["trial_id"], "interrupted", None)
+
+
+def resolve_spec(spec: TrialSpec, results: Results) -> TrialSpec:
+    """Fill in the settings that follow from the traces of the trials it needs.
+
+    Raises:
+        ValueError: a needed trial is not finished, or its trace does not serve.
+    """
+    if spec.resolver is None:
+        return spec
+    traces = {}
+    for role, trial_id in spec.needs.items():
+        record = results.trial(trial_id)
+        if record is None or record["status"] != "finished":
+            state = record["status"] if record else "pending"
+            raise ValueError(f"{spec.arm} needs the trial {trial_id}, which is {state}")
+        traces[role] = Trace(record["config"], record["summary"], results.searches(trial_id))
+    config = build_config(spec.config, resolve(spec.resolver, spec.config, traces))
+    return spec.model_copy(update={"config": as_json(config)})
+
+
+class _Ask:
+    """The judge's actor as a function that workers can be sent."""
+
+    def __init__(self, judge: Any) -> None:
+        self._judge = judge
+
+    def __call__(self, arm: str, rung: int, values: Sequence[float]) -> Verdict:
+        verdict: Verdict = ray.get(self._judge.ask.remote(arm, rung, tuple(values)))
+        return verdict
+
+
+def _tune_folder(root: str) -> Path:
+    return ray_folder(root) / "tune"
+
+
+def _trial_name(trial: Any) -> str:
+    """The id of the only trial; of several seeds what their ids begin with, workload and arm."""
+    first, *others = trial.config["trials"]
+    name: str = first if not others else first.rpartition("-s")[0]
+    return name
+
+
+def _disk_full(root: str) -> DiskFull:
+    return DiskFull(errno.ENOSPC, f"no space left for {root}; what was finished is whole")
+
+
+class _Events(tune.Callback):
+    """Passes what Tune hears on to the monitor."""
+
+    def __init__(self, results: Results, monitor: Monitor) -> None:
+        self._results, self._monitor = results, monitor
+        self.disk_full = False
+
+    def __getstate__(self) -> dict[str, Any]:
+        # Tune pickles its callbacks into a file that nobody reads; a live table has no pickle.
+        return {}
+
+    def on_trial_start(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+        for trial_id in trial.config["trials"]:
+            if self._results.status(trial_id) not in FINAL:
+                self._monitor.started(self._results.spec(trial_id))
+
+    def on_trial_result(
+        self, iteration: int, trials: list[Any], trial: Any, result: Mapping[str, Any], **info: Any
+    ) -> None:
+        trial_id = result["trial"]
+        if "disk_full" in result:
+            self.disk_full = True
+        elif "kept" in result:
+            return
+        elif "status" in result:
+            self._monitor.ended(trial_id, result["status"], self._results.trial(trial_id))
+        else:
+            self._monitor.epoch(trial_id, result)
+
+
+class _StopOnFullDisk(tune.Stopper):
+    """Ends a run in which nothing can be recorded any more."""
+
+    def __init__(self, events: _Events) -> None:
+        self._events = events
+
+    def __call__(self, trial_id: str, result: Mapping[str, Any]) -> bool:
+        return self._events.disk_full
+
+    def stop_all(self) -> bool:
+        return self._events.disk_full

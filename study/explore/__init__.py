@@ -1,0 +1,1 @@
+"""Explorations led by Optuna."""

@@ -1,0 +1,166 @@
+"""What a study is made of: typed and validated descriptions, with stable trial ids."""
+
+import hashlib
+import json
+from collections.abc import Mapping
+from typing import Any, Literal
+
+from pydantic import Field, model_validator
+
+from adacomcat.checks import require, require_known
+from adacomcat.config import TrialConfig, from_mapping
+from study.spec.exploration import Exploration, Name, Record
+
+SCHEMA_VERSION = 2
+"""Of `study.json`, `study.yaml` and `trial.json`; a reader refuses a newer one."""
+
+Status = Literal["pending", "running", "finished", "stopped", "failed", "interrupted"]
+"""`stopped`: ended early by the judge of an exploration."""
+FINAL: frozenset[Status] = frozenset({"finished", "stopped"})
+"""What a resume does not run again."""
+
+
+class Workload(Record):
+    """A data set, a dense model and a training recipe."""
+
+    name: Name
+    description: str
+    """One line."""
+    defaults: dict[str, Any] = {}
+    """Settings of `TrialConfig`, as `adacomcat.settings.build_config` takes them."""
+
+
+class Need(Record):
+    """A finished trial of the same seed that another one needs before it can start."""
+
+    arm: Name
+    """Whose trial it is."""
+    role: Name
+    """What the resolver takes it as."""
+
+
+class Arm(Record):
+    """One setting of the factor under study.
+
+    Raises:
+        ValueError: a resolver without needs, needs without a resolver, or a role given twice.
+    """
+
+    name: Name
+    label: str
+    """What tables and figures call it."""
+    overrides: dict[str, Any]
+    """What makes this arm, as `adacomcat.settings.build_config` takes it; fixed against `--set`."""
+    needs: tuple[Need, ...] = ()
+    resolver: Name | None = None
+    """Function of `study.spec.resolve` that makes the remaining settings from the needed traces."""
+
+    @model_validator(mode="after")
+    def _check(self) -> "Arm":
+        both = (self.resolver is None) == (not self.needs)
+        require(both, f"arms.{self.name}.resolver", self.resolver, "together with needs")
+        roles = [need.role for need in self.needs]
+        require(len(set(roles)) == len(roles), f"arms.{self.name}.needs", roles, "each role once")
+        return self
+
+
+class Experiment(Record):
+    """A question, and the trials that answer it: every arm with every seed on one workload.
+
+    Raises:
+        ValueError: an arm or a seed given twice, a negative seed, or an arm that needs an unknown
+            arm, itself or another that waits for it.
+    """
+
+    name: Name
+    question: str
+    workload: Workload
+    arms: tuple[Arm, ...] = Field(min_length=1)
+    seeds: tuple[int, ...] = Field(min_length=1)
+    figures: tuple[Name, ...] = ()
+    """Modules of `analysis` that are run on the results when the trials have ended."""
+    exploration: Exploration | None = None
+    """With one, the arms are references, and Optuna suggests more."""
+    stored: Name | None = None
+    """Trace of `study.execution.stored` that the only trial is read from; nothing is run then."""
+
+    @model_validator(mode="after")
+    def _check(self) -> "Experiment":
+        names = [arm.name for arm in self.arms]
+        require(len(set(names)) == len(names), "arms", names, "each arm once")
+        require(len(set(self.seeds)) == len(self.seeds), "seeds", self.seeds, "each seed once")
+        require(min(self.seeds) >= 0, "seeds", self.seeds, "0 or more")
+        for arm in self.arms:
+            for need in arm.needs:
+                require_known(need.arm, names, f"arms.{arm.name}.needs")
+        levels({arm.name: {need.arm for need in arm.needs} for arm in self.arms}, "arms")
+        if self.exploration is not None:
+            needy = [arm.name for arm in self.arms if arm.needs]
+            require(not needy, "arms.needs", needy, "none, where the arms are references")
+            for name in self.exploration.points:
+                require_known(name, names, "exploration.points")
+        if self.stored is not None:
+            # Neither another seed nor an exploration was published.
+            require(len(self.seeds) == 1, "seeds", self.seeds, "one, for a stored study")
+            require(len(names) == 1, "arms", names, "one, for a stored study")
+            require(self.exploration is None, "exploration", "one", "none, for a stored study")
+        return self
+
+
+class TrialSpec(Record):
+    """One arm x workload x seed, ready to run (or to be resolved, where it has needs)."""
+
+    trial_id: str
+    experiment: Name
+    workload: Name
+    arm: Name
+    label: str
+    seed: int
+    config: dict[str, Any]
+    """A `TrialConfig` as JSON."""
+    needs: dict[str, str] = {}
+    """role -> trial id."""
+    resolver: Name | None = None
+
+    def trial_config(self) -> TrialConfig:
+        """The configuration as an object."""
+        return from_mapping(TrialConfig, self.config)
+
+    @property
+    def leakage(self) -> tuple[str, ...]:
+        """What sees the images that the trial is reported on; see `DataConfig.leakage`."""
+        return self.trial_config().data.leakage
+
+
+def make_trial_id(
+    workload: str, arm: str, seed: int, config: Mapping[str, Any], needs: Mapping[str, str]
+) -> str:
+    """The stable, file-name safe name of a trial.
+
+    It ends in 8 hexadecimal digits of the hash of the configuration; where a trial is resolved from
+    others their ids are hashed too, since other traces make another trial.
+    """
+    content = {"config": config, "needs": needs} if needs else config
+    text = json.dumps(content, sort_keys=True, separators=(",", ":"), allow_nan=False)
+    return f"{workload}-{arm}-s{seed}-{hashlib.sha256(text.encode()).hexdigest()[:8]}"
+
+
+def levels(needs: Mapping[str, set[str]], field: str) -> list[list[str]]:
+    """Sort names into waves, each after everything that it needs; order is kept within a wave.
+
+    Args:
+        needs: name -> names that must come before it.
+        field: dotted name for the message.
+
+    Raises:
+        ValueError: names that wait for each other, so that none can start.
+    """
+    waves: list[list[str]] = []
+    done: set[str] = set()
+    while len(done) < len(needs):
+        wave = [name for name, wants in needs.items() if name not in done and wants <= done]
+        waiting = [name for name in needs if name not in done]
+        require(bool(wave), f"{field}.needs", waiting, "no circle of arms that wait for each other")
+        waves.append(wave)
+        done.update(wave)
+    return waves

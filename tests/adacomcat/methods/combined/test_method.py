@@ -1,0 +1,141 @@
+"""Ranks and token rates on one model keep the rules of every method."""
+
+from functools import partial
+
+import pytest
+import torch
+
+from adacomcat.config import BudgetConfig
+from adacomcat.cost import count_macs
+from adacomcat.methods.combined.config import CombinedConfig
+from adacomcat.methods.combined.method import Combined
+from adacomcat.methods.registry import build_method
+from adacomcat.methods.tokens.blocks import TokenBlocks
+from adacomcat.plan import Plan
+from adacomcat.testing.methods import MethodConformance
+from adacomcat.testing.models import tiny_images, tiny_vit
+
+DEEP = partial(tiny_vit, depth=4)
+POOLED = partial(DEEP, global_pool="avg", class_token=False)
+SHAPE = (3, 16, 16)
+
+
+class TestConformance(MethodConformance):
+    configs = (
+        {"name": "lowrank+diffrate"},
+        {
+            "name": "lowrank+diffrate",
+            "lowrank": {"source": "dense", "keep_dense": ["head"]},
+            "diffrate": {"merge": False},
+            "share": 0.7,
+        },
+    )
+    models = {"class token": DEEP, "no prefix": POOLED}
+    units = ("macs",)
+    reduction = 0.3
+
+
+def method(build=DEEP, **settings):
+    return Combined(build(), CombinedConfig(**settings))
+
+
+def want_large_ranks_(bound):
+    """Make the largest ranks of a budget the most probable; logits of zero ask for the smallest."""
+    logits = bound.ranks.mixture.logits
+    with torch.no_grad():
+        logits.copy_(torch.arange(logits.shape[1]).float().expand_as(logits))
+
+
+def in_macs(bound, reduction):
+    return bound.budget(BudgetConfig(unit="macs", reduction=reduction))
+
+
+@pytest.mark.parametrize("reduction", [0.2, 0.4, 0.6])
+def test_both_meet_one_budget(reduction):
+    bound = method(lowrank={"fractions": [i / 8 for i in range(1, 7)]})
+    want_large_ranks_(bound)
+    budget = in_macs(bound, reduction)
+    plan = bound.propose(budget, "projected").plan
+    dense = count_macs(bound.model, SHAPE)
+    bound.commit_(plan)
+    macs = count_macs(bound.model, SHAPE)
+    assert macs == bound.plan_cost(plan, "macs") + budget.fixed
+    assert 0.9 * (1 - reduction) * dense < macs <= (1 - reduction) * dense
+    assert isinstance(bound.model.blocks, TokenBlocks)
+
+
+def test_ranks_pay_their_share_of_a_budget():
+    """Alone, with all tokens, they would reach dense x kept ** share."""
+    kept = 0.5
+    for share in (0.3, 0.6):
+        bound = method(share=share, lowrank={"fractions": [i / 12 for i in range(1, 13)]})
+        plan = bound.default_plan(in_macs(bound, 1 - kept))
+        ranks, _ = bound._parts(plan)
+        searched, fixed = bound.ranks.dense_cost("macs")
+        alone = bound.ranks.plan_cost(ranks, "macs") + fixed
+        assert 0.85 < alone / ((searched + fixed) * kept**share) <= 1
+
+
+def test_one_after_the_other():
+    """First the ranks, with all tokens and uniform rates; then the tokens, at those ranks."""
+    bound = method(order="ranks_first", share=0.3)
+    want_large_ranks_(bound)
+    budget = in_macs(bound, 0.4)
+    images = tiny_images()
+    steps = []
+    for _ in range(2):
+        bound.prepare_()
+        bound.sample_(1.0, None)
+        loss = bound.model(images).square().mean() + 1e-9 * bound.expected_cost("macs")
+        loss.backward()
+        steps.append([p.grad is not None for p in bound.architecture_parameters()])
+        for parameter in bound.architecture_parameters():
+            parameter.grad = None
+        with torch.no_grad():
+            bound.tokens.counts.logits.add_(torch.randn_like(bound.tokens.counts.logits))
+        bound.commit_(bound.propose(budget, "projected").plan)
+        steps.append(bound._parts(bound.plan))
+    assert steps[0] == [True, False]
+    assert steps[2] == [False, True]
+    assert steps[1][0] == steps[3][0], "the ranks were searched again"
+    assert steps[1][1] != steps[3][1]
+    macs = count_macs(bound.model, SHAPE)
+    assert macs <= budget.target + budget.fixed
+
+
+def test_a_search_of_ranks_alone_counts_the_tokens_that_will_be_left():
+    """Its expected cost is that of a plan of the same ranks with the rates that it gets."""
+    bound = method(order="ranks_first", lowrank={"fractions": [0.25, 0.5]})
+    budget = in_macs(bound, 0.5)
+    bound.prepare_()
+    with torch.no_grad():
+        bound.ranks.mixture.logits[:, 0] = 1e4
+    bound.sample_(1.0, None)
+    ranks = {site.name: site.candidates[0].rank for site in bound.ranks.sites}
+    _, tokens = bound._parts(bound.default_plan(budget))
+    plan = Plan(bound.name, {**ranks, **tokens.decisions})
+    assert bound.expected_cost("macs").item() == pytest.approx(bound.plan_cost(plan, "macs"))
+    assert min(kept for kept in tokens.decisions.values()) < bound.tokens.form.tokens
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        (
+            {"order": "tokens_first"},
+            r"method\.order: got 'tokens_first', allowed: jointly, ranks_f",
+        ),
+        ({"share": 1.0}, r"method\.share: got 1\.0, allowed: between 0 and 1"),
+        ({"lowrank": {"space": "x"}}, r"method\.space: got 'x'"),
+        ({"lowrank": {"spase": "x"}}, r"method\.lowrank\.spase.*space"),
+        ({"diffrate": {"granularity": 0}}, r"method\.granularity: got 0"),
+    ],
+)
+def test_what_cannot_be_is_refused_by_name(settings, message):
+    with pytest.raises(ValueError, match=message):
+        build_method(DEEP(), {"name": "lowrank+diffrate", **settings})
+
+
+def test_a_budget_below_both_is_refused():
+    with pytest.raises(ValueError, match=r"budget\.reduction: got 0\.999, .*smallest"):
+        in_macs(method(), 0.999)

@@ -1,0 +1,320 @@
+import json
+import os
+import socket
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+
+import psutil
+import pytest
+
+from study.execution import cluster
+from study.execution.cluster import Placement, Request, describe_dashboard, place, set_environment
+from study.execution.provenance import repository
+
+CPU2 = [{"CPU": 2.0, "memory": 1e9}]
+GPUS = [{"CPU": 16.0, "GPU": 2.0}, {"CPU": 16.0, "GPU": 2.0}]
+# A head that computes nothing, a large node, a small one, and one without GPUs.
+MIXED = [
+    {"CPU": 0.0},
+    {"CPU": 64.0, "GPU": 8.0},
+    {"CPU": 8.0, "GPU": 4.0},
+    {"CPU": 128.0},
+]
+
+
+@pytest.mark.parametrize(
+    ("request_", "nodes", "expected"),
+    [
+        (Request(), CPU2, Placement("tune", 1, 1.0, 0.0, 2)),
+        (Request(workers=2), CPU2, Placement("train", 2, 1.0, 0.0, 1)),
+        (Request(executor="train"), CPU2, Placement("train", 1, 1.0, 0.0, 2)),
+        (Request(cpus_per_worker=0.5), CPU2, Placement("tune", 1, 0.5, 0.0, 4)),
+        (Request(cpus_per_worker=2), CPU2, Placement("tune", 1, 2, 0.0, 1)),
+        # A GPU each, with its share of the CPUs.
+        (Request(), GPUS, Placement("tune", 1, 8.0, 1.0, 4)),
+        (Request(workers=4), GPUS, Placement("train", 4, 8.0, 1.0, 1)),
+        (Request(gpus_per_worker=0.5), GPUS, Placement("tune", 1, 4.0, 0.5, 8)),
+        (Request(gpus_per_worker=0), GPUS, Placement("tune", 1, 1.0, 0, 32)),
+        # A share lies on one GPU: two of 0.4 on each, though 2 / 0.4 would be five.
+        (Request(gpus_per_worker=0.4), GPUS, Placement("tune", 1, 4.0, 0.4, 8)),
+        (Request(gpus_per_worker=0.3), GPUS[:1], Placement("tune", 1, 2.0, 0.3, 6)),
+        (Request(gpus_per_worker=0.6), GPUS, Placement("tune", 1, 8.0, 0.6, 4)),
+        (Request(gpus_per_worker=0.1), GPUS[:1], Placement("tune", 1, 1.0, 0.1, 16)),
+        (Request(gpus_per_worker=2), GPUS, Placement("tune", 1, 16.0, 2, 2)),
+        # The small node decides how many CPUs a worker gets, or its GPUs would be idle.
+        (Request(), MIXED, Placement("tune", 1, 2.0, 1.0, 12)),
+        (Request(cpus_per_worker=8), MIXED, Placement("tune", 1, 8, 1.0, 9)),
+        (Request(gpus_per_worker=0), MIXED, Placement("tune", 1, 1.0, 0, 200)),
+        (Request(workers=8), MIXED, Placement("train", 8, 2.0, 1.0, 1)),
+        (Request(), [{"CPU": 1.0, "GPU": 2.0}], Placement("tune", 1, 1.0, 1.0, 1)),
+        # Ten tenths of a CPU are a CPU, whatever floating point says.
+        (Request(cpus_per_worker=0.1), [{"CPU": 1.0}], Placement("tune", 1, 0.1, 0.0, 10)),
+        # A worker does not spread over nodes.
+        (Request(cpus_per_worker=2), [{"CPU": 3.0}, {"CPU": 3.0}], Placement("tune", 1, 2, 0.0, 2)),
+    ],
+)
+def test_place(request_: Request, nodes: list[dict[str, float]], expected: Placement) -> None:
+    assert place(request_, nodes) == expected
+
+
+@pytest.mark.parametrize(
+    ("request_", "nodes", "asked", "there"),
+    [
+        (Request(workers=4), CPU2, "4 workers of 1 CPUs", "2 CPUs and 0 GPUs on 1 nodes: 2 such"),
+        (Request(cpus_per_worker=3), CPU2, "1 workers of 3 CPUs", "0 such workers"),
+        (Request(gpus_per_worker=1), CPU2, "1 workers of 1 CPUs and 1 GPUs", "0 such workers"),
+        (Request(gpus_per_worker=4), GPUS, "4 GPUs", "32 CPUs and 4 GPUs on 2 nodes: 0 such"),
+        (Request(), [], "1 workers", "0 CPUs and 0 GPUs on 0 nodes: 0 such"),
+    ],
+)
+def test_what_cannot_be_placed_names_what_was_asked_and_what_is_there(
+    request_: Request, nodes: list[dict[str, float]], asked: str, there: str
+) -> None:
+    with pytest.raises(ValueError) as refusal:
+        place(request_, nodes)
+    assert asked in str(refusal.value)
+    assert there in str(refusal.value)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"workers": 0}, "--workers: got 0"),
+        ({"workers": 2, "executor": "tune"}, "--executor: got 'tune', allowed: auto or train"),
+        ({"cpus_per_worker": 0}, "--cpus-per-worker: got 0"),
+        ({"gpus_per_worker": -1}, "--gpus-per-worker: got -1"),
+        ({"gpus_per_worker": 1.5}, "--gpus-per-worker: got 1.5"),
+        ({"gpus_per_worker": 0.5, "workers": 2}, "--gpus-per-worker: got 0.5, allowed: whole"),
+    ],
+)
+def test_a_senseless_request_is_refused(arguments: dict[str, float], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        Request(**arguments)  # type: ignore[arg-type]
+
+
+def test_threads_follow_the_cpus_and_the_device_the_gpus() -> None:
+    assert [Placement("tune", 1, c, 0, 1).threads for c in (0.5, 1, 2.5, 8)] == [1, 1, 2, 8]
+    assert Placement("tune", 1, 1, 0, 1).device == "cpu"
+    assert Placement("tune", 1, 1, 0.5, 1).device == "cuda"
+
+
+def test_the_environment_keeps_what_the_user_set(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TUNE_GLOBAL_CHECKPOINT_S", "77")
+    monkeypatch.setenv("PYTHONPATH", "/somewhere")
+    for name in ("RAY_ADDRESS", "RAY_API_SERVER_ADDRESS", "RAY_TRAIN_ENABLE_STATE_TRACKING"):
+        monkeypatch.delenv(name, raising=False)
+    assert set_environment(dashboard=False) is None
+    assert "RAY_API_SERVER_ADDRESS" not in os.environ
+    port = set_environment(dashboard=True)
+    set_environment(dashboard=False)  # A second call adds nothing to the path.
+    assert os.environ["TUNE_GLOBAL_CHECKPOINT_S"] == "77"
+    assert os.environ["RAY_API_SERVER_ADDRESS"] == f"http://127.0.0.1:{port}"
+    root, *others = os.environ["PYTHONPATH"].split(os.pathsep)
+    assert (Path(root) / "study" / "cluster.py").is_file()
+    assert others == ["/somewhere"]
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+    return port
+
+
+@pytest.mark.parametrize(
+    ("flag", "environment", "expected"),
+    [
+        (None, None, None),
+        (None, "", None),
+        (None, "local", None),
+        ("local", "10.0.0.1:6379", None),
+        (None, "10.0.0.1:6379", "10.0.0.1:6379"),
+        ("10.0.0.2:6379", "10.0.0.1:6379", "10.0.0.2:6379"),
+        ("auto", None, "auto"),
+        # As Ray itself: `auto` is whatever the environment says, first.
+        ("auto", "10.0.0.1:6379", "10.0.0.1:6379"),
+    ],
+)
+def test_which_cluster_is_asked_for(
+    flag: str | None, environment: str | None, expected: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    if environment is not None:
+        monkeypatch.setenv("RAY_ADDRESS", environment)
+    assert cluster._asked(flag) == expected
+
+
+@pytest.mark.parametrize(
+    ("address", "message"),
+    [
+        ("ray://10.0.0.1:10001", "Ray Client"),
+        ("10.0.0.1", "auto, or HOST:PORT"),
+        (":6379", "auto, or HOST:PORT"),
+        ("10.0.0.1:port", "auto, or HOST:PORT"),
+        ("10.0.0.1:70000", "auto, or HOST:PORT"),
+        # What RAY_ADDRESS may be for `ray job submit`.
+        ("http://127.0.0.1:8265", "auto, or HOST:PORT"),
+        ("no-such-host.invalid:6379", "no connection to its port"),
+    ],
+)
+def test_an_address_that_cannot_be_one_is_refused(address: str, message: str) -> None:
+    with pytest.raises(ValueError, match=f"--address: got '{address}', allowed: .*{message}"):
+        cluster._require_cluster(address, "--address")
+
+
+def test_a_dead_address_is_refused_with_hints(monkeypatch: pytest.MonkeyPatch) -> None:
+    address = f"127.0.0.1:{free_port()}"
+    monkeypatch.setenv("RAY_ADDRESS", address)
+    # Before Ray is asked, which waits for minutes: the session's own Ray may be running.
+    with pytest.raises(ValueError) as refusal:
+        cluster._require_cluster(address, "RAY_ADDRESS")
+    for part in (
+        "RAY_ADDRESS",
+        address,
+        "refused",
+        "ray start --head",
+        "RAY_AUTH_MODE=token",
+        "ray get-auth-token",
+    ):
+        assert part in str(refusal.value)
+
+
+def test_what_listens_but_is_no_ray_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cluster, "ANSWER_S", 3.0)
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        address = f"127.0.0.1:{server.getsockname()[1]}"
+        with pytest.raises(ValueError, match=f"{address}.*no answer within 3 s"):
+            cluster._require_cluster(address, "--address")
+
+
+def test_a_dashboard_that_does_not_answer_is_taken_to_ask_for_a_token() -> None:
+    port = free_port()
+    text = describe_dashboard(f"http://127.0.0.1:{port}")
+    assert f"http://127.0.0.1:{port}" in text and "ray get-auth-token" in text
+    assert f"ssh -N -L {port}:127.0.0.1:{port} {socket.gethostname()}" in text
+    assert "ssh" not in describe_dashboard("http://head.invalid:8265")
+
+
+TOKEN = "f" * 32
+JOIN = """
+import json, os, sys
+from study.execution import cluster
+try:
+    url = cluster.start(address=sys.argv[1])
+except ValueError as error:
+    print("refused:", error)
+    sys.exit()
+import ray
+
+@ray.remote(num_cpus=1)
+def look():
+    import study.execution.cluster
+    names = ("PYTHONPATH", "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "TUNE_GLOBAL_CHECKPOINT_S")
+    return study.execution.cluster.__file__, {name: os.environ.get(name) for name in names}
+
+there, settings = ray.get(look.remote())
+cpus = sum(node["CPU"] for node in cluster.node_resources())
+print(json.dumps([cpus, there, settings, cluster.describe_dashboard(url)]))
+cluster.stop()
+"""
+
+
+@pytest.fixture(scope="module")
+def head() -> Iterator[str]:
+    """The address of a running cluster of one CPU, which asks for a token."""
+    port = free_port()
+    # Ray's sockets lie in there, and their names are short.
+    with tempfile.TemporaryDirectory(prefix="ray", dir="/tmp", ignore_cleanup_errors=True) as files:
+        command = [
+            sys.executable,
+            "-m",
+            "ray.scripts.scripts",
+            "start",
+            "--head",
+            "--block",
+            f"--port={port}",
+            f"--temp-dir={files}",
+            "--num-cpus=1",
+            f"--dashboard-port={free_port()}",
+            f"--object-store-memory={100 * 2**20}",
+        ]
+        hidden = ("RAY_", "TUNE_", "PYTHONPATH")
+        env = {k: v for k, v in os.environ.items() if not k.startswith(hidden)}
+        running = subprocess.Popen(
+            command,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            env=env | {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": TOKEN},
+        )
+        try:
+            assert running.stdout is not None
+            said = "".join(iter_until(running.stdout, "until terminated"))
+            assert "until terminated" in said, said
+            yield f"127.0.0.1:{port}"
+        finally:
+            tree = [*psutil.Process(running.pid).children(recursive=True), running]
+            for process in tree:
+                process.kill()
+            running.wait()
+
+
+def iter_until(lines: Iterable[str], last: str) -> Iterator[str]:
+    for line in lines:
+        yield line
+        if last in line:
+            return
+
+
+def join(address: str, env: Mapping[str, str], folder: Path) -> str:
+    """What a driver that joins a cluster prints last."""
+    hidden = ("RAY_", "TUNE_")
+    base = {k: v for k, v in os.environ.items() if not k.startswith(hidden)}
+    done = subprocess.run(
+        [sys.executable, "-c", JOIN, address],
+        cwd=folder,
+        capture_output=True,
+        text=True,
+        timeout=120,
+        env=base | {"PYTHONPATH": str(repository())} | env,
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout.splitlines()[-1]
+
+
+@pytest.mark.ray
+@pytest.mark.timeout(240)
+def test_a_running_cluster_is_joined_and_its_workers_get_the_settings(
+    head: str, tmp_path: Path
+) -> None:
+    # As under `ray job submit` with a runtime_env of its own.
+    job = {"runtime_env": {"env_vars": {"PYTHONPATH": "/elsewhere"}}}
+    env = {
+        "RAY_AUTH_MODE": "token",
+        "RAY_AUTH_TOKEN": TOKEN,
+        "TUNE_GLOBAL_CHECKPOINT_S": "77",
+        "RAY_JOB_CONFIG_JSON_ENV_VAR": json.dumps(job),
+    }
+    cpus, there, settings, note = json.loads(join(head, env, tmp_path))
+    assert cpus == 1
+    assert Path(there) == repository() / "study" / "cluster.py"
+    assert settings["PYTHONPATH"].split(os.pathsep)[0] == str(repository())
+    assert settings["TUNE_GLOBAL_CHECKPOINT_S"] == "77"
+    assert settings["RAY_TRAIN_HEALTH_CHECK_INTERVAL_S"] == "0.2"
+    assert "http://127.0.0.1:" in note and "ray get-auth-token" in note
+
+
+@pytest.mark.ray
+@pytest.mark.timeout(240)
+@pytest.mark.parametrize(
+    "env", [{}, {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": "0" * 32}], ids=["none", "wrong"]
+)
+def test_without_its_token_a_cluster_is_not_joined(
+    head: str, env: dict[str, str], tmp_path: Path
+) -> None:
+    said = join(head, env, tmp_path)
+    assert said.startswith(f"refused: --address: got '{head}'")
+    assert "token is missing or incorrect" in said and "RAY_AUTH_MODE=token" in said
