@@ -36,7 +36,7 @@ from adacomcat.methods.lowrank.space import ALIGNMENT, Site
 from adacomcat.methods.lowrank.spec import model_sites
 from adacomcat.plan import Plan
 from adacomcat.timing import Times, Variant, take_turns
-from study.execution.stored import stored_plans
+from experiments.published import plans
 
 DENSE, PUBLISHED, ALIGNED = KINDS = ("dense", "published", "aligned")
 EAGER, COMPILED, ONNX = MODES = ("eager", "compiled", "onnxruntime")
@@ -50,7 +50,7 @@ CUDA_BARS = {SMALL: 1.55, BASE: 2.0}
 
 def plan_for(model: nn.Module, arguments: argparse.Namespace) -> Plan:
     """The published ranks, or the paper's menu at one share of every site."""
-    *_, published = stored_plans("published_deit_small", LowRank.name).values()
+    *_, published = plans().values()
     sites = {site.name for site in model_sites(model)}
     if arguments.model == SMALL and sites == set(published.decisions):
         return published

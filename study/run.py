@@ -16,6 +16,7 @@ if __name__ == "__main__":
 from rich.console import Console
 from rich.table import Table
 
+from adacomcat.checks import require
 from adacomcat.settings import parse_settings
 from study import cli
 from study.execution.dryrun import dry_run
@@ -26,6 +27,7 @@ from study.spec.catalog import (
     describe_experiment,
     experiment_names,
     load_experiment,
+    recorder,
     workloads,
 )
 from study.spec.changes import steer, widen
@@ -71,6 +73,9 @@ def _run(arguments: argparse.Namespace, console: Console) -> int:
         return OK
     request = cli.request(arguments)
     experiment, results = _study(arguments)
+    if recorder(experiment.name) is not None:
+        allowed = f"nothing: {experiment.name} is read from a log, with the settings that it had"
+        require(not arguments.settings, "--set", arguments.settings, allowed)
     if arguments.dry_run:
         dry_run(experiment, results, request, console, estimate=arguments.estimate)
         return OK

@@ -6,6 +6,7 @@ from rich.table import Table
 from adacomcat.config import leakage_note
 from adacomcat.versions import hardware
 from study.execution.cluster import Placement, Request, place
+from study.spec.catalog import recorder
 from study.spec.expand import expand
 from study.spec.schema import Experiment
 from study.store import Results
@@ -42,8 +43,8 @@ def dry_run(
             ", ".join(spec.needs.values()),
         )
     console.print(table)
-    if experiment.stored is not None:
-        console.print(f"read from the stored trace {experiment.stored}; nothing runs")
+    if recorder(experiment.name) is not None:
+        console.print("read from a published log; nothing runs")
         return
     machine = hardware()
     placement = place(request, [{"CPU": machine["cores"], "GPU": len(machine["gpu"])}])

@@ -6,21 +6,22 @@ import os
 import shlex
 import subprocess
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 
+from adacomcat.checks import require
 from adacomcat.files import default_cache
 from study.execution import cluster, provenance
 from study.execution.disk import LogFile
 from study.execution.lock import driver_lock
-from study.execution.stored import record_stored
 from study.explore.export import export
 from study.show.monitor import make_monitor
 from study.show.status import describe
+from study.spec.catalog import recorder
 from study.spec.expand import expand
 from study.spec.schema import FINAL, Experiment, TrialSpec
 from study.store import Results
@@ -58,8 +59,8 @@ class Session:
             if self._is_complete():
                 count = len(self.results.trials())
                 self.console.print(f"all {count} trials have ended already", highlight=False)
-            elif self.experiment.stored is not None:
-                self._read_stored()
+            elif (record := recorder(self.experiment.name)) is not None:
+                self._read_log(record)
             else:
                 self._execute()
             return self._conclude()
@@ -74,10 +75,11 @@ class Session:
 
         return left(self.experiment, open_study(self.experiment, self.results)) == 0
 
-    def _read_stored(self) -> None:
-        git = provenance.git_state(provenance.repository())
-        self._begin(expand(self.experiment), git)
-        record_stored(self.experiment, self.results)
+    def _read_log(self, record: Callable[[Results, str], None]) -> None:
+        specs = expand(self.experiment)
+        require(len(specs) == 1, "arms, seeds", len(specs), "one trial: no other was published")
+        self._begin(specs, provenance.git_state(provenance.repository()))
+        record(self.results, specs[0].trial_id)
 
     def _begin(self, specs: Sequence[TrialSpec], git: Mapping[str, Any]) -> None:
         self.results.begin(

@@ -11,6 +11,7 @@ from adacomcat.checks import require_known
 from adacomcat.settings import build_config
 from study.spec.expand import apply_settings, as_json
 from study.spec.schema import Experiment, Workload
+from study.store import Results
 
 WORKLOADS = "workloads"
 """The module of `experiments` that is no experiment."""
@@ -38,6 +39,16 @@ def workloads() -> dict[str, Workload]:
     module = importlib.import_module(f"experiments.{WORKLOADS}")
     made: tuple[Workload, ...] = module.workloads()
     return {workload.name: workload for workload in made}
+
+
+def recorder(name: str) -> Callable[[Results, str], None] | None:
+    """The function by which an experiment writes its trial from a log; None: its trials are run."""
+    if name not in experiment_names():
+        return None
+    found: Callable[[Results, str], None] | None = getattr(
+        importlib.import_module(f"experiments.{name}"), "record", None
+    )
+    return found
 
 
 def load_experiment(

@@ -250,8 +250,6 @@ def _refuse_fixed(experiment: Experiment, settings: Mapping[str, Any]) -> None:
             reason = f"fixes it in its arms {', '.join(fixed)}"
         if searched:
             reason = f"searches {', '.join(searched)}"
-        if experiment.stored is not None:
-            reason = "is read from a stored trace, with the settings that it had"
         allowed = f"no --set, since the experiment {experiment.name!r} {reason}"
         require(not reason, key, value, f"{allowed}; edit a copy of its study.yaml (--config)")
 

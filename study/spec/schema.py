@@ -81,8 +81,6 @@ class Experiment(Record):
     """Modules of `analysis` that are run on the results when the trials have ended."""
     exploration: Exploration | None = None
     """With one, the arms are references, and Optuna suggests more."""
-    stored: Name | None = None
-    """Trace of `study.execution.stored` that the only trial is read from; nothing is run then."""
 
     @model_validator(mode="after")
     def _check(self) -> "Experiment":
@@ -99,11 +97,6 @@ class Experiment(Record):
             require(not needy, "arms.needs", needy, "none, where the arms are references")
             for name in self.exploration.points:
                 require_known(name, names, "exploration.points")
-        if self.stored is not None:
-            # Neither another seed nor an exploration was published.
-            require(len(self.seeds) == 1, "seeds", self.seeds, "one, for a stored study")
-            require(len(names) == 1, "arms", names, "one, for a stored study")
-            require(self.exploration is None, "exploration", "one", "none, for a stored study")
         return self
 
 

@@ -71,7 +71,7 @@ def test_a_file_makes_the_same_trials(name: str, workload: str, tmp_path: Path) 
     assert again.exploration == experiment.exploration
     # What is written of what was read is the same file: nothing creeps in.
     assert to_yaml(again) == path.read_text()
-    for field in ("name", "question", "arms", "seeds", "figures", "stored"):
+    for field in ("name", "question", "arms", "seeds", "figures"):
         assert getattr(again, field) == getattr(experiment, field)
 
 
