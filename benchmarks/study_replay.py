@@ -28,7 +28,7 @@ from study.execution.trial import Job
 from study.show.board import Board
 from study.show.monitor import QuietMonitor
 from study.spec.catalog import load_experiment
-from study.spec.changes import widen
+from study.spec.changes import with_flags
 from study.spec.expand import expand
 from study.spec.schema import Status
 from study.store import EPOCHS, Results, read_rows
@@ -89,7 +89,7 @@ def replay(traces: Path, trials: int) -> dict[str, Any]:
         if record["status"] == "finished"
     ]
     experiment = load_experiment("dp_coefficients", "digits", 1)
-    experiment = widen(experiment, None, trials - len(experiment.arms))
+    experiment = with_flags(experiment, samples=trials - len(experiment.arms))
     cluster.start()
     placement = cluster.place(cluster.Request(), cluster.node_resources())
     from study.execution.tuner import (

@@ -45,8 +45,6 @@ def _add_changes(group: argparse._ArgumentGroup) -> None:
     add("--no-stopping", action="store_true", help="run every suggested arm to its end")
     widen = "let a study that is there grow: by --seeds, --samples, or the arms of --config"
     add("--extend", action="store_true", help=widen)
-    fork = "with --resume: start another study in NEW, with --set, from the trials of this one"
-    add("--fork", metavar="NEW", type=Path, help=fork)
     where = "results directory (default: results/EXPERIMENT-WORKLOAD here)"
     add("--results", metavar="DIR", type=Path, help=where)
 
@@ -90,16 +88,16 @@ def check(arguments: argparse.Namespace, experiments: str) -> None:
     require(len(given) == 1, ", ".join(given), "all of them", "one of them")
     resumed = arguments.resume is not None
     widens = resumed and arguments.extend
-    require(resumed or not arguments.fork, "--fork", arguments.fork, "with --resume RESULTS")
-    both = arguments.extend and arguments.fork is not None
-    require(not both, "--extend, --fork", "both", "one of them")
     if resumed:
         for name in ("seeds", "samples"):
             value = getattr(arguments, name)
             require(value is None or widens, f"--{name}", value, "with --resume only to --extend")
-        forked = arguments.fork is not None
-        settings = arguments.settings
-        require(not settings or forked, "--set", settings, "with --resume only to --fork NEW")
+        require(
+            not arguments.settings,
+            "--set",
+            arguments.settings,
+            "nothing with --resume; to vary a study: --config RESULTS/study.yaml --results NEW",
+        )
         fixed = ("workload", "sampler", "objectives", "no_stopping", "results")
         for name in fixed:
             value = getattr(arguments, name)

@@ -158,18 +158,16 @@ def refuse_growth(
         ValueError: more arms, seeds or samples without `extend`; fewer seeds or other references of
             an exploration, whatever it is told.
     """
-    explores = now["exploration"] is not None
-    for key in ("arms", "seeds", "samples"):
-        there, asked = _extent(before, key), _extent(now, key)
-        if explores and key == "arms":
-            allowed = f"{there}, by which {root} compares the others"
-            require(asked == there, key, asked, allowed)
-        if explores and key == "seeds":
-            allowed = f"{there}, over which {root} takes means, or more of them"
-            require(set(asked) >= set(there), key, asked, allowed)
-        more = asked > there if key == "samples" else not set(asked) <= set(there)
-        allowed = f"{there}, as in {root}; to add some: --resume {root} --extend"
-        require(extend or not more, key, asked, allowed)
+    there, asked = _extent(before), _extent(now)
+    if now["exploration"] is not None:
+        allowed = f"{there['arms']}, by which {root} compares the others"
+        require(asked["arms"] == there["arms"], "arms", asked["arms"], allowed)
+        allowed = f"{there['seeds']}, over which {root} takes means, or more of them"
+        require(set(asked["seeds"]) >= set(there["seeds"]), "seeds", asked["seeds"], allowed)
+    for key, value in asked.items():
+        more = value > there[key] if key == "samples" else not set(value) <= set(there[key])
+        allowed = f"{there[key]}, as in {root}; to add some: --resume {root} --extend"
+        require(extend or not more, key, value, allowed)
 
 
 def refusal(problem: str, way_out: str, changed: list[str]) -> str:
@@ -179,12 +177,13 @@ def refusal(problem: str, way_out: str, changed: list[str]) -> str:
     return f"{problem} a study with other settings; {way_out}. There -> asked:\n  {shown}{more}"
 
 
-def _extent(study: Mapping[str, Any], key: str) -> Any:
-    """How far a study goes: names of arms, seeds, or the number of samples."""
-    if key == "samples":
-        exploration = study.get("exploration")
-        return exploration["samples"] if exploration else 0
-    return sorted(study[key]) if key == "seeds" else sorted(arm["name"] for arm in study[key])
+def _extent(study: Mapping[str, Any]) -> dict[str, Any]:
+    """Size of a study: names of its arms, its seeds, and how many arms it suggests."""
+    return {
+        "arms": sorted(arm["name"] for arm in study["arms"]),
+        "seeds": sorted(study["seeds"]),
+        "samples": (study.get("exploration") or {"samples": 0})["samples"],
+    }
 
 
 def union(before: Mapping[str, Any], experiment: Experiment) -> Experiment:
@@ -192,6 +191,6 @@ def union(before: Mapping[str, Any], experiment: Experiment) -> Experiment:
     seeds = tuple(sorted({*before["seeds"], *experiment.seeds}))
     exploration = experiment.exploration
     if exploration is not None:
-        samples = max(_extent(before, "samples"), exploration.samples)
+        samples = max(_extent(before)["samples"], exploration.samples)
         exploration = exploration.model_copy(update={"samples": samples})
     return experiment.model_copy(update={"seeds": seeds, "exploration": exploration})

@@ -20,7 +20,6 @@ from adacomcat.checks import require
 from adacomcat.settings import parse_settings
 from study import cli
 from study.execution.dryrun import dry_run
-from study.execution.fork import fork
 from study.execution.session import Session
 from study.show.status import describe
 from study.spec.catalog import (
@@ -30,7 +29,7 @@ from study.spec.catalog import (
     recorder,
     workloads,
 )
-from study.spec.changes import steer, widen
+from study.spec.changes import with_flags
 from study.spec.configfile import read_config
 from study.spec.expand import apply_settings
 from study.spec.schema import Experiment
@@ -85,23 +84,23 @@ def _run(arguments: argparse.Namespace, console: Console) -> int:
 
 def _study(arguments: argparse.Namespace) -> tuple[Experiment, Results]:
     """What is asked for, and where it goes."""
-    settings = parse_settings(arguments.settings)
     if arguments.resume is not None:
         results = Results(arguments.resume.absolute())
-        experiment = load(results)
-        if arguments.fork is not None:
-            forked = Results(arguments.fork.absolute())
-            experiment = apply_settings(experiment, settings)
-            return experiment if arguments.dry_run else fork(results, experiment, forked), forked
-        return widen(experiment, arguments.seeds, arguments.samples), results
+        widened = with_flags(load(results), seeds=arguments.seeds, samples=arguments.samples)
+        return widened, results
+    settings, seeds = parse_settings(arguments.settings), arguments.seeds
     if arguments.config is not None:
         experiment = apply_settings(read_config(arguments.config), settings)
-        experiment = widen(experiment, arguments.seeds, None)
+        experiment = with_flags(experiment, seeds=seeds)
     else:
-        names = (arguments.experiment, arguments.workload, arguments.seeds)
-        experiment = load_experiment(*names, settings)
-    experiment = widen(experiment, None, arguments.samples)
-    experiment = steer(experiment, arguments.sampler, arguments.objectives, arguments.no_stopping)
+        experiment = load_experiment(arguments.experiment, arguments.workload, seeds, settings)
+    experiment = with_flags(
+        experiment,
+        samples=arguments.samples,
+        sampler=arguments.sampler,
+        objectives=arguments.objectives,
+        no_stopping=arguments.no_stopping,
+    )
     name = f"{experiment.name}-{experiment.workload.name}"
     root = arguments.results or Path("results", name)
     return experiment, Results(root.absolute())

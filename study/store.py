@@ -33,6 +33,7 @@ from study.record import (
     union,
 )
 from study.spec.configfile import read_config, write_config
+from study.spec.expand import expand
 from study.spec.schema import SCHEMA_VERSION, Experiment, Status, TrialSpec
 
 EPOCHS, SEARCHES = "epochs.jsonl", "searches.jsonl"
@@ -40,8 +41,9 @@ TRIAL_ENTRIES = tuple(TRIAL_FIELDS)
 """What every `trial.json` has, as it is read here; `experiment` and `needs` are for a run alone."""
 VERSIONS = f"schemas up to {SCHEMA_VERSION}"
 """What is read here, in words."""
-EARLY = ("study.yaml", "driver.lock")
-"""Files that a driver may leave before it has begun a study."""
+EARLY = ("study.yaml", "driver.lock", "trials")
+"""What may be there before a study begins: files of a killed driver, and trials copied from another
+study."""
 
 
 def now() -> str:
@@ -273,7 +275,17 @@ class Results:
         strangers = [name for name in there if name not in EARLY and not name.startswith(".")]
         allowed = f"a study's folder, or an empty one; it has {', '.join(strangers[:3])}"
         require(not strangers, "--results", str(self.root), allowed)
+        self._check_copied(experiment)
         return None
+
+    def _check_copied(self, experiment: Experiment) -> None:
+        """Refuse trials, copied from another study, that a grid does not have."""
+        there = sorted(path.name for path in (self.root / "trials").glob("*"))
+        if there and experiment.exploration is None:
+            own = {spec.trial_id for spec in expand(experiment)}
+            others = [name for name in there if name not in own]
+            allowed = f"trials of {experiment.name} with these settings; delete these"
+            require(not others, "--results", ", ".join(others[:3]), allowed)
 
     def begin(
         self,
@@ -282,7 +294,6 @@ class Results:
         extend: bool = False,
         command: str,
         provenance: Mapping[str, Any],
-        forked_from: str | None = None,
     ) -> None:
         """Write `study.json` and `study.yaml`, or go on with the study that is there.
 
@@ -291,7 +302,6 @@ class Results:
             extend: as `check` takes it.
             command: as the user gave it.
             provenance: of the driver.
-            forked_from: the results directory that this one began with, if any; it is kept.
 
         Raises:
             ValueError: as `check`, or the directory cannot be written.
@@ -302,7 +312,6 @@ class Results:
             "started": before["started"] if before else now(),
             "command": command,
             "provenance": dict(provenance),
-            "forked_from": before.get("forked_from") if before else forked_from,
         }
         try:
             self.root.mkdir(parents=True, exist_ok=True)

@@ -125,15 +125,9 @@ def fill(experiment: Experiment, storage: JournalStorage, path: Path) -> optuna.
             point = exploration.points.get(arm.name)
             mark = {} if point is not None else {OUTSIDE: "the space cannot express it"}
             study.enqueue_trial(dict(point or {}), user_attrs={"arm": arm.name, **mark})
-    given = sum("first" in trial.user_attrs for trial in trials)
-    for number, point in enumerate(exploration.first[given:], start=given):
-        study.enqueue_trial(point, user_attrs={"first": number})
     # As many as the study began with: an extension goes on where the sampler has come to.
-    room = max(0, exploration.samples - len(exploration.first))
     start = study.user_attrs["start"]
-    spread = quasi_random(exploration.space, start, exploration.seed)
-    # A fork's first points are mostly those that its origin began with.
-    points = [point for point in spread if point not in exploration.first][: min(start, room)]
+    points = quasi_random(exploration.space, start, exploration.seed)[: exploration.samples]
     before = sum("point" in trial.user_attrs for trial in trials)
     for number, point in enumerate(points[before:], start=before):
         study.enqueue_trial(point, user_attrs={"point": number})
@@ -153,7 +147,7 @@ def _check_same(exploration: Exploration, study: optuna.Study, path: Path) -> No
         if key not in there:
             study.set_user_attr(key, value)
     before = there.get("objectives", objectives)
-    allowed = f"{before}, which {path} holds; --fork starts another study"
+    allowed = f"{before}, which {path} holds; give another --results"
     require(objectives == before, "exploration.objectives", objectives, allowed)
     asked, known = json.loads(json.dumps(space)), there.get("space", space)
     common = [name for name in asked if name in known]
@@ -162,7 +156,7 @@ def _check_same(exploration: Exploration, study: optuna.Study, path: Path) -> No
         *(f"a new {name}" for name in asked if name not in known),
         *differences({n: known[n] for n in common}, {n: asked[n] for n in common}),
     ]
-    allowed = f"the space that {path} holds; --fork starts another study"
+    allowed = f"the space that {path} holds; give another --results"
     require(not changed, "exploration.space", ", ".join(changed[:5]), allowed)
 
 

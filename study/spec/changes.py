@@ -1,4 +1,4 @@
-"""What flags change of an experiment before it runs."""
+"""Changes that command-line flags make to an experiment."""
 
 from typing import Any, TypeVar
 
@@ -9,6 +9,45 @@ from study.spec.exploration import Record
 from study.spec.schema import Experiment
 
 AnyRecord = TypeVar("AnyRecord", bound=Record)
+
+
+def with_flags(
+    experiment: Experiment,
+    *,
+    seeds: int | None = None,
+    samples: int | None = None,
+    sampler: str | None = None,
+    objectives: str | None = None,
+    no_stopping: bool = False,
+) -> Experiment:
+    """An experiment changed by flags; None and False leave it as it is.
+
+    Args:
+        experiment: to change.
+        seeds: how many, from 0 on.
+        samples: how many arms an exploration suggests.
+        sampler: its name.
+        objectives: their names, separated by commas.
+        no_stopping: whether every suggested arm runs to its end.
+
+    Raises:
+        ValueError: a refused value, or a flag of explorations for a grid.
+    """
+    if seeds is not None:
+        experiment = changed(experiment, seeds=tuple(range(seeds)))
+    names = None if objectives is None else tuple(map(str.strip, objectives.split(",")))
+    asked = {"samples": samples, "sampler": sampler, "objectives": names}
+    changes: dict[str, Any] = {name: value for name, value in asked.items() if value is not None}
+    if no_stopping:
+        changes["stopping"] = None
+    if not changes:
+        return experiment
+    if experiment.exploration is None:
+        name = next(iter(changes))
+        flag, got = ("--no-stopping", True) if name == "stopping" else (f"--{name}", changes[name])
+        require(False, flag, got, f"nothing: {experiment.name} is a grid, it explores nothing")
+    assert experiment.exploration is not None
+    return changed(experiment, exploration=changed(experiment.exploration, **changes))
 
 
 def changed(record: AnyRecord, **changes: Any) -> AnyRecord:
@@ -25,48 +64,3 @@ def changed(record: AnyRecord, **changes: Any) -> AnyRecord:
         reason = first.get("ctx", {}).get("error")
         where = ".".join(str(part) for part in first["loc"])
         raise ValueError(str(reason) if reason else f"{where}: {first['msg']}") from None
-
-
-def widen(experiment: Experiment, seeds: int | None, samples: int | None) -> Experiment:
-    """An experiment with this many seeds (0, 1, ...) or suggested arms; None leaves what is there.
-
-    Raises:
-        ValueError: `samples` of an experiment that explores nothing.
-    """
-    if seeds is not None:
-        experiment = changed(experiment, seeds=tuple(range(seeds)))
-    if samples is not None:
-        experiment = _explore(experiment, "--samples", samples, samples=samples)
-    return experiment
-
-
-def steer(
-    experiment: Experiment, sampler: str | None, objectives: str | None, no_stopping: bool
-) -> Experiment:
-    """An experiment whose exploration is led by other means; None and False leave what is there.
-
-    Args:
-        experiment: to change.
-        sampler: its name.
-        objectives: their names, with commas between them.
-        no_stopping: whether every suggested arm runs to its end.
-
-    Raises:
-        ValueError: any of them for an experiment that explores nothing, or a refused value.
-    """
-    if sampler is not None:
-        experiment = _explore(experiment, "--sampler", sampler, sampler=sampler)
-    if objectives is not None:
-        names = tuple(name.strip() for name in objectives.split(","))
-        experiment = _explore(experiment, "--objectives", objectives, objectives=names)
-    if no_stopping:
-        experiment = _explore(experiment, "--no-stopping", True, stopping=None)
-    return experiment
-
-
-def _explore(experiment: Experiment, flag: str, got: object, **changes: Any) -> Experiment:
-    exploration = experiment.exploration
-    if exploration is None:
-        require(False, flag, got, f"nothing: {experiment.name} is a grid, it explores nothing")
-        raise AssertionError
-    return changed(experiment, exploration=changed(exploration, **changes))

@@ -157,8 +157,6 @@ class Exploration(Record):
     """Settings of every suggested arm, below what the space makes."""
     points: dict[Name, dict[str, Any]] = {}
     """References that the space can express: name of the arm -> its parameters."""
-    first: tuple[dict[str, Any], ...] = ()
-    """Points of the space that are tried before all others, after the references."""
     stopping: Stopping | None = None
 
     @model_validator(mode="after")
@@ -173,8 +171,6 @@ class Exploration(Record):
         require(self.start >= 0, "start", self.start, "0 or more")
         for arm, point in self.points.items():
             self._check_point(f"points.{arm}", point)
-        for number, point in enumerate(self.first):
-            self._check_point(f"first.{number}", point)
         return self
 
     def _check_space(self) -> None:

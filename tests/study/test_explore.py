@@ -1,4 +1,4 @@
-"""An exploration as its users have it: begun, killed, resumed, widened, varied and forked."""
+"""An exploration as its users have it: begun, killed, resumed, widened and varied."""
 
 import csv
 import json
@@ -320,38 +320,6 @@ def test_an_edited_study_yaml_is_another_study(
     }
 
 
-def test_a_fork_runs_what_its_settings_change_and_takes_over_the_rest(
-    script: Any, ray_cluster: Any, explored: Explored, tmp_path: Path
-) -> None:
-    root, before = tmp_path / "fork", written(explored.root)
-    old = script.records(explored.root)
-    out = script.call("--resume", explored.root, "--fork", root, "--set", "schedule.at=2")
-    assert written(explored.root) == before
-    new, study = script.records(root), optuna_study(root)
-    taken = {n for n, r in old.items() if r["status"] == "finished"} - {"once-0"}
-    for name in taken:
-        origin = {"forked_from": str(explored.root)}
-        provenance = old[name]["provenance"] | origin
-        assert new[name] == old[name] | {"provenance": provenance}
-        for file in ("epochs.jsonl", "searches.jsonl"):
-            was = folder_of(explored.root, old[name]) / file
-            assert (folder_of(root, new[name]) / file).read_bytes() == was.read_bytes()
-    started = {trial_id for event, trial_id in events(out) if event == "started"}
-    assert started == {r["trial_id"] for name, r in new.items() if name not in taken}
-    assert new["once-0"]["config"]["schedule"] == {"kind": "once", "at": 2}
-    # As many arms as before, of which none is tried twice.
-    arms = [trial.user_attrs["arm"] for trial in study.trials]
-    assert len(set(arms)) == len(arms) == len(REFERENCES) + SAMPLES
-    assert {f"{arm}-0" for arm in arms} == new.keys()
-    assert {trial.state for trial in study.trials} <= {TrialState.COMPLETE, TrialState.PRUNED}
-
-    # A second one is not written over it.
-    there = written(root)
-    out = script.call("--resume", explored.root, "--fork", root, status=2)
-    assert out == f"error: --fork: got {str(root)!r}, allowed: a new folder, or an empty one\n"
-    assert written(root) == there
-
-
 @pytest.fixture
 def read_only(explored: Explored, tmp_path: Path) -> Iterator[Path]:
     """A file system with the finished study, on which nothing can be written."""
@@ -382,7 +350,5 @@ def test_results_that_cannot_be_written_are_refused_before_anything_runs(
         place = next(path for path in why if path in command)
         out = script.call(*command, status=2)
         assert out == f"error: --results: cannot write to or lock {place} ({why[place]})\n"
-    out = script.call("--resume", root, "--fork", new, status=2)
-    assert out.startswith("error: ") and out.count("\n") == 1 and "Read-only" in out
     # To look is allowed.
     assert "nothing is left" in script.call("--status", root)

@@ -3,6 +3,7 @@ import json
 import math
 import re
 import resource
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -332,6 +333,32 @@ def test_what_a_driver_leaves_before_it_has_begun_is_no_stranger(
     (tmp_path / ".study.json.0123.tmp").touch()
     begin(Results(tmp_path), tiny_experiment)
     assert expand(load(Results(tmp_path))) == expand(tiny_experiment)
+
+
+def test_a_study_begins_with_trials_that_were_copied_from_another_one(
+    tmp_path: Path, tiny_experiment: Experiment
+) -> None:
+    """How to vary a study without running again what the new settings leave as it was."""
+    old, new = Results(tmp_path / "old"), Results(tmp_path / "new")
+    begin(old, tiny_experiment)
+    for spec in expand(tiny_experiment):
+        old.add(spec)
+        old.update(spec.trial_id, "finished", summary={"test_acc": 1.0})
+    shutil.copytree(old.root / "trials", new.root / "trials")
+    arms = {arm.name: arm for arm in tiny_experiment.arms}
+    later = arms["once"].model_copy(update={"overrides": {"schedule": {"kind": "once", "at": 2}}})
+    varied = tiny_experiment.model_copy(update={"arms": (arms["each"], later, arms["best"])})
+    each, *others = (spec.trial_id for spec in expand(tiny_experiment))
+    with pytest.raises(ValueError, match="-best-.*-once-.*with these settings.*delete these$"):
+        begin(new, varied)
+    assert not new.study_file.exists()
+    for trial_id in others:
+        shutil.rmtree(new.folder(trial_id))
+    begin(new, varied)
+    for spec in expand(varied):
+        new.add(spec)
+    statuses = {record["arm"]: record["status"] for record in new.trials()}
+    assert statuses == {"each": "finished", "once": "pending", "best": "pending"}
 
 
 def test_a_newer_schema_is_refused(tmp_path: Path, tiny_experiment: Experiment) -> None:

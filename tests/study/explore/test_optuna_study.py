@@ -47,14 +47,6 @@ def test_no_more_points_than_samples(exploration: Make, results: Results) -> Non
     assert len(open_study(exploration(samples=1, start=8), results).trials) == 2 + 1
 
 
-def test_a_first_point_is_not_tried_twice(exploration: Make, results: Results) -> None:
-    wanted = exploration().exploration
-    assert wanted is not None
-    points = quasi_random(wanted.space, 3, wanted.seed)
-    study = open_study(exploration(start=3, first=(points[1],)), results)
-    assert queue(study)[2:] == [points[1], points[0], points[2]]
-
-
 def test_opening_again_adds_nothing(exploration: Make, results: Results) -> None:
     first = queue(open_study(exploration(), results))
     size = journal(results).stat().st_size

@@ -4,7 +4,7 @@ from typing import Any
 import pytest
 
 from study.spec.catalog import load_experiment
-from study.spec.changes import changed, steer, widen
+from study.spec.changes import changed, with_flags
 from study.spec.exploration import Stopping
 from study.spec.schema import Experiment
 
@@ -25,7 +25,10 @@ def test_a_changed_record_is_validated_like_a_new_one(exploration: Make) -> None
     for changes, message in (
         ({"samples": 0}, r"^samples: got 0, allowed: 1 or more$"),
         ({"samples": "x"}, r"^samples: Input should be a valid integer"),
-        ({"first": ({"growth": 9.0, "capped": False},)}, r"^first.0.growth: got 9.0, allowed: a n"),
+        (
+            {"points": {"usual": {"growth": 9.0, "capped": False}}},
+            r"^points.usual.growth: got 9.0, allowed: a number",
+        ),
         ({"unknown": 1}, r"^unknown: Extra inputs"),
     ):
         with pytest.raises(ValueError, match=message) as refusal:
@@ -39,26 +42,27 @@ def test_widening_counts_seeds_from_zero_and_keeps_the_rest(
     exploration: Make, grid: Experiment
 ) -> None:
     experiment = exploration(seeds=(0,))
-    assert widen(experiment, None, None) == experiment
-    wide = widen(experiment, 3, 20)
+    assert with_flags(experiment) == experiment
+    wide = with_flags(experiment, seeds=3, samples=20)
     assert wide.seeds == (0, 1, 2)
     assert wide.exploration is not None and wide.exploration.samples == 20
     assert wide == exploration(seeds=(0, 1, 2), samples=20)
-    assert widen(grid, 1, None) == grid.model_copy(update={"seeds": (0,)})
+    assert with_flags(grid, seeds=1) == grid.model_copy(update={"seeds": (0,)})
 
 
 def test_an_exploration_is_steered_by_flags(exploration: Make) -> None:
     experiment = exploration()
-    assert steer(experiment, None, None, False) == experiment
-    steered = steer(experiment, "nsga2", " params, val_acc,searches", True)
+    steered = with_flags(
+        experiment, sampler="nsga2", objectives=" params, val_acc,searches", no_stopping=True
+    )
     assert steered == exploration(
         sampler="nsga2", objectives=("params", "val_acc", "searches"), stopping=None
     )
     assert exploration().exploration.stopping == Stopping(rungs=(1, 2))  # It was there before.
     with pytest.raises(ValueError, match=r"^objectives: got 'val_ac' \(did you mean 'val_acc'"):
-        steer(experiment, None, "val_ac,searches", False)
+        with_flags(experiment, objectives="val_ac,searches")
     with pytest.raises(ValueError, match=r"^objectives: got \('params', 'params'\), allowed: each"):
-        steer(experiment, None, "params,params", False)
+        with_flags(experiment, objectives="params,params")
 
 
 @pytest.mark.parametrize(
@@ -66,7 +70,7 @@ def test_an_exploration_is_steered_by_flags(exploration: Make) -> None:
     [
         ({"samples": 5}, "--samples: got 5"),
         ({"sampler": "tpe"}, "--sampler: got 'tpe'"),
-        ({"objectives": "val_acc"}, "--objectives: got 'val_acc'"),
+        ({"objectives": "val_acc"}, "--objectives: got ('val_acc',)"),
         ({"no_stopping": True}, "--no-stopping: got True"),
     ],
 )
@@ -74,9 +78,6 @@ def test_a_grid_has_nothing_to_steer(
     grid: Experiment, change: dict[str, Any], refusal: str
 ) -> None:
     with pytest.raises(ValueError) as caught:
-        if "samples" in change:
-            widen(grid, None, **change)
-        else:
-            steer(grid, **({"sampler": None, "objectives": None, "no_stopping": False} | change))
+        with_flags(grid, **change)
     expected = f"{refusal}, allowed: nothing: adaptive_vs_fixed is a grid, it explores nothing"
     assert str(caught.value) == expected
