@@ -35,7 +35,7 @@ class _Loader(yaml.SafeLoader):
 
 
 def _read_latency(loader: _Loader, node: yaml.Node) -> dict[str, Any]:
-    """`!latency FILE`: the table in a file of `python -m adacomcat latency`, in place of its name.
+    """`!latency FILE`: the table in a file of `adacomcat latency`, in place of its name.
 
     So a configuration holds what was measured, whatever becomes of the file.
     """

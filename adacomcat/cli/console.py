@@ -1,11 +1,11 @@
-"""What a run shows: a line for everything that happened, and bars on a terminal."""
+"""Display of a command: a line for everything that happened, and progress bars on a terminal."""
 
 import logging
-from collections.abc import Iterable, Iterator, Sized
+import sys
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
-import torch
 from rich.console import Console
 from rich.markup import escape
 from rich.progress import (
@@ -18,9 +18,20 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
-from adacomcat.training.clock import Clock
+from adacomcat.cli.process import is_first
 
 LOGGER = "adacomcat"
+
+
+def make_display(*, json: bool) -> "Display":
+    """The display of a command.
+
+    Args:
+        json: standard output is for JSON alone.
+    """
+    # A pipe has no width: rich would fold tables to 80 columns.
+    width = None if sys.stdout and sys.stdout.isatty() else 160
+    return Display(Console(width=width, stderr=json), first=is_first())
 
 
 class Display:
@@ -92,24 +103,6 @@ class Display:
             f"dense model: epoch {row['epoch'] + 1}/{row['epochs']}, loss {row['loss']:.4f}, "
             f"val {row['val_acc']:.2%}"
         )
-
-
-class ShownClock(Clock):
-    """A clock that also shows the batches that pass through it."""
-
-    def __init__(self, device: torch.device, display: Display) -> None:
-        super().__init__(device)
-        self._display, self._running = display, ""
-
-    @contextmanager
-    def span(self, name: str) -> Iterator[None]:
-        self._running = name
-        with super().span(name):
-            yield
-
-    def waiting(self, batches: Iterable[Any]) -> Iterator[Any]:
-        total = len(batches) if isinstance(batches, Sized) else None
-        return self._display.counted(super().waiting(batches), f"{self._running} steps", total)
 
 
 class _ToConsole(logging.Handler):

@@ -11,10 +11,11 @@ import adacomcat
 from adacomcat import parallel
 from adacomcat.checks import require
 from adacomcat.cli.console import Display
-from adacomcat.cli.models import comcat_model, comcat_sizes, drop_published_, origin_of
+from adacomcat.cli.process import is_first
 from adacomcat.cli.request import data_config, eval_config
+from adacomcat.cli.sources import comcat_model, comcat_sizes, drop_published_, origin_of
 from adacomcat.cli.train import warn_of_leakage
-from adacomcat.cli.workers import Workers, is_first
+from adacomcat.cli.workers import Workers
 from adacomcat.config import PhaseConfig, TrialConfig
 from adacomcat.cost import count_macs, count_params
 from adacomcat.data import Splits, build_splits, make_loader

@@ -9,7 +9,7 @@ from adacomcat.checks import require
 from adacomcat.cli.console import Display
 from adacomcat.cli.folder import RunFolder
 from adacomcat.cli.info import describe_model
-from adacomcat.cli.models import stored_model
+from adacomcat.cli.sources import stored_model
 from adacomcat.config import leakage_note
 from adacomcat.io.directory import CONFIG, PLAN, read_config, read_plan
 from adacomcat.io.export import Exported, export_hub, export_onnx, export_program
@@ -54,7 +54,7 @@ def origin_of_run(folder: RunFolder) -> Origin:
     phase = config["finetune" if record["command"] == "finetune" else "search_phase"]
     weights = config["dense"]["weights"]
     facts = {
-        "command": f"python -m adacomcat {record['command']}",
+        "command": f"adacomcat {record['command']}",
         "started": record["started"],
         "epochs": phase["epochs"],
         "schedule": config["schedule"],

@@ -113,7 +113,7 @@ class RunFolder:
 
     def resume_command(self, command: str) -> str:
         """What to type to go on."""
-        return f"python -m adacomcat {command} --resume {shlex.quote(str(self.path))}"
+        return f"adacomcat {command} --resume {shlex.quote(str(self.path))}"
 
     @contextmanager
     def locked(self) -> Iterator[None]:

@@ -9,8 +9,8 @@ from rich.console import Console
 from rich.table import Table
 from torch import nn
 
-from adacomcat.cli.models import drop_published_, stored_model
 from adacomcat.cli.request import model_options, skeleton
+from adacomcat.cli.sources import drop_published_, stored_model
 from adacomcat.config import ModelConfig
 from adacomcat.cost import count_macs, count_params
 from adacomcat.io.comcat import read_ranks
@@ -35,7 +35,7 @@ def info(arguments: argparse.Namespace, console: Console) -> None:
     Raises:
         ValueError: files that cannot be read, or that are not of this model.
     """
-    if arguments.ranks is None and arguments.published_rate is None:
+    if arguments.source is not None or arguments.comcat_dir is not None:
         model, dense = stored_model(arguments)
     else:
         config = ModelConfig(name=arguments.model, options=model_options(arguments))

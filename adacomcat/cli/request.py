@@ -20,7 +20,7 @@ from adacomcat.methods.tokens.rates import published_options
 from adacomcat.models.timm_vit import create_model
 from adacomcat.models.weights import TIMM
 from adacomcat.schedule import Schedule
-from adacomcat.settings import build_config, parse_settings
+from adacomcat.settings import build_config, parse_settings, read_yaml
 
 LARGE = 300_000
 """From so many training images on, a folder is cut as ImageNet is."""
@@ -70,20 +70,14 @@ def search_config(arguments: argparse.Namespace) -> TrialConfig:
     """
     upstream = arguments.preset == "upstream"
     base = _for_method(_base(arguments, {}), arguments.method, upstream=upstream)
-    if arguments.method == "diffrate" and arguments.epochs is not None:
+    flags: Settings = {}
+    epochs = flagged(arguments).get("search_phase.epochs")
+    if arguments.method == "diffrate" and epochs is not None:
         # Nothing but searches happens in its epochs.
-        base["schedule"] = {"kind": "explicit", "epochs": list(range(arguments.epochs))}
-    flags = _given(
-        {
-            "budget.reduction": arguments.target_reduction,
-            "search_phase.epochs": arguments.epochs,
-            "search_phase.batch_size": arguments.batch_size,
-            "search.batch_size": arguments.search_batch_size,
-            "schedule": _schedule(arguments.schedule),
-            "seed": arguments.seed,
-        }
-    )
-    if arguments.target_reduction is not None:
+        base["schedule"] = {"kind": "explicit", "epochs": list(range(epochs))}
+    if arguments.schedule is not None:
+        flags["schedule"] = _schedule(arguments.schedule)
+    if "budget.reduction" in flagged(arguments):
         flags["budget.absolute"] = None
     if arguments.target_gmacs is not None:
         macs = arguments.target_gmacs * 1e9
@@ -91,8 +85,7 @@ def search_config(arguments: argparse.Namespace) -> TrialConfig:
     if arguments.latency_table is not None:
         table = read_timetable(arguments.latency_table)
         flags |= {"budget.unit": "latency", "budget.latency": table}
-    flags |= _machine(arguments) | _weights(arguments)
-    config = _folded(base | _precision(arguments), flags, arguments)
+    config = _folded(base, flags | _weights(arguments), arguments)
     dense = config.dense
     trained = dense.weights is not None or dense.recipe.epochs > 0
     require(trained, "--weights", None, "a file, a URL, timm, or --set dense.recipe.epochs=N")
@@ -109,14 +102,6 @@ def finetune_config(arguments: argparse.Namespace, origin: Origin) -> TrialConfi
     Raises:
         ValueError: a missing flag, an unknown setting, or a value that is refused.
     """
-    flags = _given(
-        {
-            "finetune.epochs": arguments.epochs,
-            "finetune.batch_size": arguments.batch_size,
-            "seed": arguments.seed,
-        }
-    )
-    flags |= _machine(arguments) | _weights(arguments)
     if origin.stored is None:
         allowed = "of the dense model that teaches: this model comes without it"
         _require_data(arguments)
@@ -124,7 +109,7 @@ def finetune_config(arguments: argparse.Namespace, origin: Origin) -> TrialConfi
     else:
         allowed = "nothing with a search's directory: it has its data"
         require(arguments.workload is None, "--workload", arguments.workload, allowed)
-    return _folded(_origin_base(arguments, origin) | _precision(arguments), flags, arguments)
+    return _folded(_origin_base(arguments, origin), _weights(arguments), arguments)
 
 
 def eval_config(arguments: argparse.Namespace, sizes: Settings) -> TrialConfig:
@@ -137,7 +122,7 @@ def eval_config(arguments: argparse.Namespace, sizes: Settings) -> TrialConfig:
     Raises:
         ValueError: a missing flag, an unknown setting, or a value that is refused.
     """
-    flags = _machine(arguments) | _weights(arguments)
+    flags = _weights(arguments)
     if arguments.published_rate is not None:
         sizes = published_options(arguments.model or "")
         if arguments.workload is None and arguments.weights is None:
@@ -158,7 +143,7 @@ def data_config(arguments: argparse.Namespace, origin: Origin) -> TrialConfig:
     """
     if origin.stored is None:
         _require_data(arguments)
-    return _folded(_origin_base(arguments, origin), _machine(arguments), arguments)
+    return _folded(_origin_base(arguments, origin), {}, arguments)
 
 
 def model_options(arguments: argparse.Namespace) -> Settings:
@@ -256,13 +241,11 @@ def _base(arguments: argparse.Namespace, sizes: Settings) -> Settings:
     """The recipe of a workload, or of a folder with the model that a flag names."""
     settings = _settings(arguments)
     options = {**sizes, **_entries(settings, "model.options")}
+    if arguments.workload is None and arguments.model is None:
+        return {}  # All of it is in the file of --config.
     if arguments.workload is None:
-        require(
-            "model.name" not in settings,
-            "--set model.name",
-            settings.get("model.name"),
-            "--model M",
-        )
+        name = settings.get("model.name")
+        require("model.name" not in settings, "--set model.name", name, "--model M")
         model = ModelConfig(name=arguments.model, options=options)
         root = Path(arguments.data).absolute()
         side = settings.get("data.image_size", options.get("img_size"))
@@ -327,10 +310,38 @@ def _images(plain: Any, image_size: int | None) -> Settings:
 
 
 def _folded(base: Settings, flags: Settings, arguments: argparse.Namespace) -> TrialConfig:
-    settings = _settings(arguments)
+    """The configuration of a recipe, the file of `--config`, flags and `--set`, the last to win."""
+    settings, flags = _settings(arguments), flags | flagged(arguments)
     for key in settings:
         require(key not in flags, f"--set {key}", settings[key], "this or its flag, not both")
-    return build_config(base, flags, settings)
+    recipe = base | _precision(arguments)
+    path = getattr(arguments, "config", None)
+    return build_config(recipe, {} if path is None else _file(path), flags, settings)
+
+
+def flagged(arguments: argparse.Namespace) -> Settings:
+    """The flags that are settings by their own names, see `adacomcat.cli.flags`."""
+    names = (name for name in vars(arguments) if "." in name or name == "seed")
+    return {
+        name: getattr(arguments, name) for name in names if getattr(arguments, name) is not None
+    }
+
+
+def _file(path: Path) -> Settings:
+    """The settings of a file, once it is known that they are all valid.
+
+    Raises:
+        ValueError: a file that cannot be read, no YAML, or a setting that is refused; it is named.
+    """
+    try:
+        settings = read_yaml(path.read_bytes())
+        require(isinstance(settings, Mapping), "settings", settings, "a mapping")
+        build_config(settings)
+    except OSError as error:
+        raise ValueError(f"--config: cannot read {path} ({error.strerror})") from None
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from None
+    return dict(settings)
 
 
 def _settings(arguments: argparse.Namespace) -> Settings:
@@ -352,9 +363,7 @@ def _space(width: int, classes: int) -> str:
     return "paper" if width in menus and min(width, classes) in menus else "fractions"
 
 
-def _schedule(kind: str | None) -> Settings | None:
-    if kind is None:
-        return None
+def _schedule(kind: str) -> Settings:
     require_known(kind, [known.kind for known in Schedule.__subclasses__()], "--schedule")
     return {"kind": kind}
 
@@ -365,10 +374,6 @@ def _precision(arguments: argparse.Namespace) -> Settings:
         return {}
     parts = ("dense.recipe", "search", "search_phase", "finetune")
     return {f"{part}.bf16": False for part in parts}
-
-
-def _machine(arguments: argparse.Namespace) -> Settings:
-    return _given({"data.num_workers": arguments.workers})
 
 
 def _weights(arguments: argparse.Namespace) -> Settings:
@@ -384,10 +389,6 @@ def _weights(arguments: argparse.Namespace) -> Settings:
             # So that a resume finds the same weights, and a result says which they were.
             flags["dense.sha256"] = sha256_file(path)
     return flags
-
-
-def _given(flags: Settings) -> Settings:
-    return {key: value for key, value in flags.items() if value is not None}
 
 
 def _cores() -> int:

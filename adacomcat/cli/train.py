@@ -3,26 +3,29 @@
 import argparse
 import dataclasses
 import shlex
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence, Sized
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import nn
 
 import adacomcat
 from adacomcat.checks import require
-from adacomcat.cli.console import Display, ShownClock
+from adacomcat.cli.console import Display
 from adacomcat.cli.folder import EPOCHS, SEARCHES, RunFolder
-from adacomcat.cli.models import describe_images, origin_of
+from adacomcat.cli.process import is_first
 from adacomcat.cli.request import finetune_config, search_config
-from adacomcat.cli.workers import Workers, is_first
+from adacomcat.cli.sources import describe_images, origin_of
+from adacomcat.cli.workers import Workers
 from adacomcat.config import TrialConfig, leakage_note
 from adacomcat.data import Splits, build_splits
 from adacomcat.files import default_cache, sha256_file
 from adacomcat.io.directory import read_plan
 from adacomcat.parallel import wait_for_all
 from adacomcat.training import Trial, dense_model
+from adacomcat.training.clock import Clock
 from adacomcat.training.dense import build_dense
 
 WEIGHTS = "model.safetensors"
@@ -73,7 +76,25 @@ class _Rows:
             self._folder.append(row, SEARCHES)
 
 
-def train(arguments: argparse.Namespace, argv: Sequence[str], display: Display) -> None:
+class ShownClock(Clock):
+    """A clock that also shows the batches that pass through it."""
+
+    def __init__(self, device: torch.device, display: Display) -> None:
+        super().__init__(device)
+        self._display, self._running = display, ""
+
+    @contextmanager
+    def span(self, name: str) -> Iterator[None]:
+        self._running = name
+        with super().span(name):
+            yield
+
+    def waiting(self, batches: Iterable[Any]) -> Iterator[Any]:
+        total = len(batches) if isinstance(batches, Sized) else None
+        return self._display.counted(super().waiting(batches), f"{self._running} steps", total)
+
+
+def train(arguments: argparse.Namespace, display: Display) -> None:
     """Run a `search` or a `finetune`, or go on with one.
 
     Raises:
@@ -94,7 +115,7 @@ def train(arguments: argparse.Namespace, argv: Sequence[str], display: Display) 
         with workers.together():
             trial = _trial(job, dense, splits, workers.device, display)
             trial.clock = ShownClock(trial.device, display)
-            summary = _run(job, trial, argv, display)
+            summary = _run(job, trial, arguments.argv, display)
             _leave(job, trial, splits, summary)
     _report(job, summary, display)
 
@@ -223,7 +244,7 @@ def _report(job: Job, summary: dict[str, Any], display: Display) -> None:
     where = shlex.quote(str(job.folder.path))
     display.say(f"model in {where}")
     if job.command == "search":
-        display.say(f"next: python -m adacomcat finetune --from {where} --output NEW")
+        display.say(f"next: adacomcat finetune --from {where} --output NEW")
 
 
 @contextmanager

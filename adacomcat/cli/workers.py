@@ -9,6 +9,7 @@ import torch
 import torch.distributed as dist
 
 from adacomcat.checks import require
+from adacomcat.cli.process import environment_number, launched_workers
 from adacomcat.cli.request import default_device
 
 LONGEST_WAIT = timedelta(days=7)
@@ -31,7 +32,8 @@ class Workers:
         Raises:
             ValueError: a device that this machine does not have.
         """
-        self._several = int(os.environ.get("WORLD_SIZE", "1")) > 1
+        _, world = launched_workers()
+        self._several = world > 1
         self.device = _device(default_device(device), several=self._several)
         if self._several:
             store, rank, world = next(dist.rendezvous("env://"))
@@ -72,11 +74,6 @@ class Workers:
             dist.destroy_process_group()
 
 
-def is_first() -> bool:
-    """Whether this worker prints and writes."""
-    return int(os.environ.get("RANK", "0")) == 0
-
-
 def _device(asked: str, *, several: bool) -> str:
     kind, _, index = asked.partition(":")
     known = kind in ("cpu", "cuda") and (index.isdigit() or not index)
@@ -93,4 +90,4 @@ def _device(asked: str, *, several: bool) -> str:
 
 
 def _local_rank() -> int:
-    return int(os.environ.get("LOCAL_RANK", "0"))
+    return environment_number("LOCAL_RANK", 0)

@@ -26,7 +26,7 @@ class BudgetConfig:
     absolute: float | None = None
     """The cost to reach, in `unit`, counted as `adacomcat.cost` counts it."""
     latency: Mapping[str, Any] = field(default_factory=dict)
-    """Of the unit `latency`: what was measured, as `python -m adacomcat latency` writes it; the
+    """Of the unit `latency`: what was measured, as `adacomcat latency` writes it; the
     method checks it."""
 
     def __post_init__(self) -> None:
@@ -35,7 +35,7 @@ class BudgetConfig:
             self.unit != "latency" or len(self.latency) > 0,
             "budget.latency",
             dict(self.latency),
-            "a table of measured times with budget.unit latency: make one with `python -m adacomcat"
+            "a table of measured times with budget.unit latency: make one with `adacomcat"
             " latency --model M --output FILE`, and give it with --latency-table FILE",
         )
         both = (self.reduction, self.absolute)

@@ -180,7 +180,7 @@ class CompressionMethod(ABC):
         Only a method with that unit has it.
 
         Args:
-            table: of `python -m adacomcat latency`, as `BudgetConfig.latency` has it.
+            table: of `adacomcat latency`, as `BudgetConfig.latency` has it.
 
         Raises:
             ValueError: the table is of another model or of other settings (what is missing is

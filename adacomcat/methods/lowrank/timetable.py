@@ -1,4 +1,4 @@
-"""The file of measured times: what `python -m adacomcat latency` writes and a budget is read from.
+"""The file of measured times: what `adacomcat latency` writes and a budget is read from.
 
 It is JSON. `latency` holds the table as `budget.latency` has it; the rest says where it comes from.
 A configuration holds the table itself and not the file's name, so that it determines its trial.
@@ -26,7 +26,7 @@ def read_timetable(path: Path) -> dict[str, Any]:
     Raises:
         ValueError: a file that is missing, damaged, foreign or of a newer version.
     """
-    made = "a file of `python -m adacomcat latency`"
+    made = "a file of `adacomcat latency`"
     try:
         content = json.loads(path.read_bytes())
     except OSError as error:

@@ -10,7 +10,7 @@ import pytest
 import timm
 import torch
 
-from adacomcat.__main__ import main
+from adacomcat.cli.main import main
 from adacomcat.testing.images import write_image_folder
 
 SIZES = {"depth": 2, "embed_dim": 48, "num_heads": 3, "patch_size": 8}

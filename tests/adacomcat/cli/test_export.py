@@ -10,8 +10,7 @@ from huggingface_hub import ModelCard
 from safetensors.torch import load_file
 
 import adacomcat
-from adacomcat.__main__ import main
-from adacomcat.cli.parser import check, parser
+from adacomcat.cli.main import main, parse
 from adacomcat.testing.models import tiny_images
 
 SIDE = 32
@@ -120,7 +119,7 @@ def cut(name):
 @pytest.mark.parametrize(
     ("damage", "message"),
     [
-        (unfinished, "not finished; to go on with it: python -m adacomcat search --resume"),
+        (unfinished, "not finished; to go on with it: adacomcat search --resume"),
         (cut("summary.json"), "summary.json: truncated or altered"),
         (cut("run.json"), "run.json: truncated or altered"),
         (cut("config.json"), "config.json: damaged"),
@@ -162,7 +161,7 @@ def test_the_folder_of_a_run_is_no_place_for_the_hub(searched, cli):
 )
 def test_a_name_that_says_something_else(words, message):
     with pytest.raises(ValueError, match=message):
-        check(parser().parse_args(["export", *words.split()]))
+        parse(["export", *words.split()])
 
 
 @pytest.mark.parametrize(

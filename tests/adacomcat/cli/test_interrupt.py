@@ -36,7 +36,7 @@ def test_interrupted_and_resumed_is_undisturbed(cli, asked, tmp_path):
     driver.send_signal(signal.SIGINT)
     out, err = driver.communicate(timeout=60)
     assert driver.returncode == 130, out + err
-    resume = f"python -m adacomcat search --resume {broken}"
+    resume = f"adacomcat search --resume {broken}"
     assert out.splitlines()[-1] == f"interrupted; to go on: {resume}"
     assert not (broken / "summary.json").exists() and "Traceback" not in err
     assert cli("search", "--resume", broken).status == 0

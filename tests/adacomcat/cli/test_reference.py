@@ -10,7 +10,7 @@ import pytest
 import torch
 
 import adacomcat
-from adacomcat.cli.models import comcat_model
+from adacomcat.cli.sources import comcat_model
 from adacomcat.testing.images import write_image_folder
 
 SHARED = Path(__file__).parents[4] / "shared"

@@ -8,7 +8,7 @@ import pytest
 import timm
 import torch
 
-from adacomcat.cli.parser import check, parser
+from adacomcat.cli.main import parse
 from adacomcat.cli.request import search_config
 
 
@@ -109,7 +109,7 @@ def test_a_run_that_is_not_finished(cli, searched, tmp_path):
     for command in (["eval"], ["info"], ["finetune", "--output", tmp_path / "new"]):
         done = cli(*command, "--from", half)
         assert done.status == 2
-        assert f"python -m adacomcat search --resume {half}" in done.err
+        assert f"adacomcat search --resume {half}" in done.err
 
 
 def test_a_directory_of_another_command(cli, searched, tmp_path):
@@ -143,7 +143,7 @@ def test_a_directory_of_another_command(cli, searched, tmp_path):
 )
 def test_flags_that_do_not_go_together(words, message):
     with pytest.raises(ValueError, match=message):
-        check(parser().parse_args(words.split()))
+        parse(words.split())
 
 
 @pytest.mark.parametrize(
@@ -160,11 +160,11 @@ def test_flags_that_do_not_go_together(words, message):
 )
 def test_settings_that_are_refused(asked, more, message):
     with pytest.raises(ValueError, match=message):
-        search_config(parser().parse_args(["search", *asked, *more, "--output", "x"]))
+        search_config(parse(["search", *asked, *more, "--output", "x"]))
 
 
 def test_no_weights_and_no_recipe_for_them(asked):
     at = asked.index("--weights")
-    given = parser().parse_args(["search", *asked[:at], *asked[at + 2 :], "--output", "x"])
+    given = parse(["search", *asked[:at], *asked[at + 2 :], "--output", "x"])
     with pytest.raises(ValueError, match="--weights: got None"):
         search_config(given)

@@ -6,12 +6,12 @@ from pathlib import Path
 import pytest
 
 from adacomcat.cli import request
-from adacomcat.cli.parser import parser
+from adacomcat.cli.main import parse
 from adacomcat.cli.request import search_config
 
 
 def config_of(*words):
-    return search_config(parser().parse_args(["search", "--output", "x", *map(str, words)]))
+    return search_config(parse(["search", "--output", "x", *map(str, words)]))
 
 
 def test_flags_settings_and_recipe(asked, weights, images):

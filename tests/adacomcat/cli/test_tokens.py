@@ -8,8 +8,8 @@ import timm
 import torch
 
 import adacomcat
-from adacomcat.__main__ import main
-from adacomcat.cli.parser import METHODS, check, parser
+from adacomcat.cli.commands.search import METHODS
+from adacomcat.cli.main import main, parse
 from adacomcat.cli.request import eval_config, measured_config, search_config
 from adacomcat.methods.registry import build_method
 from adacomcat.methods.tokens.rates import published_at
@@ -56,7 +56,7 @@ def dropped(given, tmp_path_factory):
 
 
 def config_of(*words):
-    return search_config(parser().parse_args(["search", "--output", "x", *map(str, words)]))
+    return search_config(parse(["search", "--output", "x", *map(str, words)]))
 
 
 # A search, and what can be done with what it leaves.
@@ -218,8 +218,7 @@ def test_eval_at_a_published_rate_is_eval_of_that_model_saved(images, tmp_path, 
 def test_a_published_rate_is_of_published_weights(images):
     def config(*words):
         flags = ["eval", "--method", "diffrate", "--data", str(images), *words]
-        arguments = parser().parse_args(flags)
-        check(arguments)
+        arguments = parse(flags)
         return eval_config(arguments, {})
 
     deit = config("--model", TINY, "--published-rate", "0.6")
@@ -350,7 +349,7 @@ def test_every_method_of_the_flag_there_is(method):
 )
 def test_flags_that_do_not_go_together(words, message):
     with pytest.raises(ValueError) as caught:
-        check(parser().parse_args(words.split()))
+        parse(words.split())
     assert str(caught.value) == message
 
 
@@ -397,7 +396,7 @@ def test_no_reference_has_both(given):
 def test_latency_is_measured_of_ranks_alone(tmp_path):
     words = f"latency --model {TINY} --output {tmp_path}/t.json --set method.name=diffrate"
     with pytest.raises(ValueError) as caught:
-        measured_config(parser().parse_args(words.split()))
+        measured_config(parse(words.split()))
     assert str(caught.value) == (
         "method.name: got 'diffrate', allowed: lowrank: what is measured is its ranks"
     )

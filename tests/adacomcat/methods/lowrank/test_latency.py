@@ -258,7 +258,7 @@ def test_what_the_table_has_beyond_the_space_is_left_alone():
 
 
 def test_no_table_and_no_such_unit():
-    with pytest.raises(ValueError, match=r"budget\.latency: got \{\}.*python -m adacomcat latency"):
+    with pytest.raises(ValueError, match=r"budget\.latency: got \{\}.*adacomcat latency"):
         BudgetConfig(unit="latency")
 
     class Untimed(LowRank):

@@ -33,7 +33,7 @@ def test_yaml_takes_the_table_in_place_of_the_file(file):
     ("content", "message"),
     [
         (None, "got No such file"),
-        ("{", "got no JSON, allowed: a file of `python -m adacomcat latency`"),
+        ("{", "got no JSON, allowed: a file of `adacomcat latency`"),
         ("[" * 100_000, "got no JSON"),
         ("[1]", "format: got None, allowed: adacomcat-latency"),
         ('{"format": "another"}', "format: got 'another'"),
