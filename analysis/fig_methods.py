@@ -1,7 +1,7 @@
 """Compression methods compared: test accuracy against MACs and against measured images a second.
 
-`python analysis/fig_methods.py RESULTS`; `python benchmarks/methods_speed.py RESULTS` measures the
-speeds first, into RESULTS/speed.json.
+`python analysis/fig_methods.py RESULTS`; `python benchmarks/inference.py --results RESULTS`
+measures the speeds first, into RESULTS/speed.json.
 """
 
 import json
@@ -64,7 +64,7 @@ COLUMNS = (
 MACS = scatter.Across("macs", "MACs of one image, attention's products included", None)
 IMAGES = scatter.Across("images_per_s", "images a second, measured", None)
 
-MEASURE = "python benchmarks/methods_speed.py RESULTS"
+MEASURE = "python benchmarks/inference.py --results RESULTS"
 
 
 def data(results: Path) -> pd.DataFrame:

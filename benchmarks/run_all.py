@@ -1,11 +1,11 @@
-"""All benchmarks that need no results of earlier studies, one after the other.
+"""All benchmarks, one after the other.
 
     python benchmarks/run_all.py
     python benchmarks/run_all.py --quick --only search_step train_step
     python benchmarks/run_all.py --device cuda
 
-Each runs in a process of its own and leaves its JSON in a folder; then one table shows what every
-bar asks and what was found. A bar that is missed is no error; a benchmark that breaks is.
+Each runs in a process of its own and leaves its JSON in a folder; then one table compares every bar
+with what was measured. A missed bar is not an error; a benchmark that breaks is.
 """
 
 import argparse
@@ -29,23 +29,28 @@ FEW = (*TINY, "--batch-size", "4")
 
 @dataclass(frozen=True)
 class Benchmark:
-    """A script and its flags; without any it runs as its bars want it, on a CPU.
+    """A script and its flags; without quick or GPU flags it runs as its bars require, on a CPU.
 
     Attributes:
-        name: of the script.
-        quick: flags that make it short, to see whether it runs; None: there are none.
-        cuda: flags for a GPU; None: it is none of a GPU's.
+        name: of the record.
+        quick: flags for a short run that only shows that it works; None if there are none.
+        cuda: flags for a GPU; None if it does not run on one.
+        script: its name, if it differs from that of the record.
+        always: flags of every run.
     """
 
     name: str
     quick: tuple[str, ...] | None = None
     cuda: tuple[str, ...] | None = None
+    script: str | None = None
+    always: tuple[str, ...] = ()
 
     def flags(self, device: str, *, quick: bool) -> tuple[str, ...] | None:
-        """None where it does not run."""
+        """The flags of a run; None where it does not run."""
+        found = self.cuda if device != "cpu" else ()
         if quick:
-            return self.quick and (*self.quick, *(("--device", device) if self.cuda else ()))
-        return () if device == "cpu" else self.cuda
+            found = self.quick and (*self.quick, *(("--device", device) if self.cuda else ()))
+        return None if found is None else (*self.always, *found)
 
 
 BENCHMARKS = (
@@ -61,40 +66,31 @@ BENCHMARKS = (
         "inference_tokens",
         (*TINY, "--rate", "0.6", "--batch-sizes", "1", "--modes", "eager"),
         ("--device", "cuda", "--batch-sizes", "8", "256", "--dtypes", "bfloat16"),
+        script="inference",
+        always=("--method", "diffrate"),
     ),
     Benchmark(
         "end_to_end",
         (*FEW, "--images", "32"),
         (*BF16, "--batch-size", "256", "--images", "10240", "--workers", "16"),
     ),
-    Benchmark(
-        "search_share",
-        FEW,
-        (*BF16, "--batch-size", "64", "--repeats", "21", "--search-steps", "10"),
-    ),
-    Benchmark(
-        "search_images",
-        ("--workload", "synthetic", "--images", "64", "128", "--seeds", "3", "--stable", "2"),
-        ("--device", "cuda"),
-    ),
     Benchmark("image_folder"),
-    Benchmark("study_overhead"),
 )
 NAMES = tuple(benchmark.name for benchmark in BENCHMARKS)
 
 
 @dataclass(frozen=True)
 class Result:
-    """What a benchmark left."""
+    """The record that a benchmark left."""
 
     name: str
     seconds: float
     record: dict[str, Any] | None
-    """None: it broke."""
+    """None if it broke."""
 
     @property
     def rows(self) -> Iterator[Sequence[object]]:
-        """Of the summary; one a bar."""
+        """Rows of the summary, one for each bar."""
         begin = (self.name, f"{self.seconds:.0f}")
         if self.record is None:
             yield (*begin, "BROKEN")
@@ -108,11 +104,12 @@ class Result:
 
 
 def run_one(benchmark: Benchmark, flags: Sequence[str], folder: Path) -> Result:
-    """Run a benchmark, its output going where this process's goes."""
+    """Run a benchmark with the output streams of this process."""
     output = folder / f"{benchmark.name}.json"
-    # What an earlier run left must not pass for the result of one that breaks.
+    # The record of an earlier run must not pass for that of one that breaks.
     output.unlink(missing_ok=True)
-    command = [sys.executable, str(HERE / f"{benchmark.name}.py"), *flags, "--output", str(output)]
+    script = HERE / f"{benchmark.script or benchmark.name}.py"
+    command = [sys.executable, str(script), *flags, "--output", str(output)]
     print(f"\n== {benchmark.name} {' '.join(flags)}".rstrip(), flush=True)
     started = time.perf_counter()
     subprocess.run(command)

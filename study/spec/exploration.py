@@ -124,10 +124,7 @@ class Stopping(Record):
 
 
 def early_rungs(epochs: int) -> tuple[int, ...]:
-    """Three twelfths of so many epochs, five and seven; fewer rungs where these are too few.
-
-    `benchmarks/early_stopping.py --rungs` compares others over stored runs.
-    """
+    """Three twelfths of so many epochs, five and seven; fewer rungs where these are too few."""
     return tuple(sorted({part * epochs // 12 for part in (3, 5, 7)} - {0}))
 
 

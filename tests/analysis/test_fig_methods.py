@@ -109,7 +109,9 @@ def test_differences_are_paired_by_seed_at_the_same_budget(study):
 def test_without_speeds_there_is_no_panel_of_them_and_the_note_says_so(study):
     panels = drawn(fig.data(study))
     assert len(panels) == 2
-    assert "No speeds were measured: python benchmarks/methods_speed.py RESULTS" in note(panels)
+    assert "No speeds were measured: python benchmarks/inference.py --results RESULTS" in note(
+        panels
+    )
     assert len(gids(panels[1], "difference:")) == 8
 
 
@@ -143,7 +145,7 @@ def test_speeds_that_do_not_read_are_named(study, content, capsys):
     assert fig.main([str(study)]) == 2
     error = capsys.readouterr().err
     assert error.startswith(f"methods: {study}/speed.json: got a file that does not read")
-    assert "allowed: what `python benchmarks/methods_speed.py RESULTS` writes" in error
+    assert "allowed: what `python benchmarks/inference.py --results RESULTS` writes" in error
 
 
 def test_main_writes_picture_print_and_the_plotted_table(measured, capsys):
