@@ -138,7 +138,7 @@ def diffrate(settings: Mapping[str, Any]) -> dict[str, Any]:
         **{
             f"{phase}.distill.{key}": value
             for phase in ("search_phase", "finetune")
-            for key, value in (("kind", "none"), ("align_blocks", []), ("cache", None))
+            for key, value in (("kind", "none"), ("align_blocks", []))
         },
     }
 

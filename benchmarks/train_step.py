@@ -54,8 +54,8 @@ DIFFERENCE = 1e-5
 class TwoForwards(Distiller):
     """A distiller whose teacher runs once for the labels and once for the blocks."""
 
-    def teach(self, images: Tensor, known: Tensor | None = None) -> Outputs:
-        for_labels, for_blocks = super().teach(images, known), super().teach(images, known)
+    def teach(self, images: Tensor) -> Outputs:
+        for_labels, for_blocks = super().teach(images), super().teach(images)
         return for_labels[0], for_blocks[1]
 
 

@@ -23,9 +23,6 @@ class DistillConfig:
     """`cosine`: w cos(pi t / 2T); `compounding`: the product of those factors (reference)."""
     align_floor: float = 0.01
     """The alignment weight never falls below this."""
-    cache: str | None = None
-    """Folder of the teacher's logits, for a recipe that draws nothing of an image and aligns
-    nothing; if relative, in that of the dense models. None: the teacher runs at each step."""
 
     def __post_init__(self) -> None:
         kinds = ("none", "soft", "hard")

@@ -108,19 +108,6 @@ class Loader:
             batch is empty; in evaluation the last may be short, or fall to the first workers only.
 
         Raises:
-            ValueError: as `indexed`.
-        """
-        for images, labels, _ in self.indexed():
-            yield images, labels
-
-    def indexed(self) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
-        """One epoch, and which images it is of.
-
-        Yields:
-            images and labels as `__iter__`, and B, int64, on the CPU: which images of the split
-            they are.
-
-        Raises:
             ValueError: an image cannot be decoded, and `data.skip_unreadable` is not set, or
                 cannot be read at all; the message names it.
         """
@@ -137,7 +124,7 @@ class Loader:
             move = None if moves is None else moves[place]
             hidden = None if rectangles is None else rectangles[place]
             labels = self._labels[indices.to(self.device, non_blocking=True)]
-            yield self._finish(pixels, move, hidden), labels, indices
+            yield self._finish(pixels, move, hidden), labels
 
     def _rng(self, stream: int) -> np.random.Generator:
         return np.random.default_rng((self.seed, self.epoch, stream))

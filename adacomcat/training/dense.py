@@ -34,7 +34,7 @@ def dense_key(config: TrialConfig, splits: Splits) -> str:
     """
     dense = asdict(config.dense) | {"weights": weights_identity(config.dense)}
     # What is read from where changes no weights, and a dense recipe is never frozen.
-    del dense["sha256"], dense["recipe"]["distill"]["cache"], dense["recipe"]["frozen"]
+    del dense["sha256"], dense["recipe"]["frozen"]
     parts = {
         "data": asdict(config.data),
         "model": asdict(config.model),

@@ -116,14 +116,8 @@ class Distiller:
         model.train(training)
 
     @torch.no_grad()
-    def teach(self, images: Tensor, known: Tensor | None = None) -> Outputs:
-        """What the teacher makes of images (B, C, H, W), as the student sees them.
-
-        It does not run where its logits (B, classes) are known; then there is nothing to align.
-        """
-        if known is not None:
-            assert not self.teacher.indices, self.teacher.indices
-            return known, []
+    def teach(self, images: Tensor) -> Outputs:
+        """The teacher's outputs for images (B, C, H, W), as the student sees them."""
         taught: Outputs = self.teacher(images)
         return taught
 

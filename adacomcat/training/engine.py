@@ -37,7 +37,6 @@ from adacomcat.training.optim import set_learning_rate
 from adacomcat.training.phase import Trainee
 from adacomcat.training.preflight import chances, check_trial
 from adacomcat.training.rows import Reporter, Row, epoch_line, search_row, summary_row
-from adacomcat.training.teacher import CachedTeacher
 
 PHASES = ("search", "finetune")
 LOG = logging.getLogger("adacomcat")
@@ -74,7 +73,6 @@ class Trial:
         self.clock = Clock(self.device)
         self.model = copy.deepcopy(dense).to(self.device)
         self.teacher = copy.deepcopy(dense).to(self.device).requires_grad_(False)
-        self.cached = CachedTeacher(self.teacher, config.model, splits.train, config.data)
         self.method = build_method(self.model, config.method)
         self.budget = self.method.budget(config.budget)
         self.schedule = build_schedule(config.schedule)
@@ -258,7 +256,7 @@ class Trial:
             seed_everything(self.config.seed, self.phase, self.epoch, parallel.rank())
             stats = train_epoch(
                 self.trainee,
-                self.clock.waiting(self.cached.beside(loader, recipe)),
+                self.clock.waiting(loader),
                 num_classes=self.splits.num_classes,
                 align_weight=weight,
             )

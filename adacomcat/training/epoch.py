@@ -46,7 +46,7 @@ def mixer(recipe: PhaseConfig, num_classes: int) -> Callable[[Tensor, Tensor], A
 
 def train_epoch(
     trainee: Trainee,
-    batches: Iterable[tuple[Tensor, ...]],
+    batches: Iterable[tuple[Tensor, Tensor]],
     *,
     num_classes: int,
     align_weight: float = 0.0,
@@ -55,8 +55,8 @@ def train_epoch(
 
     Args:
         trainee: with its optimizer at the epoch's learning rate.
-        batches: this worker's share of each: images (B, C, H, W), labels (B,) and, where they are
-            known, the teacher's logits (B, classes), on the model's device.
+        batches: this worker's share of each: images (B, C, H, W) and labels (B,), on the model's
+            device.
         num_classes: of the data set, for soft targets.
         align_weight: of the alignment loss.
 
@@ -67,11 +67,11 @@ def train_epoch(
     losses: list[Tensor] = []
     counts: list[int] = []
     with trainee.training():
-        for images, labels, *known in batches:
+        for images, labels in batches:
             counts.append(len(images))
             if mix is not None:
                 images, labels = mix(images, labels)
-            losses.append(trainee.step(images, labels, align_weight, *known))
+            losses.append(trainee.step(images, labels, align_weight))
             if len(losses) % CHECK_EVERY == 0:
                 _check_finite(losses)
     _check_finite(losses)

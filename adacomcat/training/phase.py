@@ -87,30 +87,25 @@ class Trainee:
                 stack.enter_context(self.distiller.listening())
             yield
 
-    def step(
-        self, images: Tensor, targets: Tensor, align_weight: float, known: Tensor | None = None
-    ) -> Tensor:
+    def step(self, images: Tensor, targets: Tensor, align_weight: float) -> Tensor:
         """One step of the optimizer on one batch, which goes through in `accumulate` parts.
 
         Args:
             images: (B, C, H, W), this worker's share of the batch.
             targets: (B,) labels or (B, classes) soft ones.
             align_weight: of the alignment loss.
-            known: (B, classes), the teacher's logits; None: the teacher is asked.
 
         Returns:
             (2,): the loss and the loss without alignment, means over the images of this worker.
         """
         self.optimizer.zero_grad(set_to_none=True)
         count = self.recipe.accumulate
-        chunks = images.chunk(count)
-        taught = [None] * len(chunks) if known is None else known.chunk(count)
-        parts = list(zip(chunks, targets.chunk(count), taught, strict=True))
+        parts = list(zip(images.chunk(count), targets.chunk(count), strict=True))
         total = torch.zeros(2, device=images.device)
-        for index, (part, wanted, logits) in enumerate(parts):
+        for index, (part, wanted) in enumerate(parts):
             # The workers' gradients are averaged once, when the last part's are there.
             with parallel.synchronized(self._called, index == len(parts) - 1):
-                losses = self._losses(part, wanted, align_weight, logits)
+                losses = self._losses(part, wanted, align_weight)
                 losses = losses * (len(part) / len(images))
                 losses[0].backward()
             total += losses.detach()
@@ -132,13 +127,11 @@ class Trainee:
         if self.average is not None:
             self.average.model.load_state_dict(state["average"])
 
-    def _losses(
-        self, images: Tensor, targets: Tensor, align_weight: float, known: Tensor | None
-    ) -> Tensor:
+    def _losses(self, images: Tensor, targets: Tensor, align_weight: float) -> Tensor:
         """(2,): the loss and the loss without alignment of one part of a batch."""
         with autocast(self.recipe.bf16, images.device):
             learnt = self._called(images)
-            taught = None if self.distiller is None else self.distiller.teach(images, known)
+            taught = None if self.distiller is None else self.distiller.teach(images)
         loss = base = self._criterion(learnt[0].float(), targets)
         if self.distiller is not None:
             assert taught is not None

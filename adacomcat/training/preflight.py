@@ -8,7 +8,6 @@ from adacomcat.methods.base import CompressionMethod
 from adacomcat.schedule import Schedule
 from adacomcat.training.distill import Tapped
 from adacomcat.training.loading import Loaders
-from adacomcat.training.teacher import check_cacheable
 
 
 def check_trial(
@@ -26,7 +25,6 @@ def check_trial(
         ValueError: names the setting.
     """
     _check_schedule(schedule, config.search_phase.epochs)
-    check_cacheable(config)
     if config.search_phase.epochs:
         loaders.search(config.search.batch_size)
     for phase in ("search_phase", "finetune"):

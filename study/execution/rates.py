@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from adacomcat.config import PhaseConfig, TrialConfig
+from adacomcat.config import TrialConfig
 from adacomcat.data import Split, Splits
 from adacomcat.training import Trial, dense_model
 from study.execution.body import untrained
@@ -120,8 +120,8 @@ def _observe(config: TrialConfig, whole: Trial, cut: int, device: str) -> dict[s
             search=dataclasses.replace(config.search, steps=cut, images=None, stable_steps=None),
             # The first epoch, search and finetune epoch warm up, the others are read.
             schedule={"kind": "explicit", "epochs": [1, 2]},
-            search_phase=_short(config.search_phase, 3, folder),
-            finetune=_short(config.finetune, 2, folder),
+            search_phase=dataclasses.replace(config.search_phase, epochs=3),
+            finetune=dataclasses.replace(config.finetune, epochs=2),
         )
         dense = copy.deepcopy(whole.teacher).requires_grad_()
         Trial(
@@ -143,15 +143,6 @@ def _observe(config: TrialConfig, whole: Trial, cut: int, device: str) -> dict[s
         "search_batches": len(splits.search) // short.search.batch_size,
         "val_images": len(splits.val),
     }
-
-
-def _short(recipe: PhaseConfig, epochs: int, folder: str) -> PhaseConfig:
-    """A phase of few epochs; logits of a teacher without training are not kept."""
-    distill = recipe.distill
-    cache = None if distill.cache is None else folder
-    return dataclasses.replace(
-        recipe, epochs=epochs, distill=dataclasses.replace(distill, cache=cache)
-    )
 
 
 def measure_dense(config: TrialConfig, splits: Splits, placement: Placement) -> Line:

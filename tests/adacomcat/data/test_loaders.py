@@ -1,4 +1,3 @@
-import itertools
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -85,25 +84,6 @@ def test_a_training_epoch_is_a_permutation_without_the_rest(digits: Splits) -> N
     labels = torch.cat([y for _, y in loader])
     assert torch.equal(labels, digits.train.labels[places])
     assert labels.dtype == torch.int64 and rows[0].dtype == torch.float32
-
-
-@pytest.mark.parametrize("world", [1, 2])
-@pytest.mark.parametrize("repeats", [1, 3])
-def test_batches_tell_which_images_they_are_of(digits: Splits, repeats: int, world: int) -> None:
-    split, mean, std = digits.train, digits.mean[0], digits.std[0]
-    data = DataConfig(repeats=repeats)
-    for train, rank in itertools.product((True, False), range(world)):
-        loader = make_loader(
-            split, data, batch_size=64, seed=0, train=train, augment=train, rank=rank, world=world
-        )
-        loader.set_epoch(2)
-        got = list(loader.indexed())
-        assert_equal([(x, y) for x, y, _ in got], list(loader))
-        x, y, indices = (torch.cat(parts) for parts in zip(*got, strict=True))
-        assert indices.device.type == "cpu" and len(indices) > 400
-        assert torch.equal(y, split.labels[indices])
-        pixels = (x * std + mean).mul(255).round().to(torch.uint8)
-        assert torch.equal(pixels, pixels_of(split)[indices])
 
 
 def test_order_and_augmentation_follow_from_seed_and_epoch(digits: Splits) -> None:
