@@ -1,10 +1,13 @@
 import ast
+import json
+import os
 import re
 import shutil
 import subprocess
 import sys
 import tomllib
-from importlib.metadata import packages_distributions, version
+import zipfile
+from importlib.metadata import PackageNotFoundError, packages_distributions, requires, version
 from pathlib import Path
 
 import pytest
@@ -19,39 +22,49 @@ PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
 ENVIRONMENT = yaml.safe_load((ROOT / "environment.yml").read_text())
 
 
+LIBRARY = PROJECT["project"]["dependencies"]
+EXTRAS = PROJECT["project"]["optional-dependencies"]
+OPTIONAL = {"adacomcat/data/datasets.py": "scikit-learn"}
+"""Modules of the library that say in a line what to install for the one thing that needs it."""
+
+
 def parsed(requirements):
     found = [Requirement(text) for text in requirements]
     assert len({r.name for r in found}) == len(found), "a requirement is listed twice"
-    return {r.name: (r.extras, r.specifier) for r in found}
+    return {r.name: (r.extras, r.specifier) for r in found if r.name != "adacomcat"}
 
 
 def test_conda_and_pip_install_the_same():
     *conda, pip = ENVIRONMENT["dependencies"]
     editable, *listed = pip["pip"]
-    assert editable.split() == ["--editable", "."]
-    assert parsed(listed) == parsed(PROJECT["project"]["dependencies"])
+    assert editable.split() == ["--editable", ".[study]"]
+    assert parsed(listed) == parsed([*LIBRARY, *EXTRAS["study"]])
     assert parsed(conda)["python"][1] == SpecifierSet(PROJECT["project"]["requires-python"])
     assert "pip" in conda
 
 
+def test_the_tests_need_all_that_can_be_run():
+    assert "adacomcat[study,export]" in EXTRAS["test"]
+
+
 def test_bounds_are_lower_bounds_only():
-    for group in (
-        PROJECT["project"]["dependencies"],
-        *PROJECT["project"]["optional-dependencies"].values(),
-    ):
+    for group in (LIBRARY, *EXTRAS.values()):
         for name, (_, specifiers) in parsed(group).items():
             assert [s.operator for s in specifiers] == [">="], name
 
 
 def test_lower_bounds_let_in_what_runs_here():
-    for name, (_, specifiers) in parsed(PROJECT["project"]["dependencies"]).items():
+    for name, (_, specifiers) in parsed([*LIBRARY, *EXTRAS["study"]]).items():
         assert specifiers.contains(version(name).split("+")[0], prereleases=True), name
 
 
-def test_every_import_of_the_packages_is_a_dependency():
+@pytest.mark.parametrize("package", PACKAGES)
+def test_every_import_of_the_packages_is_a_dependency(package):
     known = packages_distributions()
-    listed = {name.lower() for name in parsed(PROJECT["project"]["dependencies"])}
-    for path in (path for package in PACKAGES for path in (ROOT / package).rglob("*.py")):
+    needed = LIBRARY if package == "adacomcat" else [*LIBRARY, *EXTRAS["study"]]
+    for path in (ROOT / package).rglob("*.py"):
+        where = path.relative_to(ROOT).as_posix()
+        listed = {name.lower() for name in parsed(needed)} | {OPTIONAL.get(where)}
         for node in ast.walk(ast.parse(path.read_text())):
             names = []
             if isinstance(node, ast.Import):
@@ -62,7 +75,125 @@ def test_every_import_of_the_packages_is_a_dependency():
                 if top in sys.stdlib_module_names or top in PACKAGES:
                     continue
                 distributions = {name.lower() for name in known.get(top, [top])}
-                assert distributions & listed, f"{path.relative_to(ROOT)} imports {top}"
+                assert distributions & listed, f"{where} imports {top}"
+
+
+@pytest.fixture(scope="module")
+def wheels(tmp_path_factory):
+    """Builds of a copy of the repository: a wheel, and what an editable install installs."""
+    copy = tmp_path_factory.mktemp("copy") / "repository"
+    shutil.copytree(ROOT, copy, ignore=shutil.ignore_patterns(".git", "results", "build", "*.egg*"))
+    build = (
+        "from setuptools import build_meta\n"
+        "print(build_meta.build_wheel('.'))\nprint(build_meta.build_editable('.'))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", build], cwd=copy, capture_output=True, text=True, timeout=200
+    )
+    assert done.returncode == 0, done.stderr
+    return [zipfile.ZipFile(path) for path in sorted(copy.glob("*.whl"), key=lambda p: len(p.name))]
+
+
+def test_a_wheel_installs_the_library_and_nothing_beside_it(wheels):
+    wheel = wheels[0]
+    names = wheel.namelist()
+    info = f"adacomcat-{PROJECT['project']['version']}.dist-info"
+    assert {name.partition("/")[0] for name in names} == {"adacomcat", info}
+    assert {"adacomcat/py.typed", "adacomcat/methods/tokens/rates.json"} <= set(names)
+    modules = {path.relative_to(ROOT).as_posix() for path in (ROOT / "adacomcat").rglob("*.py")}
+    assert {name for name in names if name.endswith(".py")} == modules
+    scripts = wheel.read(f"{info}/entry_points.txt").decode()
+    assert "adacomcat = adacomcat.cli.main:main" in scripts
+    metadata = wheel.read(f"{info}/METADATA").decode().splitlines()
+    needed = [line.partition(": ")[2] for line in metadata if line.startswith("Requires-Dist: ")]
+    assert parsed(text for text in needed if "extra ==" not in text) == parsed(LIBRARY)
+
+
+def test_an_editable_install_finds_the_scripts_packages(wheels):
+    finder = next(name for name in wheels[1].namelist() if name.endswith("_finder.py"))
+    mapping = re.search(r"MAPPING[^=]*= (\{.*\})", wheels[1].read(finder).decode())
+    assert set(ast.literal_eval(mapping[1])) == set(PACKAGES)
+
+
+ONLY = """
+import importlib, json, os, re, sys
+from importlib.machinery import PathFinder
+from importlib.metadata import packages_distributions
+
+def plain(name):
+    return re.sub("[-_.]+", "-", name).lower()
+
+allowed = {*map(plain, json.loads(os.environ["ALLOWED"])), "adacomcat"}
+known = packages_distributions()
+refused = {top for top, owners in known.items() if not {*map(plain, owners)} & allowed}
+
+class Only(PathFinder):
+    @classmethod
+    def find_spec(cls, name, path=None, target=None):
+        hidden = name.partition(".")[0] in refused
+        return None if hidden else super().find_spec(name, path, target)
+
+sys.meta_path[sys.meta_path.index(PathFinder)] = Only
+"""
+"""Python in which no module is found of a distribution that is not allowed."""
+
+
+def closure(requirements):
+    """The distributions that are installed with some requirements."""
+    found, left = set(), [Requirement(text) for text in requirements]
+    while left:
+        requirement = left.pop()
+        if (requirement.name.lower(), *requirement.extras) in found:
+            continue
+        found.add((requirement.name.lower(), *requirement.extras))
+        try:
+            needs = map(Requirement, requires(requirement.name) or ())
+        except PackageNotFoundError:  # A marker does not hold here.
+            continue
+        extras = [{"extra": extra} for extra in (*requirement.extras, "")]
+        left += [n for n in needs if not n.marker or any(map(n.marker.evaluate, extras))]
+    return sorted({name for name, *_ in found})
+
+
+def alone(code):
+    """Run code where nothing is installed but the library and what it needs."""
+    return subprocess.run(
+        [sys.executable, "-c", ONLY + code],
+        cwd=ROOT,
+        env=os.environ | {"ALLOWED": json.dumps(closure(LIBRARY))},
+        capture_output=True,
+        text=True,
+        timeout=240,
+    )
+
+
+@pytest.mark.slow
+def test_the_library_runs_with_its_dependencies_alone(tmp_path):
+    code = f"""
+for name in ("ray", "optuna", "matplotlib", "pandas", "sklearn", "scipy"):
+    try:
+        importlib.import_module(name)
+        raise SystemExit(f"{{name}} is there")
+    except ModuleNotFoundError:
+        pass
+import adacomcat
+for name in adacomcat.__all__:
+    getattr(adacomcat, name)
+from adacomcat.cli.main import main
+assert main(["study", "--list"]) == 2
+assert main(["search", "--workload", "digits", "--output", {str(tmp_path / "digits")!r}]) == 2
+run = {str(tmp_path / "run")!r}
+words = ["--epochs", "1", "--device", "cpu", "--set", "dense.recipe.epochs=1"]
+assert main(["search", "--workload", "synthetic", *words, "--output", run]) == 0
+assert main(["eval", "--from", run, "--device", "cpu"]) == 0
+"""
+    done = alone(code)
+    assert done.returncode == 0, done.stdout + done.stderr
+    study, digits = done.stderr.splitlines()
+    assert study.startswith("error: adacomcat study: ray, optuna not installed: pip install -e ")
+    assert (
+        digits.startswith("error: data.name: got 'digits'") and "pip install scikit-learn" in digits
+    )
 
 
 def test_every_package_is_in_the_distribution():
@@ -86,7 +217,7 @@ def test_license_is_whole():
 
 def test_readme_has_the_two_commands_of_a_fresh_machine():
     text = (ROOT / "README.md").read_text()
-    assert "pip install -e . && python study/run.py --experiment adaptive_vs_fixed" in text
+    assert "pip install -e '.[study]' && python study/run.py --experiment adaptive_vs_fixed" in text
     assert "pip install -e '.[test]' && pytest" in text
 
 

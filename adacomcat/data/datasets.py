@@ -128,8 +128,11 @@ def cache_folder() -> Path:
 
 def _digits(config: DataConfig) -> Source:
     """Scikit-learn's digits: 1 797 images, 8 x 8, gray, 17 levels; part of that package."""
-    from sklearn.datasets import load_digits  # here, not above: slow to import
-
+    try:
+        from sklearn.datasets import load_digits  # here, not above: slow to import
+    except ImportError:
+        allowed = "another data set, as scikit-learn is not installed: pip install scikit-learn"
+        raise ValueError(f"data.name: got 'digits', allowed: {allowed}") from None
     read_options(config, {})
     require(config.root is None, "data.root", config.root, "None: digits is part of scikit-learn")
     bunch = load_digits()
