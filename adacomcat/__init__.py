@@ -9,7 +9,7 @@ from typing import Any
 
 _HOMES = {
     "BudgetConfig": "adacomcat.config",
-    "CompressionMethod": "adacomcat.methods.base",
+    "Method": "adacomcat.methods.base",
     "LowRankConfig": "adacomcat.methods.lowrank.config",
     "Plan": "adacomcat.plan",
     "Schedule": "adacomcat.schedule",

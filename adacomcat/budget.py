@@ -4,13 +4,20 @@ The reference takes the most probable rank of each site alone, and may end above
 below it; `project` takes the most probable plan within the budget.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 
 import numpy as np
 
 from adacomcat.checks import require
-from adacomcat.config import Unit
+
+Unit = str
+"""What a cost is counted in: one of the units below, or one that a method declares."""
+COUNTED_IN: Mapping[Unit, str] = MappingProxyType(
+    {"params": "params", "macs": "macs", "latency": "ns an image"}
+)
+"""Units common to methods -> what a number of that unit is a number of."""
 
 Choices = Sequence[tuple[Sequence[float], Sequence[int]]]
 """A site each: (log-probabilities, costs) of its candidates."""

@@ -3,18 +3,42 @@
 *Parameters* are what PyTorch counts: every element of every parameter. A budget in params counts
     less,
 as ComCAT does: weights of the patch embedding, the attention, the MLP and the classifier, without
-    biases, norms, tokens and positions; see `CompressionMethod.dense_cost`.
+    biases, norms, tokens and positions; see `Method.dense_cost`.
 
 *MACs* are multiply-accumulates of matrix products and convolutions for one image, attention's two
 products included; element-wise work, norms and softmax are not counted. Fused attention is opened
 up for the count, since a fused kernel would count as nothing.
 """
 
+from dataclasses import dataclass
+
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.func import functional_call
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
+
+Number = int | float | Tensor
+"""A cost; a tensor of shape () where a search may change it."""
+
+
+@dataclass(frozen=True)
+class BlockMacs:
+    """MACs of one transformer block, whatever the number of tokens that run through it.
+
+    Attributes:
+        linear: of the attention's linear layers, a token.
+        scores: of the products of queries and keys, a pair of tokens.
+        values: of the products of attention and values, a pair of tokens.
+        mlp: of the MLP, a token.
+        width: channels of a token.
+    """
+
+    linear: Number
+    scores: Number
+    values: Number
+    mlp: Number
+    width: int
 
 
 def count_params(model: nn.Module) -> int:

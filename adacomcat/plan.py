@@ -1,33 +1,53 @@
-"""The plan: what a search decides, a number per site: a rank, or how many tokens are kept."""
+"""Plans: the decision of a search for every site, such as a rank or a count of tokens."""
 
 import hashlib
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any, ClassVar
 
 from adacomcat.checks import require, require_known
 
+Decision = int | float | str | bool | None
+"""What a plan says of one site; None leaves the site dense."""
+Distance = Callable[[Decision, Decision], float]
+"""Two decisions of a site -> from 0 (only if equal) to 1."""
+
+
+def relative_distance(a: Decision, b: Decision) -> float:
+    """How far two decisions are apart where a site does not say otherwise.
+
+    Numbers by `|a - b| / max(|a|, |b|)`, at most 1; anything else counts 0 if equal and 1 if not.
+    """
+    if _typed(a) == _typed(b):
+        return 0.0
+    if isinstance(a, bool | str | None) or isinstance(b, bool | str | None):
+        return 1.0
+    if a == b:  # 2 and 2.0
+        return 0.0
+    return min(abs(a - b) / max(abs(a), abs(b)), 1.0)
+
 
 @dataclass(frozen=True, eq=False)
 class Plan:
     """A decision per site, in the order of the model's sites.
 
-    Two plans are equal when method and decisions are; the order of the sites plays no part.
+    Two plans are equal when method and decisions are; the order of the sites plays no part. As in
+    JSON, 1, 1.0 and true are different decisions.
 
     Raises:
-        ValueError: no site, an empty name, or a decision that is neither None nor 1 or more.
+        ValueError: no site, an empty name, or a decision that is no JSON scalar.
     """
 
-    version: ClassVar[int] = 1
-    """Of the JSON form."""
+    version: ClassVar[int] = 2
+    """Of the JSON form; 1 knew only integers of 1 or more, and null."""
 
     method: str
     """Name of the compression method that understands the decisions."""
-    decisions: Mapping[str, int | None]
-    """Site -> rank or tokens kept; None leaves it dense. Copied, and read-only afterwards."""
+    decisions: Mapping[str, Decision]
+    """Site -> decision; None leaves it dense. Copied, and read-only afterwards."""
 
     def __post_init__(self) -> None:
         named = isinstance(self.method, str) and self.method != ""
@@ -37,38 +57,51 @@ class Plan:
         for site, decision in self.decisions.items():
             named = isinstance(site, str) and site != ""
             require(named, "plan.decisions", site, "names of sites as keys")
-            # A bool is an int to isinstance, and true is no rank.
-            sound = decision is None or (type(decision) is int and decision >= 1)
-            require(sound, f"plan.decisions.{site}", decision, "an integer of 1 or more, or None")
-        object.__setattr__(self, "decisions", MappingProxyType(dict(self.decisions)))
+            # By type: a subclass, such as numpy's float64, does not read back as what it was.
+            scalar = type(decision) in (int, float, str, bool, type(None))
+            sound = scalar and (type(decision) is not float or math.isfinite(decision))
+            allowed = "a finite number, text, true, false, or None"
+            require(sound, f"plan.decisions.{site}", decision, allowed)
+        # Plus zero: -0.0 equals 0.0, and has another digest.
+        plain = {s: d + 0.0 if type(d) is float else d for s, d in self.decisions.items()}
+        object.__setattr__(self, "decisions", MappingProxyType(plain))
 
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, Plan):
             return NotImplemented
-        return self.method == other.method and self.decisions == other.decisions
+        return self.method == other.method and self._typed() == other._typed()
 
     def __hash__(self) -> int:
-        return hash((self.method, frozenset(self.decisions.items())))
+        return hash((self.method, frozenset(self._typed().items())))
 
-    def __reduce__(self) -> tuple[type["Plan"], tuple[str, dict[str, int | None]]]:
+    def __reduce__(self) -> tuple[type["Plan"], tuple[str, dict[str, Decision]]]:
         # A read-only view cannot be copied or sent to another process; its content can.
         return Plan, (self.method, dict(self.decisions))
 
-    def distance(self, other: "Plan") -> float:
-        """How far two plans are apart: the mean over sites of `|a - b| / max(a, b)`.
+    def distance(self, other: "Plan", sites: Mapping[str, Distance] | None = None) -> float:
+        """How far two plans are apart: the mean of the distances of their sites.
 
         A site that is dense in one plan alone counts 1.
 
+        Args:
+            other: of the same method and sites.
+            sites: site -> distance of two of its decisions, neither of them None; by default, and
+                for sites that are not in it, `relative_distance`.
+
         Returns:
-            From 0 to 1; 0 only when the plans are equal.
+            From 0 to 1; 0 only when no site says that its decisions differ.
 
         Raises:
             ValueError: the other plan is of another method or has other sites.
         """
         self._require_comparable(other)
-        terms = (_apart(rank, other.decisions[site]) for site, rank in self.decisions.items())
+        known = {} if sites is None else sites
+        terms = [
+            _apart(decision, other.decisions[site], known.get(site, relative_distance))
+            for site, decision in self.decisions.items()
+        ]
         # fsum: the distance must not depend on the order of the sites.
-        return math.fsum(terms) / len(self.decisions)
+        return math.fsum(terms) / len(terms)
 
     def changed(self, other: "Plan") -> tuple[str, ...]:
         """The sites on which two plans differ, in this plan's order.
@@ -77,7 +110,8 @@ class Plan:
             ValueError: the other plan is of another method or has other sites.
         """
         self._require_comparable(other)
-        return tuple(s for s, rank in self.decisions.items() if rank != other.decisions[s])
+        mine, theirs = self._typed(), other._typed()
+        return tuple(site for site in self.decisions if mine[site] != theirs[site])
 
     def to_json(self) -> dict[str, Any]:
         """The plan as JSON-able data; `from_json` reads it back."""
@@ -111,15 +145,21 @@ class Plan:
         text = json.dumps(self.to_json(), sort_keys=True, separators=(",", ":"))
         return hashlib.sha256(text.encode()).hexdigest()
 
+    def _typed(self) -> dict[str, tuple[type, Decision]]:
+        return {site: _typed(decision) for site, decision in self.decisions.items()}
+
     def _require_comparable(self, other: "Plan") -> None:
         require(self.method == other.method, "plan.method", other.method, self.method)
         differing = sorted(self.decisions.keys() ^ other.decisions.keys())
         require(not differing, "plan.decisions", differing, "the same sites in both plans")
 
 
-def _apart(a: int | None, b: int | None) -> float:
-    if a == b:
-        return 0.0
+def _typed(decision: Decision) -> tuple[type, Decision]:
+    # To Python 1, 1.0 and True are equal; to JSON they are not.
+    return type(decision), decision
+
+
+def _apart(a: Decision, b: Decision, distance: Distance) -> float:
     if a is None or b is None:
-        return 1.0
-    return abs(a - b) / max(a, b)
+        return 0.0 if a is b else 1.0
+    return distance(a, b)

@@ -45,7 +45,7 @@ from adacomcat.cost import count_macs
 from adacomcat.io.export import INPUT, export_onnx, require_packages
 from adacomcat.methods.lowrank.config import LowRankConfig
 from adacomcat.methods.lowrank.method import LowRank
-from adacomcat.methods.lowrank.space import ALIGNMENT, Site
+from adacomcat.methods.lowrank.space import ALIGNMENT, Site, ranks_of
 from adacomcat.methods.lowrank.spec import model_sites
 from adacomcat.methods.tokens.form import TokenForm
 from adacomcat.methods.tokens.rates import Rates, published_at
@@ -81,17 +81,17 @@ def plan_for(model: nn.Module, arguments: argparse.Namespace) -> Plan:
 
 def aligned_plan(model: nn.Module, plan: Plan) -> Plan:
     """Ranks in multiples of `ALIGNMENT` per head or layer, near a plan's and no larger in all."""
-    choices, ranks = [], []
-    sites = [site for site in model_sites(model) if plan.decisions[site.name] is not None]
+    choices, ranks, now = [], [], ranks_of(plan)
+    sites = [site for site in model_sites(model) if now[site.name] is not None]
     for site in sites:
         options = _aligned_ranks(site)
-        wanted = plan.decisions[site.name]
+        wanted = now[site.name]
         assert wanted is not None
         # Near in proportion: a column more or less matters most where there are few.
         nearness = [-(((rank - wanted) / wanted) ** 2) for rank in options]
         choices.append((nearness, [site.cost("params", rank) for rank in options]))
         ranks.append(options)
-    target = sum(site.cost("params", plan.decisions[site.name]) for site in sites)
+    target = sum(site.cost("params", now[site.name]) for site in sites)
     picks = project(choices, target)
     chosen = {s.name: r[i] for s, r, i in zip(sites, ranks, picks, strict=True)}
     return Plan(plan.method, {**plan.decisions, **chosen})

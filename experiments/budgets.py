@@ -5,8 +5,8 @@ workload's own schedule. The references run first and to the end: `recipe` has t
 and the published beta, `never` meets the same budget with uniform ranks.
 """
 
+from adacomcat.budget import COUNTED_IN
 from adacomcat.checks import require
-from adacomcat.config import COUNTED_IN
 from adacomcat.settings import build_config
 from study.spec.exploration import Dimension, Exploration, Stopping, early_rungs
 from study.spec.objectives import METRICS

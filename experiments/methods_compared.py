@@ -32,7 +32,7 @@ WITHOUT_ALIGNMENT: Mapping[str, Any] = MappingProxyType(
 )
 PENALTY = ("search.penalty", "search.penalty_weight")
 SHARE = 0.5
-"""Of a budget of both that is the ranks' to save, as in `adacomcat.methods.combined`."""
+"""Of a budget of both that is the ranks' to save, as in `adacomcat.methods.compose`."""
 
 
 def experiment(workload: Workload, seeds: int = 3) -> Experiment:

@@ -7,7 +7,7 @@ new method does not edit this package. Mappings are JSON-able; so is `dataclasse
 class.
 """
 
-from adacomcat.config.budget import COUNTED_IN, BudgetConfig, Unit
+from adacomcat.config.budget import BudgetConfig
 from adacomcat.config.data import DataConfig, leakage_note
 from adacomcat.config.mapping import from_mapping
 from adacomcat.config.model import ModelConfig
@@ -16,7 +16,6 @@ from adacomcat.config.search import SearchConfig
 from adacomcat.config.trial import DenseConfig, TrialConfig
 
 __all__ = [
-    "COUNTED_IN",
     "BudgetConfig",
     "DataConfig",
     "DenseConfig",
@@ -25,7 +24,6 @@ __all__ = [
     "PhaseConfig",
     "SearchConfig",
     "TrialConfig",
-    "Unit",
     "from_mapping",
     "leakage_note",
 ]

@@ -1,27 +1,33 @@
-"""Base class for compression methods.
+"""Base class for compression methods, and the capabilities a method may have.
 
-`search/`, `training/` and `study/` know only what stands here. A method is bound to one model and
-changes it in place. Its life is
+`search/`, `training/`, `io/` and `study/` use only this interface. A method is bound to one model
+and changes it in place:
 
-    dense --prepare_--> searchable --commit_--> committed --prepare_--> searchable --commit_--> ...
+    dense --commit_--> committed --commit_--> ...
 
-and `restore_` goes back from searchable to whatever was there before `prepare_`. After `commit_`
-the model is made of ordinary modules: no hooks, no class swaps, the same forward signature,
-exportable.
+After `commit_` the model consists of ordinary modules: no hooks, no class swaps, the same forward
+signature, exportable. What only some methods can do is found by capability, with `isinstance`,
+never by a method's name:
+
+    Searchable              has a supernet, whose architecture parameters a search trains
+    SupportsCalibration     looks at images before it is searched or committed
+    SupportsOptionLosses    estimates the loss of each option of each site without a search
+    SupportsTrainingLoss    adds a term to the training loss in every phase
+    SupportsMeasuredTimes   counts a budget in time, by a table of what was measured
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, ClassVar
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor, nn
 
-from adacomcat.budget import Budget
+from adacomcat.budget import Budget, Unit
 from adacomcat.checks import require
-from adacomcat.config import COUNTED_IN, BudgetConfig, Unit
-from adacomcat.plan import Plan
+from adacomcat.config import BudgetConfig
+from adacomcat.plan import Decision, Plan
 
 Carry = Callable[[Mapping[str, Tensor], int], dict[str, Tensor]]
 """(state by old parameter, power) -> state by new parameter; see `Move`."""
@@ -56,6 +62,34 @@ class ParameterMap:
 
 
 @dataclass(frozen=True)
+class Option:
+    """One choice of a site.
+
+    Attributes:
+        decision: the plan's entry for the site when this option is chosen.
+        cost: of the site then, in the unit asked for; None where it depends on what is decided for
+            other sites, so that only a whole plan has a cost.
+    """
+
+    decision: Decision
+    cost: float | None
+
+
+class Site(Protocol):
+    """One place of a model that a plan decides on."""
+
+    @property
+    def name(self) -> str:
+        """Key of the site in a plan."""
+
+    def options(self, unit: Unit) -> Sequence[Option]:
+        """What may be decided, cheapest first unless measured otherwise."""
+
+    def distance(self, a: Decision, b: Decision) -> float:
+        """How far two decisions are apart, from 0 (only if equal) to 1."""
+
+
+@dataclass(frozen=True)
 class Proposal:
     """A plan out of a search, what it costs, and the logits it was read from."""
 
@@ -65,25 +99,20 @@ class Proposal:
     """Site -> decision (as text) -> logit."""
 
 
-class CompressionMethod(ABC):
-    """A method bound to one model, which it changes in place."""
+class Method(ABC):
+    """A compression method bound to one model, which it changes in place."""
 
-    name: ClassVar[str]
-    units: ClassVar[tuple[Unit, ...]]
-    """Of the budgets that it can meet."""
-    keeps_tokens: ClassVar[bool] = True
+    name: str
+    units: Mapping[Unit, str]
+    """Units of the budgets it can meet -> what a number of that unit is a number of."""
+    keeps_tokens: bool = True
     """Whether the blocks of a committed model give out the tokens that those of the dense one do,
     so that the two can be aligned."""
     model: nn.Module
+    sites: Sequence[Site]
+    """What a plan decides on, with the options of each."""
     plan: Plan | None
     """The plan in force; None while the model is dense."""
-
-    @abstractmethod
-    def prepare_(self) -> None:
-        """Make the model searchable: from dense, or from the plan in force.
-
-        Parameters of the model take no gradient until `commit_` or `restore_`.
-        """
 
     @abstractmethod
     def commit_(self, plan: Plan) -> ParameterMap:
@@ -111,39 +140,23 @@ class CompressionMethod(ABC):
         """
 
     @abstractmethod
-    def restore_(self) -> None:
-        """Undo `prepare_`: the very modules that it replaced come back."""
-
-    @abstractmethod
-    def calibrate(self, batches: Iterable[Tensor]) -> None:
-        """Look at images (B, C, H, W) before the next `prepare_`; may do nothing."""
-
-    @abstractmethod
-    def architecture_parameters(self) -> list[nn.Parameter]:
-        """What a search trains; may be empty."""
-
-    @abstractmethod
-    def sample_(self, temperature: float, generator: torch.Generator | None) -> None:
-        """Draw the mixture that the next forward uses; without a generator, its noiseless mean."""
-
-    @abstractmethod
-    def expected_cost(self, unit: Unit) -> Tensor:
-        """Cost of the searched sites under the drawn mixture, differentiable, shape ()."""
-
-    @abstractmethod
-    def auxiliary_loss(self) -> Tensor:
-        """A term that the method adds to the loss of a search, shape ()."""
-
-    @abstractmethod
-    def propose(self, budget: Budget, decision: str) -> Proposal:
-        """Read a plan off the architecture parameters.
-
-        Args:
-            budget: what the sites may cost.
-            decision: `projected`, the most probable plan within the budget, or `argmax`.
+    def check_adoptable(self, model: nn.Module, plan: Plan) -> None:
+        """Raise unless `adopt_` would accept a model and a plan.
 
         Raises:
-            ValueError: no plan meets the budget; names the smallest reachable cost.
+            ValueError: names the place that differs.
+        """
+
+    @abstractmethod
+    def restore_(self) -> None:
+        """Undo what prepared a search: the very modules that it replaced come back."""
+
+    @abstractmethod
+    def check(self, plan: Plan) -> None:
+        """Raise unless `commit_` would accept a plan now.
+
+        Raises:
+            ValueError: names the site and what it allows.
         """
 
     @abstractmethod
@@ -153,6 +166,14 @@ class CompressionMethod(ABC):
         Raises:
             ValueError: no plan meets the budget; names the smallest reachable cost.
         """
+
+    def options(self, unit: Unit) -> dict[str, Sequence[Option]]:
+        """Site -> what a search may decide for it now; the plan in force may rule some out."""
+        return {site.name: site.options(unit) for site in self.sites}
+
+    def distance(self, a: Plan, b: Plan) -> float:
+        """How far two plans are apart, as their sites count it; see `Plan.distance`."""
+        return a.distance(b, {site.name: site.distance for site in self.sites})
 
     @abstractmethod
     def plan_cost(self, plan: Plan, unit: Unit) -> float:
@@ -174,20 +195,6 @@ class CompressionMethod(ABC):
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Give a freshly bound dense model the saved plan's shape; its weights are loaded after."""
 
-    def use_times_(self, table: Mapping[str, Any]) -> None:
-        """Count the unit `latency` by a table of measured times, from now on.
-
-        Only a method with that unit has it.
-
-        Args:
-            table: of `adacomcat latency`, as `BudgetConfig.latency` has it.
-
-        Raises:
-            ValueError: the table is of another model or of other settings (what is missing is
-                named).
-        """
-        raise NotImplementedError
-
     def budget(self, config: BudgetConfig) -> Budget:
         """Resolve a budget on this model.
 
@@ -202,7 +209,7 @@ class CompressionMethod(ABC):
         """
         allowed = f"{', '.join(self.units)} with method.name {self.name!r}"
         require(config.unit in self.units, "budget.unit", config.unit, allowed)
-        if config.unit == "latency":
+        if config.unit == "latency" and isinstance(self, SupportsMeasuredTimes):
             self.use_times_(config.latency)
         searched, fixed = self.dense_cost(config.unit)
         dense = searched + fixed
@@ -211,7 +218,7 @@ class CompressionMethod(ABC):
             total, field_name, got = (1 - config.reduction) * dense, "reduction", config.reduction
         else:
             total, field_name, got = config.absolute, "absolute", config.absolute
-        unit = COUNTED_IN[config.unit]
+        unit = self.units[config.unit]
         allowed = f"at most {dense:,.0f} {unit}, what the dense model costs"
         require(total <= dense, f"budget.{field_name}", got, allowed)
         smallest = self.smallest_cost(config.unit) + fixed
@@ -224,3 +231,91 @@ class CompressionMethod(ABC):
             f"is {total:,.0f}",
         )
         return Budget(config.unit, total - fixed, fixed, dense)
+
+
+class Searchable(Method):
+    """A method with a supernet: the model while every site is a mixture of its options.
+
+        dense --prepare_--> searchable --commit_--> committed --prepare_--> searchable --> ...
+
+    `restore_` goes back from searchable to whatever was there before `prepare_`.
+    """
+
+    @abstractmethod
+    def prepare_(self) -> None:
+        """Make the model searchable: from dense, or from the plan in force.
+
+        Parameters of the model take no gradient until `commit_` or `restore_`.
+        """
+
+    @abstractmethod
+    def architecture_parameters(self) -> list[nn.Parameter]:
+        """What a search trains; may be empty, and a search then takes no step."""
+
+    @abstractmethod
+    def sample_(self, temperature: float, generator: torch.Generator | None) -> None:
+        """Draw the mixture that the next forward uses; without a generator, its noiseless mean."""
+
+    @abstractmethod
+    def expected_cost(self, unit: Unit) -> Tensor:
+        """Cost of the searched sites under the drawn mixture, differentiable, shape ()."""
+
+    @abstractmethod
+    def auxiliary_loss(self) -> Tensor:
+        """A term that the method adds to the loss of a search, shape ()."""
+
+    @abstractmethod
+    def named_logits(self) -> dict[str, dict[str, float]]:
+        """Site -> decision (as text) -> logit."""
+
+    @abstractmethod
+    def propose(self, budget: Budget, decision: str) -> Proposal:
+        """Read a plan off the architecture parameters.
+
+        Args:
+            budget: what the sites may cost.
+            decision: `projected`, the most probable plan within the budget, or `argmax`.
+
+        Raises:
+            ValueError: no plan meets the budget; names the smallest reachable cost.
+        """
+
+
+@runtime_checkable
+class SupportsCalibration(Protocol):
+    """A method that makes use of images before a search or a commit."""
+
+    def calibrate(self, batches: Iterable[Tensor]) -> None:
+        """Look at images (B, C, H, W); the settings may say that none is needed."""
+
+
+@runtime_checkable
+class SupportsOptionLosses(Protocol):
+    """A method that knows, without a search, what each option does to the loss."""
+
+    def losses_of_options(self) -> Mapping[str, Mapping[Decision, float]]:
+        """Site -> decision -> estimated increase of the loss, on one scale for all sites."""
+
+
+@runtime_checkable
+class SupportsTrainingLoss(Protocol):
+    """A method with a term of its own in the training loss."""
+
+    def training_loss(self) -> Tensor:
+        """The term for the batch of the last forward, shape (); added in every training phase."""
+
+
+@runtime_checkable
+class SupportsMeasuredTimes(Protocol):
+    """A method that can count a budget in measured time."""
+
+    def use_times_(self, table: Mapping[str, Any]) -> None:
+        """Count the unit `latency` by a table of measured times, from now on.
+
+        Args:
+            table: of `adacomcat latency`, as `BudgetConfig.latency` has it.
+
+        Raises:
+            ValueError: the table is of another model or of other settings (what is missing is
+                named).
+        """

@@ -1,57 +1,176 @@
-"""The compression methods there are, found by name."""
+"""Registry of compression methods, keyed by their configuration class.
 
+A method is a folder here, or any module elsewhere, whose configuration class is registered:
+
+    @register("lowrank", method="adacomcat.methods.lowrank.method:LowRank")
+    @dataclass(frozen=True, kw_only=True)
+    class LowRankConfig: ...
+
+Whatever takes a method's name then takes this one: `build_method`, a trial's configuration, the
+command line. Names joined by `+` are methods on one model (`adacomcat.methods.compose`). Nothing
+heavy is imported before a method is built.
+"""
+
+import importlib
+import pkgutil
 from collections.abc import Callable, Mapping
-from typing import Any
+from dataclasses import dataclass
+from functools import cache
+from importlib.metadata import entry_points
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
-from torch import nn
+import adacomcat.methods
+from adacomcat.checks import require, require_known
+from adacomcat.config import from_mapping
 
-from adacomcat.checks import require_known
-from adacomcat.methods.base import CompressionMethod
+if TYPE_CHECKING:
+    from torch import nn
 
-Factory = Callable[[nn.Module, Mapping[str, Any]], CompressionMethod]
+    from adacomcat.methods.base import Method
 
+ENTRY_POINTS = "adacomcat.methods"
+"""Group of entry points by which an installed package names modules that register methods."""
+DEFAULT = "lowrank"
+JOIN = "+"
 
-def _lowrank(model: nn.Module, settings: Mapping[str, Any]) -> CompressionMethod:
-    from adacomcat.config import from_mapping
-    from adacomcat.methods.lowrank.config import LowRankConfig
-    from adacomcat.methods.lowrank.method import LowRank
-
-    return LowRank(model, from_mapping(LowRankConfig, settings, "method"))
-
-
-def _diffrate(model: nn.Module, settings: Mapping[str, Any]) -> CompressionMethod:
-    from adacomcat.config import from_mapping
-    from adacomcat.methods.tokens.config import DiffRateConfig
-    from adacomcat.methods.tokens.method import DiffRate
-
-    return DiffRate(model, from_mapping(DiffRateConfig, settings, "method"))
+Config = TypeVar("Config")
 
 
-def _combined(model: nn.Module, settings: Mapping[str, Any]) -> CompressionMethod:
-    from adacomcat.config import from_mapping
-    from adacomcat.methods.combined.config import CombinedConfig
-    from adacomcat.methods.combined.method import Combined
+@dataclass(frozen=True)
+class Registration:
+    """What is known of a method before anything of it is loaded.
 
-    return Combined(model, from_mapping(CombinedConfig, settings, "method"))
+    Attributes:
+        name: in plans, and as `method.name`.
+        config: class of its settings.
+        method: `MODULE:CLASS`, a `Method` that is bound by `CLASS(model, config)`.
+        spec: module that describes what the method leaves in a model, an
+            `adacomcat.methods.specs.Spec`; None for a method that leaves no modules of its own.
+    """
+
+    name: str
+    config: type
+    method: str
+    spec: str | None
+
+    def load_method(self) -> Callable[["nn.Module", Any], "Method"]:
+        """The method's class."""
+        module, _, name = self.method.partition(":")
+        return cast("Callable[[nn.Module, Any], Method]", _attribute(module, name))
 
 
-def build_method(model: nn.Module, config: Mapping[str, Any]) -> CompressionMethod:
+_REGISTERED: dict[type, Registration] = {}
+# The one table of the package that grows: whoever defines a method enters it here once.
+
+
+def register(
+    name: str, *, method: str, spec: str | None = None
+) -> Callable[[type[Config]], type[Config]]:
+    """Register a method by its configuration class; a decorator of that class.
+
+    Args:
+        name: of the method, in plans and as `method.name`; without `+`.
+        method: `MODULE:CLASS`; see `Registration`.
+        spec: module; see `Registration`.
+
+    Raises:
+        ValueError: a name that another class has.
+    """
+
+    def enter(config: type[Config]) -> type[Config]:
+        require(bool(name) and JOIN not in name, "register", name, f"a name without {JOIN!r}")
+        # A module that is loaded anew defines the class anew.
+        own = f"{config.__module__}.{config.__qualname__}"
+        for known in list(_REGISTERED.values()):
+            other = f"{known.config.__module__}.{known.config.__qualname__}"
+            require(known.name != name or own == other, "register", name, f"not that of {other}")
+            if own == other:
+                del _REGISTERED[known.config]
+        _REGISTERED[config] = Registration(name, config, method, spec)
+        return config
+
+    return enter
+
+
+def registrations() -> dict[str, Registration]:
+    """Name -> every method there is."""
+    _load_known()
+    return {known.name: known for known in _REGISTERED.values()}
+
+
+def registrations_of(name: str) -> list[Registration]:
+    """The methods that a name is of: one, or those that `+` joins.
+
+    Raises:
+        ValueError: an unknown name (the nearest valid one is given), or one twice.
+    """
+    known, parts = registrations(), name.split(JOIN)
+    for part in parts:
+        require_known(part, known, "method.name")
+    twice = sorted({part for part in parts if parts.count(part) > 1})
+    require(not twice, "method.name", name, f"{', '.join(twice)} once")
+    return [known[part] for part in parts]
+
+
+def method_config(settings: Mapping[str, Any]) -> Any:
+    """Settings of a method, checked: an instance of its configuration class.
+
+    Of several methods it is a pair: their own configurations by name, and a `ComposeConfig`.
+
+    Args:
+        settings: `name`, and the method's own settings; of several methods those of each under its
+            name, and how they are composed.
+
+    Raises:
+        ValueError: an unknown method or setting (the nearest valid one is named), or a value that
+            is refused.
+    """
+    own = dict(settings)
+    found = registrations_of(str(own.pop("name", DEFAULT)))
+    if len(found) == 1:
+        return from_mapping(found[0].config, own, "method")
+    from adacomcat.methods.compose import ComposeConfig
+
+    parts: dict[str, Any] = {}
+    for each in found:
+        given = own.pop(each.name, {})
+        field = f"method.{each.name}"
+        require(isinstance(given, Mapping), field, given, "a mapping of settings")
+        parts[each.name] = from_mapping(each.config, given, field)
+    return parts, from_mapping(ComposeConfig, own, "method")
+
+
+def build_method(model: "nn.Module", config: Mapping[str, Any]) -> "Method":
     """Bind the method that `config["name"]` names to a dense model.
 
     Args:
         model: a dense model; nothing of it changes before `prepare_` or `commit_`.
-        config: `name`, and the method's own settings.
+        config: see `method_config`.
 
     Raises:
         ValueError: an unknown method or setting (the nearest valid one is named), or a model that
             the method does not support (what it has is named).
     """
-    factories: dict[str, Factory] = {
-        "lowrank": _lowrank,
-        "diffrate": _diffrate,
-        "lowrank+diffrate": _combined,
-    }
-    settings = dict(config)
-    name = settings.pop("name", "lowrank")
-    require_known(str(name), factories, "method.name")
-    return factories[name](model, settings)
+    checked = method_config(config)
+    found = registrations_of(str(config.get("name", DEFAULT)))
+    if len(found) == 1:
+        return found[0].load_method()(model, checked)
+    from adacomcat.methods.compose import compose
+
+    parts, how = checked
+    return compose([each.load_method()(model, parts[each.name]) for each in found], how)
+
+
+@cache
+def _load_known() -> None:
+    """Import what registers the methods of this package and of packages installed beside it."""
+    package = adacomcat.methods
+    for folder in pkgutil.iter_modules(package.__path__):
+        if folder.ispkg:
+            importlib.import_module(f"{package.__name__}.{folder.name}.config")
+    for point in entry_points(group=ENTRY_POINTS):
+        point.load()
+
+
+def _attribute(module: str, name: str) -> Any:
+    return getattr(importlib.import_module(module), name)

@@ -17,7 +17,7 @@ from adacomcat.methods.lowrank.space import Site
 from adacomcat.methods.tokens import spec as tokens
 from adacomcat.methods.tokens.macs import block_costs, count, published
 from adacomcat.methods.tokens.rates import Step
-from adacomcat.plan import Plan
+from adacomcat.plan import Decision, Plan
 
 PARTS: Mapping[str, Any] = MappingProxyType({"lowrank": lowrank, "diffrate": tokens})
 """Method -> what knows its modules, in the order of a combined plan's name."""
@@ -73,7 +73,7 @@ def check_plan(model: nn.Module, plan: Plan) -> None:
     methods = _methods(model)
     named = set(methods) <= set(plan.method.split("+"))
     require(named, "plan.method", plan.method, f"{'+'.join(methods)}, which changed the model")
-    parts: dict[bool, dict[str, int | None]] = {True: {}, False: {}}
+    parts: dict[bool, dict[str, Decision]] = {True: {}, False: {}}
     for name, decision in plan.decisions.items():
         parts[tokens.is_site(name)][name] = decision
     if parts[False]:
@@ -139,7 +139,7 @@ def _tokens_table(model: nn.Module, dense: nn.Module, steps: Mapping[str, Step])
     }
 
 
-def _site(site: Site, rank: int | None, steps: Mapping[str, Step]) -> dict[str, Any]:
+def _site(site: Site, rank: Any, steps: Mapping[str, Step]) -> dict[str, Any]:
     """Weights (no biases) and MACs of one site; rank None: dense."""
     here, step = site, steps.get(site.name.rpartition(".")[0])
     if step is not None:

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from adacomcat.budget import Budget
 from adacomcat.checks import NonFiniteLoss
 from adacomcat.config import SearchConfig
-from adacomcat.methods.base import CompressionMethod, Proposal
+from adacomcat.methods.base import Proposal, Searchable
 from adacomcat.parallel import from_first_worker, rank, sum_over_workers_
 from adacomcat.plan import Plan
 from adacomcat.precision import autocast
@@ -50,7 +50,7 @@ class Searcher:
 
     def __init__(
         self,
-        method: CompressionMethod,
+        method: Searchable,
         config: SearchConfig,
         budget: Budget,
         *,

@@ -14,10 +14,15 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from adacomcat.budget import Budget
-from adacomcat.config import COUNTED_IN, BudgetConfig, Unit
+from adacomcat.budget import Budget, Unit
+from adacomcat.config import BudgetConfig
 from adacomcat.cost import count_macs
-from adacomcat.methods.base import CompressionMethod
+from adacomcat.methods.base import (
+    Method,
+    Searchable,
+    SupportsCalibration,
+    SupportsMeasuredTimes,
+)
 from adacomcat.methods.registry import build_method
 from adacomcat.plan import Plan
 from adacomcat.testing.models import tiny_images, tiny_vit
@@ -54,26 +59,30 @@ class MethodConformance:
         if "start" in metafunc.fixturenames:
             metafunc.parametrize("start", ("dense", "committed"))
 
+    def bound(self, build: Callable[[], nn.Module], config: Mapping[str, Any]) -> Searchable:
+        """A method on a fresh dense model."""
+        method = build_method(build(), config)
+        assert isinstance(method, Searchable)
+        return method
+
     def method(
         self, build: Callable[[], nn.Module], config: Mapping[str, Any], start: str = "dense"
-    ) -> CompressionMethod:
+    ) -> Searchable:
         """A method on a fresh model, dense or committed to a plan of random logits."""
-        method = build_method(build(), config)
-        method.calibrate([self.images])
-        if "latency" in self.units:
+        method = self.bound(build, config)
+        _calibrate(method, self.images)
+        if isinstance(method, SupportsMeasuredTimes) and "latency" in self.units:
             method.use_times_(self.latency)
         if start == "committed":
             _perturb(method.architecture_parameters(), 0, 2.0)
             method.commit_(self.plan(method))
         return method
 
-    def plan(self, method: CompressionMethod, unit: Unit | None = None) -> Plan:
+    def plan(self, method: Searchable, unit: Unit | None = None) -> Plan:
         """The plan that the architecture parameters propose, in the first of the units."""
         return method.propose(self.budget(method, unit or self.units[0]), "projected").plan
 
-    def budget(
-        self, method: CompressionMethod, unit: Unit, absolute: float | None = None
-    ) -> Budget:
+    def budget(self, method: Method, unit: Unit, absolute: float | None = None) -> Budget:
         """The budget at a total cost, or at the class's reduction."""
         reduction = self.reduction if absolute is None else None
         return method.budget(
@@ -247,7 +256,7 @@ class MethodConformance:
         assert source.plan is not None
         _perturb(list(source.model.parameters()), 1, 0.1)
         weights = {name: value.clone() for name, value in source.model.state_dict().items()}
-        method = build_method(build(), config)
+        method = self.bound(build, config)
         method.adopt_(source.model, source.plan)
         assert method.plan == source.plan
         assert all(not module.training for module in method.model.modules())
@@ -262,16 +271,16 @@ class MethodConformance:
     ) -> None:
         source = self.method(build, config, "committed")
         assert source.plan is not None
-        method = build_method(build(), config)
+        method = self.bound(build, config)
         method.adopt_(source.model, source.plan)
-        twin = build_method(build(), config)
+        twin = self.bound(build, config)
         twin.load_state_dict(method.state_dict())
         twin.model.load_state_dict(method.model.state_dict())
         twin.model.eval()
         assert twin.plan == method.plan
         searched = []
         for each in (method, twin):
-            each.calibrate([self.images])
+            _calibrate(each, self.images)
             each.prepare_()
             _search_step(each, self.images)
             searched.append(each.model(self.images).detach())
@@ -285,9 +294,9 @@ class MethodConformance:
     ) -> None:
         source = self.method(build, config, "committed")
         assert source.plan is not None
-        site, rank = next((s, r) for s, r in source.plan.decisions.items() if r is not None)
-        other = dict(source.plan.decisions) | {site: None if rank > 1 else 2}
-        method = build_method(build(), config)
+        changed = next(site for site, d in source.plan.decisions.items() if d is not None)
+        other = dict(source.plan.decisions) | {changed: None}
+        method = self.bound(build, config)
         outputs = method.model(self.images)
         for model, plan in (
             (source.model, Plan("another", dict(source.plan.decisions))),
@@ -312,7 +321,7 @@ class MethodConformance:
         state = {"method": method.state_dict(), "model": method.model.state_dict()}
         save_state(tmp_path, state)
         read = load_state(tmp_path)
-        again = build_method(build(), config)
+        again = self.bound(build, config)
         again.load_state_dict(read["method"])
         again.model.load_state_dict(read["model"])
         again.model.eval()
@@ -320,7 +329,7 @@ class MethodConformance:
         assert torch.equal(again.model(self.images), method.model(self.images))
         searched = []
         for each in (method, again):
-            each.calibrate([self.images])
+            _calibrate(each, self.images)
             each.prepare_()
             each.sample_(1.0, None)
             searched.append(each.model(self.images).detach())
@@ -339,7 +348,7 @@ class MethodConformance:
             self.budget(method, unit, smallest - 1)
         except ValueError as error:
             assert "budget.absolute" in str(error)
-            assert f"{smallest:,.0f} {COUNTED_IN[unit]}" in str(error)
+            assert f"{smallest:,.0f} {method.units[unit]}" in str(error)
         else:
             raise AssertionError("a budget below the smallest cost was taken")
 
@@ -363,7 +372,12 @@ class MethodConformance:
         assert torch.equal(method.model(self.images), outputs)
 
 
-def _search_step(method: CompressionMethod, images: Tensor) -> None:
+def _calibrate(method: Method, images: Tensor) -> None:
+    if isinstance(method, SupportsCalibration):
+        method.calibrate([images])
+
+
+def _search_step(method: Searchable, images: Tensor) -> None:
     """One backward pass of the loss that a search minimizes, in evaluation mode."""
     training = method.model.training
     method.model.eval()

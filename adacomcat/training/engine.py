@@ -22,6 +22,7 @@ from adacomcat.checks import NonFiniteLoss, require
 from adacomcat.config import PhaseConfig, TrialConfig
 from adacomcat.cost import count_macs, count_params
 from adacomcat.data import Split, Splits, cycle
+from adacomcat.methods.base import Searchable, SupportsCalibration
 from adacomcat.methods.registry import build_method
 from adacomcat.models.timm_vit import input_shape
 from adacomcat.plan import Plan
@@ -73,7 +74,11 @@ class Trial:
         self.clock = Clock(self.device)
         self.model = copy.deepcopy(dense).to(self.device)
         self.teacher = copy.deepcopy(dense).to(self.device).requires_grad_(False)
-        self.method = build_method(self.model, config.method)
+        method = build_method(self.model, config.method)
+        searchable = isinstance(method, Searchable)
+        require(searchable, "method.name", method.name, "a method that can be searched")
+        assert isinstance(method, Searchable)
+        self.method = method
         self.budget = self.method.budget(config.budget)
         self.schedule = build_schedule(config.schedule)
         self.searcher = Searcher(
@@ -223,7 +228,8 @@ class Trial:
         before = self.method.plan
         started = time.perf_counter()
         with self.clock.span("rebuild"):
-            self.method.calibrate(images for images, _ in islice(loader, seen))
+            if isinstance(self.method, SupportsCalibration):
+                self.method.calibrate(images for images, _ in islice(loader, seen))
             self.method.prepare_()
         with self.clock.span("search"):
             batches = cycle(loader, steps, first_epoch=first)
@@ -233,7 +239,7 @@ class Trial:
         assert parallel.from_first_worker(digest) == digest, "workers found different plans"
         with self.clock.span("rebuild"):
             self._commit(plan)
-        distance = None if before is None else plan.distance(before)
+        distance = None if before is None else self.method.distance(plan, before)
         changed = list(plan.decisions) if before is None else list(plan.changed(before))
         self.schedule.observe(self.epoch, distance)
         row = search_row(report, self.budget, distance, changed, time.perf_counter() - started)

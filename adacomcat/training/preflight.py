@@ -4,15 +4,13 @@ from collections.abc import Sequence
 
 from adacomcat.checks import require
 from adacomcat.config import PhaseConfig, TrialConfig
-from adacomcat.methods.base import CompressionMethod
+from adacomcat.methods.base import Method
 from adacomcat.schedule import Schedule
 from adacomcat.training.distill import Tapped
 from adacomcat.training.loading import Loaders
 
 
-def check_trial(
-    config: TrialConfig, method: CompressionMethod, schedule: Schedule, loaders: Loaders
-) -> None:
+def check_trial(config: TrialConfig, method: Method, schedule: Schedule, loaders: Loaders) -> None:
     """Raise unless every phase that has epochs can run.
 
     Args:
@@ -49,7 +47,7 @@ def _check_schedule(schedule: Schedule, epochs: int) -> None:
     )
 
 
-def _check_alignment(method: CompressionMethod, blocks: Sequence[int], phase: str) -> None:
+def _check_alignment(method: Method, blocks: Sequence[int], phase: str) -> None:
     require(
         method.keeps_tokens or not blocks,
         f"{phase}.distill.align_blocks",

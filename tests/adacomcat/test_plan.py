@@ -1,11 +1,13 @@
 import copy
 import dataclasses
+import itertools
 import json
 import pickle
 import subprocess
 import sys
 from fractions import Fraction
 
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -114,12 +116,53 @@ def test_json_and_copies_round_trip(plan):
     assert copy.deepcopy(plan) == plan
 
 
-@pytest.mark.parametrize("rank", [0, -3, 2.0, "4", True])
-def test_refused_decision_names_its_site(rank):
+@pytest.mark.parametrize("decision", [float("nan"), float("inf"), [4], {}, b"4", np.float64(0.5)])
+def test_refused_decision_names_its_site(decision):
     data = make(p=1, q=2).to_json()
-    data["decisions"]["q"] = rank
-    with pytest.raises(ValueError, match=r"plan\.decisions\.q: got .*1 or more"):
+    data["decisions"]["q"] = decision
+    with pytest.raises(ValueError, match=r"plan\.decisions\.q: got .*a finite number, text"):
         Plan.from_json(data)
+
+
+SCALARS = (0, 1, 1.0, True, False, 0.95, -3, "4", "0.95:ab12", "", None)
+
+
+def test_every_json_scalar_is_a_decision_of_its_own():
+    plans = [make(p=scalar) for scalar in SCALARS]
+    for (i, a), (j, b) in itertools.product(enumerate(plans), repeat=2):
+        assert (a == b) == (a.digest() == b.digest()) == (a.changed(b) == ()) == (i == j)
+    assert len(set(plans)) == len(SCALARS)
+    for plan in plans:
+        again = Plan.from_json(json.loads(json.dumps(plan.to_json())))
+        assert again == plan and type(again.decisions["p"]) is type(plan.decisions["p"])
+    assert make(p=-0.0).digest() == make(p=0.0).digest()
+
+
+@pytest.mark.parametrize(
+    ("a", "b", "distance"),
+    [
+        (0.5, 1.0, 0.5),
+        (0, 4, 1.0),
+        (-2, 2, 1.0),
+        (4, 4.0, 0.0),
+        (True, False, 1.0),
+        (True, 1, 1.0),
+        ("a", "b", 1.0),
+        ("4", 4, 1.0),
+        ("a", "a", 0.0),
+        (0.9, None, 1.0),
+    ],
+)
+def test_distance_of_scalars(a, b, distance):
+    assert make(p=a).distance(make(p=b)) == make(p=b).distance(make(p=a)) == distance
+
+
+def test_a_site_may_count_its_own_distance():
+    def by_length(a, b):
+        return abs(len(a) - len(b)) / 10
+
+    a, b = make(p="xx", q=4, r="x"), make(p="xxxx", q=2, r=None)
+    assert a.distance(b, {"p": by_length, "r": by_length}) == pytest.approx((0.2 + 0.5 + 1) / 3)
 
 
 @pytest.mark.parametrize("name", ["version", "method", "decisions"])
@@ -130,7 +173,11 @@ def test_missing_field_is_named(name):
         Plan.from_json(data)
 
 
-@pytest.mark.parametrize("version", [2, 0, "1", True, None])
+def test_version_1_is_read():
+    assert Plan.from_json({**make(p=1).to_json(), "version": 1}) == make(p=1)
+
+
+@pytest.mark.parametrize("version", [3, 0, "1", True, None])
 def test_other_version_is_refused(version):
     with pytest.raises(ValueError, match=r"plan\.version: got .*newer adacomcat"):
         Plan.from_json({**make(p=1).to_json(), "version": version})

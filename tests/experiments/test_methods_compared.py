@@ -2,7 +2,7 @@ import math
 
 import pytest
 
-from adacomcat.methods.base import CompressionMethod
+from adacomcat.methods.base import Method
 from adacomcat.methods.registry import build_method
 from adacomcat.models.timm_vit import create_model
 from adacomcat.settings import build_config, dotted_keys
@@ -22,7 +22,7 @@ METHODS = {
 }
 
 
-def bound(workload: str, arm: str) -> tuple[CompressionMethod, object]:
+def bound(workload: str, arm: str) -> tuple[Method, object]:
     config = build_config(arm_configs(experiment(WORKLOADS[workload], 1))[arm])
     channels, side, classes = IMAGES[workload]
     model = create_model(config.model, num_classes=classes, in_chans=channels, image_size=side)

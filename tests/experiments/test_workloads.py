@@ -3,7 +3,7 @@ import torch
 
 from adacomcat.config import TrialConfig
 from adacomcat.data import build_splits
-from adacomcat.methods.base import CompressionMethod
+from adacomcat.methods.base import Method
 from adacomcat.methods.registry import build_method
 from adacomcat.models.timm_vit import create_model
 from adacomcat.recipes import recipes
@@ -42,7 +42,7 @@ def test_every_arm_can_be_built_on_embedded_data(name: str) -> None:
     check_buildable([spec.trial_config() for spec in expand(experiment(ALL[name], 1))])
 
 
-def bound(config: TrialConfig, classes: int, side: int) -> CompressionMethod:
+def bound(config: TrialConfig, classes: int, side: int) -> Method:
     channels = 3 if config.data.name not in ("digits", "fashion_mnist") else 1
     sizes = {"num_classes": classes, "in_chans": channels, "image_size": side}
     return build_method(create_model(config.model, **sizes), config.method)

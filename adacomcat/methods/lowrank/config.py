@@ -5,10 +5,18 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from adacomcat.checks import require, require_known
+from adacomcat.methods.registry import register
 
-KINDS = ("qk", "vo", "fc1", "fc2", "head")
+BLOCK_KINDS = ("qk", "vo", "fc1", "fc2")
+"""Kinds of the sites of a block."""
+KINDS = (*BLOCK_KINDS, "head")
 
 
+@register(
+    "lowrank",
+    method="adacomcat.methods.lowrank.method:LowRank",
+    spec="adacomcat.methods.lowrank.spec",
+)
 @dataclass(frozen=True, kw_only=True)
 class LowRankConfig:
     """How a vision transformer is factorized, and which ranks a search may choose."""

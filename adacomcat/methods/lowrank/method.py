@@ -1,17 +1,17 @@
-"""The low-rank method whole: dense to searchable, searchable to committed, and back."""
+"""Low-rank factorization of a model: dense to searchable, searchable to committed, and back."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from functools import partial
-from typing import Any, ClassVar
+from types import MappingProxyType
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 
-from adacomcat.budget import Budget, project
+from adacomcat.budget import COUNTED_IN, Budget, Unit, project
 from adacomcat.checks import require
-from adacomcat.config import COUNTED_IN, Unit
-from adacomcat.cost import count_macs
-from adacomcat.methods.base import CompressionMethod, Move, ParameterMap, Proposal
+from adacomcat.cost import BlockMacs, Number, count_macs
+from adacomcat.methods.base import Move, Option, ParameterMap, Proposal, Searchable
 from adacomcat.methods.lowrank.attention import (
     Heads,
     attention_heads,
@@ -26,7 +26,7 @@ from adacomcat.methods.lowrank.attention import (
     without_value_bias,
 )
 from adacomcat.methods.lowrank.calibrate import Metrics, input_metrics
-from adacomcat.methods.lowrank.config import LowRankConfig
+from adacomcat.methods.lowrank.config import BLOCK_KINDS, LowRankConfig
 from adacomcat.methods.lowrank.factorize import Spectrum
 from adacomcat.methods.lowrank.latency import timed_sites
 from adacomcat.methods.lowrank.linear import (
@@ -37,15 +37,15 @@ from adacomcat.methods.lowrank.linear import (
     decompose_linear,
     merge_linear,
 )
-from adacomcat.methods.lowrank.space import Site, all_sites, searched_sites
+from adacomcat.methods.lowrank.space import Site, all_sites, ranks_of, searched_sites
 from adacomcat.methods.lowrank.spec import adoptable_modules, shape_, shape_of
 from adacomcat.methods.lowrank.supernet import Mixture, SupernetAttention, SupernetLinear
 from adacomcat.methods.lowrank.uniform import uniform_decisions
 from adacomcat.models.timm_vit import describe, input_shape
-from adacomcat.plan import Plan
+from adacomcat.plan import Decision, Plan
 
 
-class LowRank(CompressionMethod):
+class LowRank(Searchable):
     """Head-level low-rank factorization of a timm vision transformer (ComCAT, arXiv 2305.17235).
 
     With `source="current"` a search truncates the factors in force; what was cut off is gone and a
@@ -60,8 +60,9 @@ class LowRank(CompressionMethod):
     proposes the plan in force leaves the model as it was, bit for bit.
     """
 
-    name: ClassVar[str] = "lowrank"
-    units: ClassVar[tuple[Unit, ...]] = ("params", "macs", "latency")
+    name = "lowrank"
+    units = MappingProxyType({unit: COUNTED_IN[unit] for unit in ("params", "macs", "latency")})
+    sites: list[Site]
 
     def __init__(self, model: nn.Module, config: LowRankConfig) -> None:
         """Bind to a dense model; nothing of it changes yet.
@@ -77,6 +78,7 @@ class LowRank(CompressionMethod):
         self.all_sites = all_sites(view, shapes)
         self.sites = searched_sites(self.all_sites, config)
         self.head_width = view.head_width
+        self._width, self._depth = view.width, view.depth
         self.plan: Plan | None = None
         self.mixture = Mixture(self.sites).to(next(model.parameters()).device)
         self._dense_macs = count_macs(model, input_shape(model))
@@ -100,8 +102,7 @@ class LowRank(CompressionMethod):
         self._frozen = [p for p in self.model.parameters() if p.requires_grad]
         for parameter in self._frozen:
             parameter.requires_grad_(False)
-        falls_only = self.config.source == "current"
-        self.mixture.limit_([self._rank(s) if falls_only else None for s in self.sites])
+        self.mixture.limit_([self._limit(site) for site in self.sites])
         # Of the last draw, which an earlier search made, nothing may reach a forward of this one.
         self.mixture.sample_(1.0, None)
 
@@ -113,13 +114,13 @@ class LowRank(CompressionMethod):
     @torch.no_grad()
     def commit_(self, plan: Plan) -> ParameterMap:
         self.check(plan)
-        moves = []
+        moves, ranks = [], ranks_of(plan)
         for name, sites in self._modules().items():
             module = self._held.get(name) or self.model.get_submodule(name)
-            changed = [s for s in sites if plan.decisions[s.name] != self._rank(s)]
+            changed = [s for s in sites if ranks[s.name] != self._rank(s)]
             new = module
             if changed:
-                new, move = self._committed(module, changed, plan)
+                new, move = self._committed(module, changed, ranks)
                 moves.append(move)
             self._put(name, new)
         self.plan = plan
@@ -134,15 +135,17 @@ class LowRank(CompressionMethod):
         dense model that this method was bound to.
         """
         assert self.plan is None and not self._held, "adopt_ wants a dense model"
-        self.check(plan)
-        modules = adoptable_modules(self.model, model, plan, self.sites)
+        modules = self._adoptable(model, plan)
         if self.config.source == "dense":
-            self._keep_rests(plan, modules)
+            self._keep_rests(ranks_of(plan), modules)
         for name, module in modules.items():
             self._put(name, module)
         self.model.load_state_dict(model.state_dict())
         self.plan = plan
         self._leave_searchable()
+
+    def check_adoptable(self, model: nn.Module, plan: Plan) -> None:
+        self._adoptable(model, plan)
 
     def calibrate(self, batches: Iterable[Tensor]) -> None:
         """Collect what the sites see, where the configuration asks for it; images (B, C, H, W)."""
@@ -161,36 +164,44 @@ class LowRank(CompressionMethod):
     def expected_cost(self, unit: Unit) -> Tensor:
         return self.mixture.expected_costs(unit).sum()
 
-    def expected_weights(self) -> dict[str, Tensor]:
-        """Site -> its weights under the drawn mixture, differentiable, shape ()."""
-        weights = self.mixture.expected_costs("params").unbind()
-        return {site.name: found for site, found in zip(self.sites, weights, strict=True)}
-
     def auxiliary_loss(self) -> Tensor:
         """Nothing to add, shape ()."""
         return self.mixture.logits.new_zeros(())
 
     def propose(self, budget: Budget, decision: str) -> Proposal:
         values = self.mixture.log_probabilities().cpu()
-        usable = self.mixture.usable.cpu()
-        options = []
-        for row, site in enumerate(self.sites):
-            columns = [c for c in range(len(site.candidates)) if usable[row, c]]
-            ranks = [self._decision(site, site.candidates[c].rank, budget.unit) for c in columns]
-            costs = [site.cost(budget.unit, r) for r in ranks]
-            options.append((values[row, columns].tolist(), costs, ranks))
+        options = self.options(budget.unit)
+        # Candidates that cannot be chosen now are the last of a site.
+        scores = [r[: len(found)] for r, found in zip(values, options.values(), strict=True)]
         if decision == "argmax":
-            picks = [int(values[row].argmax()) for row in range(len(self.sites))]
+            picks = [int(row.argmax()) for row in scores]
         else:
-            choices = [(v, c) for v, c, _ in options]
-            picks = project(choices, budget.target, COUNTED_IN[budget.unit])
-        chosen = zip(self.sites, options, picks, strict=True)
-        plan = Plan(self.name, {site.name: ranks[pick] for site, (_, _, ranks), pick in chosen})
+            costs = [[int(cast(float, o.cost)) for o in found] for found in options.values()]
+            choices = [(r.tolist(), c) for r, c in zip(scores, costs, strict=True)]
+            picks = project(choices, budget.target, self.units[budget.unit])
+        chosen = zip(options.items(), picks, strict=True)
+        plan = Plan(self.name, {site: found[pick].decision for (site, found), pick in chosen})
         return Proposal(plan, self.plan_cost(plan, budget.unit), self.named_logits())
 
     def default_plan(self, budget: Budget) -> Plan:
         """Every site at one share of its full rank, the largest share within the budget."""
         return Plan(self.name, uniform_decisions(self.sites, budget.unit, budget.target))
+
+    def options(self, unit: Unit) -> dict[str, Sequence[Option]]:
+        """What a search may decide now.
+
+        A rank that cannot grow back leaves the candidates up to it; where the smallest is above it,
+        the rank in force stands for that.
+        """
+        found: dict[str, Sequence[Option]] = {}
+        for site in self.sites:
+            now = self._limit(site)
+            if now is None:
+                found[site.name] = site.options(unit)
+            else:
+                ranks = [c.rank for c in site.candidates if c.rank <= now] or [now]
+                found[site.name] = [Option(rank, site.cost(unit, rank)) for rank in ranks]
+        return found
 
     # Costs.
 
@@ -200,10 +211,12 @@ class LowRank(CompressionMethod):
         self.mixture.count_("latency", self.sites)
 
     def plan_cost(self, plan: Plan, unit: Unit) -> float:
-        return float(sum(s.cost(unit, plan.decisions[s.name]) for s in self.sites))
+        ranks = ranks_of(plan)
+        return float(sum(site.cost(unit, ranks[site.name]) for site in self.sites))
 
     def smallest_cost(self, unit: Unit) -> float:
-        return float(sum(min(self._costs(site, unit)) for site in self.sites))
+        options = self.options(unit).values()
+        return float(sum(min(cast(float, o.cost) for o in found) for found in options))
 
     def dense_cost(self, unit: Unit) -> tuple[float, float]:
         searched = sum(s.cost(unit, None) for s in self.sites)
@@ -213,6 +226,30 @@ class LowRank(CompressionMethod):
         patches = self.model.get_parameter("patch_embed.proj.weight").numel()
         everywhere = sum(s.cost(unit, None) for s in self.all_sites)
         return float(searched), float(patches + everywhere - searched)
+
+    def block_macs(self, decisions: Mapping[str, Decision] | None) -> list[BlockMacs]:
+        """What each block costs at some ranks, or at those of the drawn mixture.
+
+        Args:
+            decisions: site -> rank; sites that are not in it are dense. None: expected under the
+                drawn mixture, differentiable.
+        """
+        weights: dict[str, Any] = {site.name: site.cost("params", None) for site in self.all_sites}
+        weights |= self._weights(decisions)
+        found = []
+        for block in range(self._depth):
+            qk, vo, fc1, fc2 = (weights[f"blocks.{block}.{kind}"] for kind in BLOCK_KINDS)
+            # Weights of an attention site are 2 x width x rank.
+            width = self._width
+            scores, values = qk / (2 * width), vo / (2 * width)
+            found.append(BlockMacs(qk + vo, scores, values, fc1 + fc2, width))
+        return found
+
+    def macs_beside_blocks(self, decisions: Mapping[str, Decision] | None) -> Number:
+        """MACs of searched sites outside the blocks, such as the classifier; see `block_macs`."""
+        weights = self._weights(decisions)
+        outside = [site for site in self.sites if site.kind not in BLOCK_KINDS]
+        return sum(weights[site.name] * site.tokens for site in outside)
 
     # State.
 
@@ -240,6 +277,18 @@ class LowRank(CompressionMethod):
 
     # Inside.
 
+    def _weights(self, decisions: Mapping[str, Decision] | None) -> dict[str, Any]:
+        """Searched site -> its weights, numbers or tensors of shape ()."""
+        if decisions is None:
+            expected = self.mixture.expected_costs("params").unbind()
+            return {site.name: found for site, found in zip(self.sites, expected, strict=True)}
+        ranks = cast(Mapping[str, int | None], decisions)
+        return {site.name: site.cost("params", ranks.get(site.name)) for site in self.sites}
+
+    def _limit(self, site: Site) -> int | None:
+        """The largest rank that a search may choose now; None for any."""
+        return self._rank(site) if self.config.source == "current" else None
+
     def _modules(self) -> dict[str, list[Site]]:
         modules: dict[str, list[Site]] = {}
         for site in self.sites:
@@ -253,23 +302,7 @@ class LowRank(CompressionMethod):
         return {name: shape for name, shape in shapes.items() if shape is not None}
 
     def _rank(self, site: Site) -> int | None:
-        return None if self.plan is None else self.plan.decisions[site.name]
-
-    def _costs(self, site: Site, unit: Unit) -> list[int]:
-        """Of all that a search may decide for a site."""
-        ranks = (self._decision(site, candidate.rank, unit) for candidate in site.candidates)
-        return [site.cost(unit, rank) for rank in ranks]
-
-    def _decision(self, site: Site, rank: int, unit: Unit) -> int | None:
-        """What choosing a candidate comes to.
-
-        Its rank, or the one in force where that is lower and cannot grow back, or none where dense
-        was measured no slower.
-        """
-        now = self._rank(site)
-        if now is None or self.config.source == "dense":
-            return site.decision(unit, rank)
-        return min(rank, now)
+        return None if self.plan is None else ranks_of(self.plan)[site.name]
 
     def check(self, plan: Plan) -> None:
         """Raise unless a plan is of these sites, with ranks that they can have now."""
@@ -282,20 +315,26 @@ class LowRank(CompressionMethod):
             f"exactly the {len(known)} searched sites ({self.sites[0].name} ...)",
         )
         for site in self.sites:
-            decision, now = plan.decisions[site.name], self._rank(site)
-            site.check_rank(decision, f"plan.decisions.{site.name}")
+            field, now = f"plan.decisions.{site.name}", self._rank(site)
+            decision = site.check_rank(plan.decisions[site.name], field)
             grows = now is not None and (decision is None or decision > now)
             require(
                 not grows or self.config.source == "dense",
-                f"plan.decisions.{site.name}",
+                field,
                 decision,
                 f"at most {now}, the rank in force (method.source 'current' cannot grow one back)",
             )
 
-    def _keep_rests(self, plan: Plan, modules: Mapping[str, nn.Module]) -> None:
-        """Keep what a commit of the plan would cut off the dense model, for `modules` to grow."""
+    def _adoptable(self, model: nn.Module, plan: Plan) -> dict[str, nn.Module]:
+        self.check(plan)
+        return adoptable_modules(self.model, model, plan, self.sites)
+
+    def _keep_rests(
+        self, ranks: Mapping[str, int | None], modules: Mapping[str, nn.Module]
+    ) -> None:
+        """Keep what a commit of ranks would cut off the dense model, for `modules` to grow."""
         biases = self.config.biases == "exact"
-        cut = [s for s in self.sites if s.module in modules and plan.decisions[s.name] is not None]
+        cut = [s for s in self.sites if s.module in modules and ranks[s.name] is not None]
         for site in (s for s in cut if s.attention):
             # What was cut off has a row for the query bias, or none, as what it continues.
             pair = (self.model.get_submodule(site.module), modules[site.module])
@@ -308,7 +347,7 @@ class LowRank(CompressionMethod):
             )
         for site in cut:
             spectrum = self._decomposed(self.model.get_submodule(site.module), site)
-            self._keep_rest(site, spectrum, self._columns(site, plan.decisions[site.name]))
+            self._keep_rest(site, spectrum, self._columns(site, ranks[site.name]))
 
     def _put(self, name: str, module: nn.Module) -> None:
         """Set a module in its place, in the mode (training or evaluation) of what was there."""
@@ -349,18 +388,18 @@ class LowRank(CompressionMethod):
         return SupernetAttention(parts, scale, self.mixture, rows.get("qk"), rows.get("vo"))
 
     def _committed(
-        self, module: nn.Module, changed: Sequence[Site], plan: Plan
+        self, module: nn.Module, changed: Sequence[Site], ranks: Mapping[str, int | None]
     ) -> tuple[nn.Module, Move]:
         spectra = {s.kind: self._decomposed(module, s) for s in changed}
-        ranks = {s.kind: self._columns(s, plan.decisions[s.name]) for s in changed}
+        columns = {s.kind: self._columns(s, ranks[s.name]) for s in changed}
         for site in changed:
-            self._keep_rest(site, spectra[site.kind], ranks[site.kind])
+            self._keep_rest(site, spectra[site.kind], columns[site.kind])
         if changed[0].attention:
-            return self._committed_attention(module, spectra, ranks)
+            return self._committed_attention(module, spectra, columns)
         (site,) = changed
-        spectrum, rank = spectra[site.kind], ranks[site.kind]
+        spectrum, rank = spectra[site.kind], columns[site.kind]
         factors = build_linear(module, spectrum, rank)
-        to_dense = plan.decisions[site.name] is None
+        to_dense = ranks[site.name] is None
         new = merge_linear(factors) if to_dense else factors
         carry = carry_bias if to_dense else partial(carry_linear, spectrum=spectrum, rank=rank)
         return new, Move(dict(module.named_parameters()), dict(new.named_parameters()), carry)

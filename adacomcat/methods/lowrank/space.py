@@ -16,11 +16,14 @@ Latency, nanoseconds an image, is looked up in a table of what was measured; see
 import fnmatch
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import cast
 
+from adacomcat.budget import Unit
 from adacomcat.checks import require
-from adacomcat.config import Unit
+from adacomcat.methods.base import Option
 from adacomcat.methods.lowrank.config import KINDS, LowRankConfig
 from adacomcat.models.timm_vit import VisionTransformerView
+from adacomcat.plan import Decision, Plan, relative_distance
 
 PAPER_MENUS = (
     (192, (32, 64, 96, 128, 160)),
@@ -91,6 +94,15 @@ class Site:
     def attention(self) -> bool:
         return self.kind in ("qk", "vo")
 
+    def options(self, unit: Unit) -> list[Option]:
+        """What a search may decide, by rising rank, with its cost."""
+        ranks = (self.decision(unit, candidate.rank) for candidate in self.candidates)
+        return [Option(rank, self.cost(unit, rank)) for rank in ranks]
+
+    def distance(self, a: Decision, b: Decision) -> float:
+        """`|a - b| / max(a, b)` of two ranks."""
+        return relative_distance(a, b)
+
     def cost(self, unit: Unit, rank: int | None) -> int:
         """Weights, MACs or nanoseconds at a rank; None for the dense matrices."""
         if unit == "latency":
@@ -127,18 +139,21 @@ class Site:
         require(rank <= largest, field, rank, allowed)
         return self.times.ranks[min(known for known in self.times.ranks if known >= rank)]
 
-    def check_rank(self, rank: int | None, field: str) -> None:
-        """Raise unless the site can have this rank.
+    def check_rank(self, rank: Decision, field: str) -> int | None:
+        """The decision as a rank that the site can have.
 
         Raises:
-            ValueError: 0, above the full rank, or no multiple of the heads.
+            ValueError: no integer, 0, above the full rank, or no multiple of the heads.
         """
         sound = rank is None or self.has_rank(rank)
         require(sound, field, rank, f"{self.ranks}, or null for dense")
+        assert rank is None or isinstance(rank, int)
+        return rank
 
-    def has_rank(self, rank: int) -> bool:
+    def has_rank(self, rank: Decision) -> bool:
         """Whether the site can be factorized at this rank."""
-        return 0 < rank <= self.full and rank % self.groups == 0
+        # By type: to Python True is an integer, too.
+        return type(rank) is int and 0 < rank <= self.full and rank % self.groups == 0
 
     @property
     def ranks(self) -> str:
@@ -146,6 +161,11 @@ class Site:
         if self.groups > 1:
             return f"multiples of {self.groups} heads up to {self.full}"
         return f"1 to {self.full}"
+
+
+def ranks_of(plan: Plan) -> Mapping[str, int | None]:
+    """The decisions of a low-rank plan that was checked, or made here, as ranks."""
+    return cast(Mapping[str, int | None], plan.decisions)
 
 
 def all_sites(view: VisionTransformerView, shapes: dict[str, tuple[int, int]]) -> list[Site]:

@@ -172,8 +172,7 @@ def shapes_for(model: nn.Module, plan: Plan, *, biases: bool = True) -> dict[str
     for name in plan.decisions:
         require_known(name, names, "plan.decisions")
     for site in sites:
-        rank = plan.decisions.get(site.name)
-        site.check_rank(rank, f"plan.decisions.{site.name}")
+        rank = site.check_rank(plan.decisions.get(site.name), f"plan.decisions.{site.name}")
         if rank is None:
             continue
         module: Any = model.get_submodule(site.module)

@@ -20,7 +20,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from adacomcat.config import Unit
+from adacomcat.budget import Unit
 from adacomcat.methods.lowrank.attention import Heads, attend, put_together
 from adacomcat.methods.lowrank.factorize import Spectrum
 from adacomcat.methods.lowrank.space import Site

@@ -2,8 +2,8 @@
 
 from collections.abc import Sequence
 
+from adacomcat.budget import COUNTED_IN, Unit
 from adacomcat.checks import require
-from adacomcat.config import COUNTED_IN, Unit
 from adacomcat.methods.lowrank.space import Site
 
 Decisions = dict[str, int | None]

@@ -4,8 +4,14 @@ from dataclasses import dataclass
 from typing import Literal
 
 from adacomcat.checks import require
+from adacomcat.methods.registry import register
 
 
+@register(
+    "diffrate",
+    method="adacomcat.methods.tokens.method:DiffRate",
+    spec="adacomcat.methods.tokens.spec",
+)
 @dataclass(frozen=True, kw_only=True)
 class DiffRateConfig:
     """What is searched and how (DiffRate, arXiv 2305.17997); `reference` is what its code does."""

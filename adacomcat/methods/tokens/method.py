@@ -1,17 +1,18 @@
-"""The token method whole: dense to searchable, searchable to committed, and back."""
+"""Token pruning and merging of a model: dense to searchable, to committed, and back."""
 
-from collections.abc import Iterable, Mapping, Sequence
-from functools import partial
-from typing import Any, ClassVar
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 
-from adacomcat.budget import Budget
+from adacomcat.budget import COUNTED_IN, Budget, Unit
 from adacomcat.checks import require
-from adacomcat.config import Unit
-from adacomcat.cost import count_macs
-from adacomcat.methods.base import CompressionMethod, ParameterMap, Proposal
+from adacomcat.cost import BlockMacs, Number, count_macs
+from adacomcat.methods.base import Option, ParameterMap, Proposal, Searchable
 from adacomcat.methods.tokens.blocks import TokenBlocks, check_rates
 from adacomcat.methods.tokens.config import DiffRateConfig
 from adacomcat.methods.tokens.counts import Counts
@@ -23,21 +24,42 @@ from adacomcat.methods.tokens.uniform import scaled, uniform
 from adacomcat.models.tensors import check_tensors
 from adacomcat.models.timm_vit import input_shape
 from adacomcat.models.token_forms import describe_tokens
-from adacomcat.plan import Plan
+from adacomcat.plan import Decision, Plan, relative_distance
 
 Decisions = dict[str, int | None]
 
 
-class DiffRate(CompressionMethod):
+@dataclass(frozen=True)
+class Site:
+    """One count of tokens: what pruning or merging leaves in a block.
+
+    Attributes:
+        name: `blocks.3.prune`, `blocks.3.merge`, ...
+        counts: that a search may choose, prefix tokens included, falling.
+    """
+
+    name: str
+    counts: tuple[int, ...]
+
+    def options(self, unit: Unit) -> list[Option]:
+        """The counts, fewest tokens first; what one costs depends on all other counts."""
+        return [Option(count, None) for count in reversed(self.counts)]
+
+    def distance(self, a: Decision, b: Decision) -> float:
+        """`|a - b| / max(a, b)` of two counts."""
+        return relative_distance(a, b)
+
+
+class DiffRate(Searchable):
     """Token pruning and merging at learnt rates (DiffRate, arXiv 2305.17997).
 
     A search always starts from all tokens, whatever plan is in force: counts can grow back. No
     parameter of the model is replaced at any time; only the container of its blocks is.
     """
 
-    name: ClassVar[str] = "diffrate"
-    units: ClassVar[tuple[Unit, ...]] = ("macs",)
-    keeps_tokens: ClassVar[bool] = False
+    name = "diffrate"
+    units = MappingProxyType({"macs": COUNTED_IN["macs"]})
+    keeps_tokens = False
 
     def __init__(self, model: nn.Module, config: DiffRateConfig) -> None:
         """Bind to a dense model; nothing of it changes yet.
@@ -57,8 +79,10 @@ class DiffRate(CompressionMethod):
         """Site -> its row in the counts."""
         self.counts = Counts(len(self.rows), self.form, config.granularity)
         self.counts.to(next(model.parameters()).device)
+        counts = tuple(self.form.prefix + patches for patches in self.counts.candidates)
+        self.sites = [Site(name, counts) for name in self.rows]
         self.costs: Sequence[BlockCost] = block_costs(model, self.form)
-        """Of each block, at the ranks that it has; whoever changes these sets them anew."""
+        """Of each block of the dense model, or as `counting` sets them."""
         self.plan: Plan | None = None
         self._dense_macs = count_macs(model, input_shape(model))
         self._held: nn.Module | None = None
@@ -99,9 +123,6 @@ class DiffRate(CompressionMethod):
         self._rearrange(plan)
         self.model.load_state_dict(state)
 
-    def calibrate(self, batches: Iterable[Tensor]) -> None:
-        """Nothing to look at before a search."""
-
     # The search.
 
     def architecture_parameters(self) -> list[nn.Parameter]:
@@ -112,11 +133,8 @@ class DiffRate(CompressionMethod):
         self.counts.sample_()
 
     def expected_cost(self, unit: Unit) -> Tensor:
-        return self.expected_macs(self.costs)
-
-    def expected_macs(self, costs: Sequence[BlockCost]) -> Tensor:
-        """MACs of all blocks at the counts drawn, shape (), where the blocks cost this."""
-        counted = costs if self.config.macs == "counted" else by_width(costs)
+        """MACs of all blocks at the counts drawn, shape ()."""
+        counted = self.costs if self.config.macs == "counted" else by_width(self.costs)
         gradient = self.config.min_gradient
         return expected(counted, self.form, self.counts.kept, self._places(), gradient)
 
@@ -132,52 +150,49 @@ class DiffRate(CompressionMethod):
         tokens to the sites that rounding cost most.
         """
         if decision == "argmax":
-            counts = dict(zip(self.rows, self.counts.counts(), strict=True))
-            plan = Plan(self.name, counts)
+            counts: Decisions = dict(zip(self.rows, self.counts.counts(), strict=True))
         else:
-            plan = Plan(self.name, self.fit(self.costs, budget.target))
+            patches = dict(zip(self.rows, self.counts.expected_patches(), strict=True))
+            counts = scaled(patches, self._least(), self.form, self._macs, budget.target)
+        plan = Plan(self.name, counts)
         return Proposal(plan, self.plan_cost(plan, budget.unit), self.named_logits())
-
-    def fit(self, costs: Sequence[BlockCost], target: float) -> Decisions:
-        """The expected counts, scaled to a target in MACs where the blocks cost this.
-
-        Raises:
-            ValueError: no counts meet it; names the smallest reachable cost.
-        """
-        patches = dict(zip(self.rows, self.counts.expected_patches(), strict=True))
-        return scaled(patches, self._least(), self.form, partial(self.macs, costs), target)
 
     def default_plan(self, budget: Budget) -> Plan:
         """Every block keeps the same share of the tokens that reach it."""
-        return Plan(self.name, self.fit_uniform(self.costs, budget.target))
-
-    def fit_uniform(self, costs: Sequence[BlockCost], target: float) -> Decisions:
-        """The plan that needs no search, at a target in MACs where the blocks cost this.
-
-        Raises:
-            ValueError: no counts meet it; names the smallest reachable cost.
-        """
-        return uniform(list(self.rows), self._least(), self.form, partial(self.macs, costs), target)
+        sites = list(self.rows)
+        counts = uniform(sites, self._least(), self.form, self._macs, budget.target)
+        return Plan(self.name, counts)
 
     # Costs.
 
-    def plan_cost(self, plan: Plan, unit: Unit) -> float:
-        return float(self.macs(self.costs, plan.decisions))
+    @contextmanager
+    def counting(self, blocks: Sequence[BlockMacs]) -> Iterator[None]:
+        """Count all costs as if the model's blocks cost this, for the length of the context."""
+        own = self.costs
+        scoring = self.form.scoring
+        self.costs = [
+            BlockCost(b.linear, b.scores + b.values, b.mlp, scoring * b.scores, b.width)
+            for b in blocks
+        ]
+        try:
+            yield
+        finally:
+            self.costs = own
 
-    def macs(self, costs: Sequence[BlockCost], decisions: Mapping[str, int | None]) -> int:
-        """MACs of all blocks at some counts, where the blocks cost this."""
-        return int(count(costs, self.rates(decisions).steps(self.form.tokens), self.form))
+    def macs_at(self, decisions: Mapping[str, Decision]) -> Number:
+        """MACs of all blocks at some counts; differentiable where the blocks' costs are."""
+        rates = self.rates(cast(Mapping[str, int | None], decisions))
+        return count(self.costs, rates.steps(self.form.tokens), self.form)
+
+    def plan_cost(self, plan: Plan, unit: Unit) -> float:
+        return float(self._macs(plan.decisions))
 
     def smallest_cost(self, unit: Unit) -> float:
-        return float(self.smallest_macs(self.costs))
-
-    def smallest_macs(self, costs: Sequence[BlockCost]) -> int:
-        """MACs of all blocks with the fewest tokens, where the blocks cost this."""
         least = self.form.prefix + self._least()
-        return self.macs(costs, dict.fromkeys(self.rows, least))
+        return float(self._macs(dict.fromkeys(self.rows, least)))
 
     def dense_cost(self, unit: Unit) -> tuple[float, float]:
-        searched = self.macs(self.costs, {})
+        searched = self._macs({})
         return float(searched), float(self._dense_macs - searched)
 
     # State.
@@ -203,9 +218,12 @@ class DiffRate(CompressionMethod):
         """Raise unless a plan is of this model's sites.
 
         Raises:
-            ValueError: another method's, other sites, or a count that leaves no patch.
+            ValueError: another method's, other sites, or a count that is none or leaves no patch.
         """
         require(plan.method == self.name, "plan.method", plan.method, self.name)
+        for site, kept in plan.decisions.items():
+            sound = kept is None or (type(kept) is int and kept >= 1)
+            require(sound, f"plan.decisions.{site}", kept, "an integer of 1 or more, or None")
         # Fixed blocks may be named, as a model's own plan does.
         idle = {self.form.site(b, k) for b in range(self.form.depth) for k in ("prune", "merge")}
         names = {s for s, kept in plan.decisions.items() if kept is not None or s not in idle}
@@ -216,7 +234,7 @@ class DiffRate(CompressionMethod):
             sorted(names ^ self.rows.keys())[:5],
             f"exactly the {len(self.rows)} searched sites ({next(iter(self.rows))} ...)",
         )
-        check_rates(self.rates(plan.decisions), self.form)
+        check_rates(self._rates(plan), self.form)
 
     def check_adoptable(self, model: nn.Module, plan: Plan) -> None:
         """Raise unless a model drops tokens by a plan, and the plan is of this model's sites.
@@ -233,7 +251,7 @@ class DiffRate(CompressionMethod):
             "TokenBlocks, which drop tokens",
         )
         assert isinstance(found, TokenBlocks)
-        wanted = self.rates(plan.decisions)
+        wanted = self._rates(plan)
         require(found.rates == wanted, "plan.decisions", wanted, f"{found.rates}, of the model")
 
     def rates(self, decisions: Mapping[str, int | None]) -> Rates:
@@ -246,6 +264,12 @@ class DiffRate(CompressionMethod):
         return Rates(of("prune"), of("merge"))
 
     # Inside.
+
+    def _rates(self, plan: Plan) -> Rates:
+        return self.rates(cast(Mapping[str, int | None], plan.decisions))
+
+    def _macs(self, decisions: Mapping[str, Decision]) -> int:
+        return int(self.macs_at(decisions))
 
     def _places(self) -> list[tuple[int | None, int | None]]:
         """By block: the rows of its prune and its merge site."""
@@ -260,7 +284,7 @@ class DiffRate(CompressionMethod):
 
     def _rearrange(self, plan: Plan) -> None:
         blocks = self.model.get_submodule(self.form.container).children()
-        self._put(TokenBlocks(blocks, self.rates(plan.decisions), self.form, self.config.sizes))
+        self._put(TokenBlocks(blocks, self._rates(plan), self.form, self.config.sizes))
         self.plan = plan
 
     def _put(self, container: nn.Module) -> None:

@@ -1,4 +1,4 @@
-"""Ranks and token rates on one model keep the rules of every method."""
+"""Several methods on one model: ranks and token counts, and parts whose costs add up."""
 
 from functools import partial
 
@@ -7,8 +7,6 @@ import torch
 
 from adacomcat.config import BudgetConfig
 from adacomcat.cost import count_macs
-from adacomcat.methods.combined.config import CombinedConfig
-from adacomcat.methods.combined.method import Combined
 from adacomcat.methods.registry import build_method
 from adacomcat.methods.tokens.blocks import TokenBlocks
 from adacomcat.plan import Plan
@@ -36,12 +34,12 @@ class TestConformance(MethodConformance):
 
 
 def method(build=DEEP, **settings):
-    return Combined(build(), CombinedConfig(**settings))
+    return build_method(build(), {"name": "lowrank+diffrate", **settings})
 
 
 def want_large_ranks_(bound):
     """Make the largest ranks of a budget the most probable; logits of zero ask for the smallest."""
-    logits = bound.ranks.mixture.logits
+    logits = bound.parts[0].mixture.logits
     with torch.no_grad():
         logits.copy_(torch.arange(logits.shape[1]).float().expand_as(logits))
 
@@ -70,15 +68,15 @@ def test_ranks_pay_their_share_of_a_budget():
     for share in (0.3, 0.6):
         bound = method(share=share, lowrank={"fractions": [i / 12 for i in range(1, 13)]})
         plan = bound.default_plan(in_macs(bound, 1 - kept))
-        ranks, _ = bound._parts(plan)
-        searched, fixed = bound.ranks.dense_cost("macs")
-        alone = bound.ranks.plan_cost(ranks, "macs") + fixed
+        ranks, _ = bound.plans(plan)
+        searched, fixed = bound.parts[0].dense_cost("macs")
+        alone = bound.parts[0].plan_cost(ranks, "macs") + fixed
         assert 0.85 < alone / ((searched + fixed) * kept**share) <= 1
 
 
 def test_one_after_the_other():
     """First the ranks, with all tokens and uniform rates; then the tokens, at those ranks."""
-    bound = method(order="ranks_first", share=0.3)
+    bound = method(order="in_turn", share=0.3)
     want_large_ranks_(bound)
     budget = in_macs(bound, 0.4)
     images = tiny_images()
@@ -92,9 +90,10 @@ def test_one_after_the_other():
         for parameter in bound.architecture_parameters():
             parameter.grad = None
         with torch.no_grad():
-            bound.tokens.counts.logits.add_(torch.randn_like(bound.tokens.counts.logits))
+            logits = bound.parts[1].counts.logits
+            logits.add_(torch.randn_like(logits))
         bound.commit_(bound.propose(budget, "projected").plan)
-        steps.append(bound._parts(bound.plan))
+        steps.append(bound.plans(bound.plan))
     assert steps[0] == [True, False]
     assert steps[2] == [False, True]
     assert steps[1][0] == steps[3][0], "the ranks were searched again"
@@ -105,17 +104,17 @@ def test_one_after_the_other():
 
 def test_a_search_of_ranks_alone_counts_the_tokens_that_will_be_left():
     """Its expected cost is that of a plan of the same ranks with the rates that it gets."""
-    bound = method(order="ranks_first", lowrank={"fractions": [0.25, 0.5]})
+    bound = method(order="in_turn", lowrank={"fractions": [0.25, 0.5]})
     budget = in_macs(bound, 0.5)
     bound.prepare_()
     with torch.no_grad():
-        bound.ranks.mixture.logits[:, 0] = 1e4
+        bound.parts[0].mixture.logits[:, 0] = 1e4
     bound.sample_(1.0, None)
-    ranks = {site.name: site.candidates[0].rank for site in bound.ranks.sites}
-    _, tokens = bound._parts(bound.default_plan(budget))
+    ranks = {site.name: site.candidates[0].rank for site in bound.parts[0].sites}
+    _, tokens = bound.plans(bound.default_plan(budget))
     plan = Plan(bound.name, {**ranks, **tokens.decisions})
     assert bound.expected_cost("macs").item() == pytest.approx(bound.plan_cost(plan, "macs"))
-    assert min(kept for kept in tokens.decisions.values()) < bound.tokens.form.tokens
+    assert min(kept for kept in tokens.decisions.values()) < bound.parts[1].form.tokens
 
 
 @pytest.mark.parametrize(
@@ -123,7 +122,7 @@ def test_a_search_of_ranks_alone_counts_the_tokens_that_will_be_left():
     [
         (
             {"order": "tokens_first"},
-            r"method\.order: got 'tokens_first', allowed: jointly, ranks_f",
+            r"method\.order: got 'tokens_first', allowed: jointly, in_turn",
         ),
         ({"share": 1.0}, r"method\.share: got 1\.0, allowed: between 0 and 1"),
         ({"lowrank": {"space": "x"}}, r"method\.space: got 'x'"),
