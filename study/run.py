@@ -17,6 +17,7 @@ from rich.console import Console
 from rich.table import Table
 
 from adacomcat.checks import require
+from adacomcat.cli.process import FAILED, OK, guarded
 from adacomcat.settings import parse_settings
 from study import cli
 from study.execution.dryrun import dry_run
@@ -35,31 +36,29 @@ from study.spec.expand import apply_settings
 from study.spec.schema import Experiment
 from study.store import Results, load
 
-OK, FAILED, USAGE, INTERRUPTED = 0, 1, 2, 130
+AGAIN = "interrupted; --resume, or the same command, runs what is left"
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line and return its exit status.
 
     Returns:
-        0: all trials finished; 1: some failed, or the disk is full; 2: the request was refused;
-        130: interrupted.
+        0: all trials finished; 1: some failed, or the study could not go on; 2: the request was
+        refused; 130, 143 or 129: interrupted by Ctrl-C, SIGTERM or SIGHUP.
     """
     arguments = cli.parser().parse_args(argv)
+    return guarded(lambda: _main(arguments))
+
+
+def _main(arguments: argparse.Namespace) -> int:
     # A pipe has no width: rich would fold the tables to 80 columns.
-    console = Console(width=None if sys.stdout.isatty() else 160)
+    console = Console(width=None if sys.stdout and sys.stdout.isatty() else 160)
+    cli.check(arguments, ", ".join(experiment_names()))
     try:
-        cli.check(arguments, ", ".join(experiment_names()))
         return _run(arguments, console)
-    except (ValueError, OSError) as error:
-        message = f"error: {error}"
-        Console(stderr=True).print(message, markup=False, highlight=False, soft_wrap=True)
-        return USAGE if isinstance(error, ValueError) else FAILED
     except KeyboardInterrupt:
-        console.print(
-            "interrupted; --resume, or the same command, runs what is left", highlight=False
-        )
-        return INTERRUPTED
+        console.print(AGAIN, highlight=False)
+        raise
 
 
 def _run(arguments: argparse.Namespace, console: Console) -> int:

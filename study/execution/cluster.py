@@ -7,16 +7,20 @@ import json
 import logging
 import math
 import os
+import secrets
 import socket
 import subprocess
 import sys
 import urllib.request
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import chdir, contextmanager, suppress
 from dataclasses import dataclass
+from pathlib import Path
+from tempfile import NamedTemporaryFile
 from typing import Any, Literal
 
 from adacomcat.checks import require
-from study.execution.provenance import repository
+from study.execution.provenance import python_path, repository
 
 Executor = Literal["tune", "train"]
 
@@ -24,7 +28,9 @@ REACH_S = 3.0
 """How long the head of a cluster may take to accept a connection."""
 ANSWER_S = 15.0
 """How long it may take to answer; Ray itself would try for minutes."""
-FORWARDED = ("PYTHONPATH", "RAY_TRAIN_", "RAY_ACCEL_", "TUNE_")
+TOKEN_BYTES = 32
+"""As many as Ray's own tokens have."""
+FORWARDED = ("PYTHONPATH", "PYTHONSAFEPATH", "RAY_TRAIN_", "RAY_ACCEL_", "TUNE_")
 """How the settings begin that the workers of a joined cluster need, too."""
 
 
@@ -135,17 +141,14 @@ def _fit(have: float, each: float) -> int:
     return int(have / each + 1e-9) if each else sys.maxsize
 
 
-def set_environment(*, dashboard: bool, joined: bool = False) -> int | None:
+def set_environment(*, dashboard: bool = False, address: str | None = None) -> None:
     """Set what Ray reads from the environment; before `import ray`, since workers inherit it.
 
     What the user has set stays.
 
     Args:
         dashboard: whether there is to be one.
-        joined: whether the cluster is not of our own, and has a dashboard or none.
-
-    Returns:
-        The port of our own dashboard; None without one.
+        address: of the cluster to join, as `start` takes it.
     """
     settings = {
         # The default of 2 s makes every report of a Train run cost as much.
@@ -166,17 +169,16 @@ def set_environment(*, dashboard: bool, joined: bool = False) -> int | None:
     }
     if dashboard:
         settings["RAY_TRAIN_ENABLE_STATE_TRACKING"] = "1"
-    port = None
-    if dashboard and not joined:
-        port = _free_port()
-        # Without it a nested run whose trial is killed asks any other Ray on this machine.
-        settings["RAY_API_SERVER_ADDRESS"] = f"http://127.0.0.1:{port}"
+    if _asked(address) is None:
+        # Ray's switch between an address that other hosts reach and 127.0.0.1, for every process.
+        settings["RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"] = "0"
+        if sys.platform == "linux":
+            # The workers of one trial talk to each other by the same way.
+            settings |= {"GLOO_SOCKET_IFNAME": "lo", "NCCL_SOCKET_IFNAME": "lo"}
     for name, value in settings.items():
         os.environ.setdefault(name, value)
     # Workers import these packages too, from wherever the command was started.
-    paths = [str(repository()), *filter(None, os.environ.get("PYTHONPATH", "").split(os.pathsep))]
-    os.environ["PYTHONPATH"] = os.pathsep.join(dict.fromkeys(paths))
-    return port
+    os.environ["PYTHONPATH"] = python_path()
 
 
 def _free_port() -> int:
@@ -189,8 +191,10 @@ def _free_port() -> int:
 def start(*, dashboard: bool = False, address: str | None = None) -> str | None:
     """Start Ray on this machine, or join a cluster, or use what this process runs already.
 
+    A Ray of our own listens on 127.0.0.1 alone.
+
     Args:
-        dashboard: start one with a Ray of our own, on 127.0.0.1.
+        dashboard: start one with a Ray of our own.
         address: of the cluster to join: HOST:PORT of its head, or `auto` for the one that this
             machine is a node of; None: that of RAY_ADDRESS, where it is set.
 
@@ -202,23 +206,79 @@ def start(*, dashboard: bool = False, address: str | None = None) -> str | None:
     """
     asked = _asked(address)
     field = "--address" if asked == address else "RAY_ADDRESS"
-    port = set_environment(dashboard=dashboard, joined=asked is not None)
+    set_environment(dashboard=dashboard, address=address)
     import ray
 
     if ray.is_initialized():
         return None
     options: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
     if asked is None:
+        protect_token(create=True)
         # `local`, or Ray would look for a cluster that somebody else runs on this machine.
         options |= {"address": "local", "include_dashboard": dashboard}
-        if port is not None:
+        if dashboard:
+            port = _free_port()
             options |= {"dashboard_host": "127.0.0.1", "dashboard_port": port}
-        context = ray.init(**options)
+            # Without it a nested run whose trial is killed asks any other Ray on this machine.
+            os.environ["RAY_API_SERVER_ADDRESS"] = f"http://127.0.0.1:{port}"
+        with _own_code_only():
+            context = ray.init(**options)
     else:
+        protect_token(create=False)
         _require_cluster(asked, field)
-        context = _join(asked, field, options)
+        with _own_code_only():
+            context = _join(asked, field, options)
     url = context.dashboard_url
     return f"http://{url}" if url else None
+
+
+@contextmanager
+def _own_code_only() -> Iterator[None]:
+    """A block in which a Ray that starts does not learn of the current directory.
+
+    Ray puts the directory of its driver at the head of the workers' path, before these packages.
+    """
+    before = os.environ.get("PYTHONSAFEPATH")
+    os.environ["PYTHONSAFEPATH"] = "1"
+    try:
+        with chdir(repository()):
+            yield
+    finally:
+        del os.environ["PYTHONSAFEPATH"]
+        if before is not None:
+            os.environ["PYTHONSAFEPATH"] = before
+
+
+def protect_token(*, create: bool) -> None:
+    """Keep the token of Ray's clusters from other users: Ray writes it readable for everyone.
+
+    Args:
+        create: make one where there is none: in the file of Ray, or, where that cannot be
+            written, in the environment of this process and of those that it starts.
+    """
+    given = os.environ.get("RAY_AUTH_TOKEN") or os.environ.get("RAY_AUTH_MODE") == "disabled"
+    if given:
+        return
+    try:
+        chosen = os.environ.get("RAY_AUTH_TOKEN_PATH")
+        path = Path(chosen) if chosen else Path.home() / ".ray" / "auth_token"
+        if create and not path.exists():
+            _make_token(path)
+    except (OSError, RuntimeError):  # RuntimeError: a user without a home.
+        os.environ["RAY_AUTH_TOKEN"] = secrets.token_hex(TOKEN_BYTES)
+        return
+    with suppress(OSError):  # It is another user's, or not there.
+        path.chmod(0o600)
+
+
+def _make_token(path: Path) -> None:
+    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    with NamedTemporaryFile("w", dir=path.parent, prefix=".") as file:  # Readable for its user.
+        file.write(secrets.token_hex(TOKEN_BYTES))
+        file.flush()
+        # Never over the token of a driver that has started at the same time.
+        with suppress(FileExistsError):
+            os.link(file.name, path)
 
 
 def _asked(address: str | None) -> str | None:
@@ -242,9 +302,15 @@ def _require_cluster(address: str, field: str) -> None:
         except OSError as error:
             raise _unreachable(field, address, f"no connection to its port ({error})") from None
     # What KubeRay asks a head, too.
-    command = [sys.executable, "-m", "ray.scripts.scripts", "health-check", "--address", address]
+    command = [sys.executable, "-P", "-m", "ray.scripts.scripts", "health-check"]
     try:
-        subprocess.run(command, capture_output=True, text=True, timeout=ANSWER_S, check=True)
+        subprocess.run(
+            [*command, "--address", address],
+            capture_output=True,
+            text=True,
+            timeout=ANSWER_S,
+            check=True,
+        )
     except subprocess.TimeoutExpired:
         raise _unreachable(field, address, f"no answer within {ANSWER_S:g} s") from None
     except subprocess.CalledProcessError as error:

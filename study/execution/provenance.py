@@ -1,5 +1,6 @@
-"""Where a result comes from: the commit, the versions and the machine."""
+"""Where a result comes from: the code, its commit, the versions and the machine."""
 
+import os
 import subprocess
 from collections.abc import Mapping
 from pathlib import Path
@@ -24,6 +25,15 @@ PACKAGES = (
 def repository() -> Path:
     """The folder that holds the packages `adacomcat`, `study`, `experiments` and `analysis`."""
     return Path(__file__).resolve().parents[2]
+
+
+def python_path() -> str:
+    """A `PYTHONPATH` on which the packages of `repository` come first, then the user's folders.
+
+    Its empty entries, which stand for the current directory, are left out.
+    """
+    given = filter(None, os.environ.get("PYTHONPATH", "").split(os.pathsep))
+    return os.pathsep.join(dict.fromkeys([str(repository()), *given]))
 
 
 def git_state(folder: Path) -> dict[str, Any]:

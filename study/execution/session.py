@@ -97,7 +97,7 @@ class Session:
         specs = expand(self.experiment)
         by_arm = {spec.arm: spec.trial_config() for spec in specs}
         check_buildable(list(by_arm.values()))
-        cluster.set_environment(dashboard=self.arguments.dashboard)
+        cluster.set_environment(dashboard=self.arguments.dashboard, address=self.arguments.address)
         # Not at the top: Ray reads its settings when imported.
         from study.execution.loggers import make_callbacks
         from study.execution.trial import Job
@@ -139,11 +139,10 @@ class Session:
 
     def _draw(self, figure: str) -> bool:
         """Draw a figure in a process of its own: `analysis` is no part of a study."""
-        root = str(provenance.repository())
-        paths = os.pathsep.join(filter(None, [root, os.environ.get("PYTHONPATH", "")]))
+        # Without -P a folder `analysis` of the current directory would run in place of ours.
         done = subprocess.run(
-            [sys.executable, "-m", f"analysis.{figure}", str(self.results.root)],
-            env=os.environ | {"PYTHONPATH": paths, "MPLBACKEND": "Agg"},
+            [sys.executable, "-P", "-m", f"analysis.{figure}", str(self.results.root)],
+            env=os.environ | {"PYTHONPATH": provenance.python_path(), "MPLBACKEND": "Agg"},
             capture_output=True,
             text=True,
         )

@@ -17,22 +17,30 @@ def rows(path):
     return [{k: v for k, v in row.items() if not k.endswith(CLOCKS)} for row in found]
 
 
-@pytest.mark.timeout(240)
-def test_interrupted_and_resumed_is_undisturbed(cli, asked, tmp_path):
-    given = [*asked, "--epochs", "5", "--schedule", "fixed"]
-    whole, broken = tmp_path / "whole", tmp_path / "broken"
-    assert cli("search", *given, "--output", whole).status == 0
-    driver = subprocess.Popen(
-        [sys.executable, "-m", "adacomcat", "search", *given, "--output", str(broken)],
+def start(arguments):
+    """The command line in a process of its own."""
+    return subprocess.Popen(
+        [sys.executable, "-m", "adacomcat", *arguments],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
         # A suite in the background ignores the interrupt, and its children inherit that.
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
-    trace = broken / "epochs.jsonl"
+
+
+def wait_for_epochs(trace, driver):
     while driver.poll() is None and not (trace.exists() and trace.read_text().count("\n") >= 2):
         time.sleep(0.02)
+
+
+@pytest.mark.timeout(240)
+def test_interrupted_and_resumed_is_undisturbed(cli, asked, tmp_path):
+    given = [*asked, "--epochs", "5", "--schedule", "fixed"]
+    whole, broken = tmp_path / "whole", tmp_path / "broken"
+    assert cli("search", *given, "--output", whole).status == 0
+    driver = start(["search", *given, "--output", str(broken)])
+    wait_for_epochs(broken / "epochs.jsonl", driver)
     driver.send_signal(signal.SIGINT)
     out, err = driver.communicate(timeout=60)
     assert driver.returncode == 130, out + err
@@ -46,6 +54,20 @@ def test_interrupted_and_resumed_is_undisturbed(cli, asked, tmp_path):
         assert rows(broken / name) == rows(whole / name)
     again = cli("search", "--resume", broken)
     assert again.status == 0 and "finished already" in again.out
+
+
+@pytest.mark.parametrize(
+    ("number", "status"), [(signal.SIGTERM, 143), (signal.SIGHUP, 129)], ids=["TERM", "HUP"]
+)
+def test_other_signals_end_a_run_as_ctrl_c_does(asked, tmp_path, number, status):
+    given = ["search", *asked, "--epochs", "500", "--output", str(tmp_path / "run")]
+    driver = start(given)
+    wait_for_epochs(tmp_path / "run" / "epochs.jsonl", driver)
+    driver.send_signal(number)
+    out, err = driver.communicate(timeout=60)
+    assert driver.returncode == status, out + err
+    assert out.splitlines()[-1].startswith("interrupted; to go on: python -m adacomcat search")
+    assert err == ""
 
 
 def test_an_interrupt_before_the_first_epoch(cli, asked, tmp_path, monkeypatch):
