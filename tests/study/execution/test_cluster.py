@@ -11,9 +11,17 @@ import psutil
 import pytest
 
 from study.execution import cluster
-from study.execution.cluster import Placement, Request, describe_dashboard, place, set_environment
+from study.execution.cluster import (
+    Placement,
+    Request,
+    describe_dashboard,
+    place,
+    protect_token,
+    set_environment,
+)
 from study.execution.provenance import repository
 
+LOOPBACK = "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"
 CPU2 = [{"CPU": 2.0, "memory": 1e9}]
 GPUS = [{"CPU": 16.0, "GPU": 2.0}, {"CPU": 16.0, "GPU": 2.0}]
 # A head that computes nothing, a large node, a small one, and one without GPUs.
@@ -103,18 +111,73 @@ def test_threads_follow_the_cpus_and_the_device_the_gpus() -> None:
 
 def test_the_environment_keeps_what_the_user_set(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TUNE_GLOBAL_CHECKPOINT_S", "77")
-    monkeypatch.setenv("PYTHONPATH", "/somewhere")
-    for name in ("RAY_ADDRESS", "RAY_API_SERVER_ADDRESS", "RAY_TRAIN_ENABLE_STATE_TRACKING"):
+    monkeypatch.setenv("PYTHONPATH", f"{os.pathsep}/somewhere")
+    for name in ("RAY_ADDRESS", LOOPBACK, "RAY_TRAIN_ENABLE_STATE_TRACKING"):
         monkeypatch.delenv(name, raising=False)
-    assert set_environment(dashboard=False) is None
-    assert "RAY_API_SERVER_ADDRESS" not in os.environ
-    port = set_environment(dashboard=True)
-    set_environment(dashboard=False)  # A second call adds nothing to the path.
+    set_environment(address="10.0.0.1:6379")
+    # The nodes of a cluster must reach each other.
+    assert LOOPBACK not in os.environ
+    set_environment(dashboard=True)
+    assert os.environ[LOOPBACK] == "0"
+    set_environment()  # A second call adds nothing to the path.
     assert os.environ["TUNE_GLOBAL_CHECKPOINT_S"] == "77"
-    assert os.environ["RAY_API_SERVER_ADDRESS"] == f"http://127.0.0.1:{port}"
     root, *others = os.environ["PYTHONPATH"].split(os.pathsep)
-    assert (Path(root) / "study" / "cluster.py").is_file()
+    assert (Path(root) / "study" / "execution" / "cluster.py").is_file()
     assert others == ["/somewhere"]
+
+
+@pytest.fixture
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty home, and no word about tokens in the environment."""
+    monkeypatch.setenv("HOME", str(tmp_path))
+    for name in ("RAY_AUTH_MODE", "RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"):
+        monkeypatch.delenv(name, raising=False)
+    return tmp_path
+
+
+def mode_of(path: Path) -> str:
+    return oct(path.stat().st_mode & 0o777)
+
+
+def test_the_token_is_for_its_user_alone(home: Path) -> None:
+    token = home / ".ray" / "auth_token"
+    protect_token(create=False)
+    assert not token.exists()
+    protect_token(create=True)
+    made = token.read_text()
+    assert len(made) == 64 and mode_of(token) == "0o600" and mode_of(token.parent) == "0o700"
+    # As Ray leaves it.
+    token.chmod(0o644)
+    protect_token(create=True)
+    assert mode_of(token) == "0o600" and token.read_text() == made
+    assert list(token.parent.iterdir()) == [token]
+
+
+def test_a_token_that_the_user_has_chosen_is_taken(
+    home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    chosen = home / "chosen"
+    chosen.write_text("0" * 64)
+    chosen.chmod(0o644)
+    monkeypatch.setenv("RAY_AUTH_TOKEN_PATH", str(chosen))
+    protect_token(create=True)
+    assert mode_of(chosen) == "0o600" and chosen.read_text() == "0" * 64
+    monkeypatch.delenv("RAY_AUTH_TOKEN_PATH")
+    for name, value in (("RAY_AUTH_MODE", "disabled"), ("RAY_AUTH_TOKEN", "f" * 64)):
+        with monkeypatch.context() as patch:
+            patch.setenv(name, value)
+            protect_token(create=True)
+    assert list(home.iterdir()) == [chosen]
+
+
+def test_without_a_home_the_token_is_in_the_environment(
+    home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HOME", str(home / "file"))
+    (home / "file").touch()
+    monkeypatch.setenv("RAY_AUTH_TOKEN", "")
+    protect_token(create=True)
+    assert len(os.environ["RAY_AUTH_TOKEN"]) == 64
 
 
 def free_port() -> int:
@@ -300,7 +363,7 @@ def test_a_running_cluster_is_joined_and_its_workers_get_the_settings(
     }
     cpus, there, settings, note = json.loads(join(head, env, tmp_path))
     assert cpus == 1
-    assert Path(there) == repository() / "study" / "cluster.py"
+    assert Path(there) == repository() / "study" / "execution" / "cluster.py"
     assert settings["PYTHONPATH"].split(os.pathsep)[0] == str(repository())
     assert settings["TUNE_GLOBAL_CHECKPOINT_S"] == "77"
     assert settings["RAY_TRAIN_HEALTH_CHECK_INTERVAL_S"] == "0.2"
