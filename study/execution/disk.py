@@ -5,30 +5,22 @@ import logging
 import re
 import sys
 
+from study.execution.causes import behind, is_of_ray
+
 FULL = (errno.ENOSPC, errno.EDQUOT)
 _TEXT = re.compile(rf"\[errno ({'|'.join(map(str, FULL))})\]", re.IGNORECASE)
 
 
 def is_disk_full(error: BaseException | None) -> bool:
     """Whether a full disk or an exhausted quota is behind an error."""
-    left, seen = [error], set()
-    while left:
-        found = left.pop()
-        if found is None or id(found) in seen:
-            continue
-        seen.add(id(found))
-        if isinstance(found, OSError) and found.errno in FULL:
-            return True
-        if type(found).__module__.partition(".")[0] == "ray":
-            # What came from another process has lost what was behind it, but for the traceback
-            # in its text.
-            if _TEXT.search(str(found)):
-                return True
-            # A task's, a Train controller's, and those of a Train run's workers.
-            left += [getattr(found, "cause", None), getattr(found, "controller_failure", None)]
-            left += getattr(found, "worker_failures", {}).values()
-        left += [found.__cause__, found.__context__]
-    return False
+    return any(_is_full(found) for found in behind(error))
+
+
+def _is_full(error: BaseException) -> bool:
+    if isinstance(error, OSError) and error.errno in FULL:
+        return True
+    # What came from another process has lost what was behind it, but for the traceback in its text.
+    return is_of_ray(error) and bool(_TEXT.search(str(error)))
 
 
 class LogFile(logging.FileHandler):
