@@ -16,8 +16,8 @@ def git(folder: Path, *arguments: str) -> str:
 
 @pytest.fixture
 def tree(tmp_path: Path) -> Path:
-    (tmp_path / "study").mkdir()
-    (tmp_path / "study" / "provenance.py").write_text("x = 1\n")
+    (tmp_path / "study" / "execution").mkdir(parents=True)
+    (tmp_path / "study" / "execution" / "provenance.py").write_text("x = 1\n")
     git(tmp_path, "init", "-q")
     git(tmp_path, "add", ".")
     git(tmp_path, "commit", "-qm", "first")
@@ -27,7 +27,7 @@ def tree(tmp_path: Path) -> Path:
 def test_the_commit_and_whether_the_tree_differs_from_it(tree: Path) -> None:
     commit = git(tree, "rev-parse", "HEAD")
     assert git_state(tree) == {"git_commit": commit, "git_dirty": False}
-    (tree / "study" / "provenance.py").write_text("x = 2\n")
+    (tree / "study" / "execution" / "provenance.py").write_text("x = 2\n")
     assert git_state(tree) == {"git_commit": commit, "git_dirty": True}
     git(tree, "checkout", "-q", ".")
     (tree / "new.py").touch()
