@@ -29,7 +29,7 @@ from adacomcat.testing.images import write_image_folder
 from adacomcat.timing import Times, Variant, take_turns
 from adacomcat.training.dense import build_dense
 from adacomcat.training.epoch import train_epoch
-from adacomcat.training.phase import Trainee
+from adacomcat.training.phase import Phase
 
 CLASSES, SIDE = 10, 224
 LOADER, STEP, BOTH = "loader alone", "step alone", "both"
@@ -83,7 +83,7 @@ def epochs_of(model: Any, loader: Loader, arguments: argparse.Namespace) -> dict
     nothing = DistillConfig(kind="none", align_blocks=())
     bf16 = arguments.dtype == "bfloat16"
     recipe = PhaseConfig(lr=1e-6, min_lr=0.0, bf16=bf16, distill=nothing)
-    trainee = Trainee(model, recipe)
+    phase = Phase(model, recipe)
     batch = next(iter(loader))
     classes = model.num_classes
 
@@ -92,10 +92,10 @@ def epochs_of(model: Any, loader: Loader, arguments: argparse.Namespace) -> dict
             pass
 
     def step() -> None:
-        train_epoch(trainee, [batch] * len(loader), num_classes=classes)
+        train_epoch(phase, [batch] * len(loader), num_classes=classes)
 
     def both() -> None:
-        train_epoch(trainee, loader, num_classes=classes)
+        train_epoch(phase, loader, num_classes=classes)
 
     return {LOADER: load, STEP: step, BOTH: both}
 

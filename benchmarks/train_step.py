@@ -35,7 +35,7 @@ from torch import Tensor
 from adacomcat.config import DistillConfig, PhaseConfig
 from adacomcat.timing import Variant, take_turns
 from adacomcat.training.distill import Distiller, Outputs
-from adacomcat.training.phase import Trainee
+from adacomcat.training.phase import Phase
 
 DENSE, ALONE, ONE, TWO, TEACHER = (
     "dense",
@@ -81,22 +81,22 @@ class Step:
         recipe = recipe_of(arguments, taught=variant not in (DENSE, ALONE))
         if variant == TEACHER:
             distiller = Distiller(model.requires_grad_(False), recipe.distill)
-            stack.enter_context(distiller.listening())
+            stack.enter_context(distiller.hooked())
             self.call: Variant = lambda: self._teach(distiller, images, arguments)
             return
         teacher = drawn_model(arguments).requires_grad_(False) if variant in TAUGHT else None
         if variant != DENSE:
             commit_by_default_(model, arguments.reduction)
-        trainee = Trainee(model, recipe, teacher)
+        phase = Phase(model, recipe, teacher)
         if teacher is not None:
             teacher.register_forward_hook(self._count)
             if variant == TWO:
-                trainee.distiller = TwoForwards(teacher, recipe.distill)
-        stack.enter_context(trainee.training())
-        self.call = lambda: self._train(trainee, images, labels)
+                phase.distiller = TwoForwards(teacher, recipe.distill)
+        stack.enter_context(phase.training())
+        self.call = lambda: self._train(phase, images, labels)
 
-    def _train(self, trainee: Trainee, images: Tensor, labels: Tensor) -> None:
-        self.losses = trainee.step(images, labels, trainee.recipe.distill.align_weight)
+    def _train(self, phase: Phase, images: Tensor, labels: Tensor) -> None:
+        self.losses = phase.step(images, labels, phase.recipe.distill.align_weight)
 
     def _teach(self, distiller: Distiller, images: Tensor, arguments: argparse.Namespace) -> None:
         with precision(arguments):

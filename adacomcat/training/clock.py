@@ -1,7 +1,4 @@
-"""Separate clocks: training, search, rebuild and evaluation accumulate apart, device-synchronized.
-
-The claim of this project is about time, so the clocks are part of its correctness.
-"""
+"""Separate, device-synchronized clocks of training, search, rebuild and evaluation."""
 
 import time
 from collections.abc import Iterable, Iterator

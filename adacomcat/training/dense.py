@@ -18,7 +18,7 @@ from adacomcat.seeds import seed_everything
 from adacomcat.training.checkpoint import CHECKPOINT_FILE, load_state, save_state
 from adacomcat.training.epoch import evaluate, train_epoch
 from adacomcat.training.optim import set_learning_rate
-from adacomcat.training.phase import Trainee
+from adacomcat.training.phase import Phase
 
 Progress = Callable[[dict[str, Any]], None]
 """Takes a row an epoch: epoch, epochs, loss, val_acc."""
@@ -129,14 +129,14 @@ def _train(
         **common,
     )
     val = make_loader(splits.val, batch_size=max(recipe.batch_size, 256), train=False, **common)
-    trainee = Trainee(model, recipe)
+    phase = Phase(model, recipe)
     for epoch in range(recipe.epochs):
-        set_learning_rate(trainee.optimizer, recipe, epoch)
+        set_learning_rate(phase.optimizer, recipe, epoch)
         seed_everything(seed, "dense", epoch)
         train.set_epoch(epoch)
-        stats = train_epoch(trainee, train, num_classes=splits.num_classes)
+        stats = train_epoch(phase, train, num_classes=splits.num_classes)
         if progress is not None:
-            accuracy, _ = evaluate(trainee.result, val, recipe)
+            accuracy, _ = evaluate(phase.result, val, recipe)
             progress(
                 {
                     "epoch": epoch,
@@ -145,4 +145,4 @@ def _train(
                     "val_acc": accuracy,
                 }
             )
-    trainee.hand_on_()
+    phase.finish_()

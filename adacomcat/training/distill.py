@@ -1,9 +1,9 @@
-"""What the student learns from the dense model: its labels, and the outputs of some of its blocks.
+"""Distillation from the dense model: its labels, and alignment of block outputs.
 
-One forward of the teacher serves both, in evaluation mode and without gradient. Sources: DeiT
-(arXiv 2012.12877, section 3) for soft and hard distillation, here without a distillation token;
-the alignment loss is the reference implementation's: the mean squared error between outputs of the
-same block, summed over the chosen blocks.
+One forward of the teacher, in evaluation mode and without gradient, serves both. Sources: DeiT
+(arXiv 2012.12877, section 3) for soft and hard distillation, here without a distillation token; the
+reference implementation of ComCAT for the alignment loss: the mean squared error between outputs of
+the same block, summed over the chosen blocks.
 
 Shapes: B batch, C channels, H x W pixels, N tokens, D channels of a token.
 """
@@ -28,7 +28,7 @@ def align_weight(config: DistillConfig, epoch: int, epochs: int) -> float:
     """Weight of the alignment loss at an epoch of a phase.
 
     `cosine`: w cos(pi t / 2T). `compounding`: w times the product of those cosines from epoch 1 to
-        t, what the reference does by updating its weight in place. Never below the floor.
+    t, as in the reference, which updates its weight in place. Never below the floor.
     """
     if not config.align_blocks:
         return 0.0
@@ -41,11 +41,11 @@ def align_weight(config: DistillConfig, epoch: int, epochs: int) -> float:
     return max(config.align_weight * factor, config.align_floor)
 
 
-class Tapped(nn.Module):
-    """A model that gives the outputs of chosen blocks beside its own, while `listening`.
+class WithBlockOutputs(nn.Module):
+    """A model that also returns the outputs of chosen blocks, while `hooked`.
 
-    What the hooks catch leaves through the forward's result, not past it: so a compiled forward
-    gives this call's outputs, and several workers see them as part of the model.
+    The outputs are part of the forward's result, so that torch.compile and
+    DistributedDataParallel see them.
     """
 
     def __init__(self, model: nn.Module, blocks: Sequence[int]) -> None:
@@ -69,11 +69,11 @@ class Tapped(nn.Module):
         self.indices = sorted({block % count for block in blocks})
 
     @contextmanager
-    def listening(self) -> Iterator[None]:
-        """Catch outputs of each forward in the `with` block; the hooks are gone afterwards.
+    def hooked(self) -> Iterator[None]:
+        """Register the hooks for the length of a `with` block.
 
-        A forward that is compiled is compiled with the hooks in it, and is not compiled again for
-        those of a later call: dynamo does not look at hooks.
+        A forward is compiled with the hooks in it, and not again for those of a later call: dynamo
+        does not guard on hooks.
         """
 
         def keep(module: nn.Module, inputs: Any, output: Tensor) -> None:
@@ -88,7 +88,7 @@ class Tapped(nn.Module):
                 hook.remove()
 
     def forward(self, images: Tensor) -> Outputs:
-        """Images (B, C, H, W) to logits and the chosen blocks' outputs, in the model's order."""
+        """Logits and the chosen blocks' outputs, in the model's order, for images (B, C, H, W)."""
         self._caught = []
         logits = self.model(images)
         outputs, self._caught = self._caught, []
@@ -103,55 +103,55 @@ class Distiller:
 
     def __init__(self, teacher: nn.Module, config: DistillConfig) -> None:
         self.config = config
-        self.teacher = Tapped(teacher, config.align_blocks)
+        self.teacher = WithBlockOutputs(teacher, config.align_blocks)
 
     @contextmanager
-    def listening(self) -> Iterator[None]:
-        """Have the teacher ready to teach, for the length of an epoch."""
+    def hooked(self) -> Iterator[None]:
+        """Evaluation mode and hooks of the teacher, for the length of an epoch."""
         model = self.teacher.model
         training = model.training
         model.eval()
-        with self.teacher.listening():
+        with self.teacher.hooked():
             yield
         model.train(training)
 
     @torch.no_grad()
     def teach(self, images: Tensor) -> Outputs:
         """The teacher's outputs for images (B, C, H, W), as the student sees them."""
-        taught: Outputs = self.teacher(images)
-        return taught
+        outputs: Outputs = self.teacher(images)
+        return outputs
 
     def __call__(
-        self, learnt: Outputs, taught: Outputs, label_loss: Tensor, weight: float
+        self, student: Outputs, teacher: Outputs, label_loss: Tensor, weight: float
     ) -> tuple[Tensor, Tensor]:
         """Losses of a batch, in float32 whatever the models ran in.
 
         Args:
-            learnt: of the student.
-            taught: of the teacher, for the same images.
+            student: outputs of the student.
+            teacher: outputs of the teacher, for the same images.
             label_loss: shape (), of the student against the labels.
-            weight: of the alignment.
+            weight: of the alignment loss.
 
         Returns:
             The loss to train on and the loss without alignment, both of shape ().
         """
-        loss = self._distilled(learnt[0].float(), taught[0].float(), label_loss)
-        pairs = zip(learnt[1], taught[1], strict=True)
+        loss = self._distilled(student[0].float(), teacher[0].float(), label_loss)
+        pairs = zip(student[1], teacher[1], strict=True)
         errors = [F.mse_loss(own.float(), other.float()) for own, other in pairs]
         return loss + weight * sum(errors, loss.new_zeros(())), loss
 
-    def _distilled(self, logits: Tensor, taught: Tensor, label_loss: Tensor) -> Tensor:
+    def _distilled(self, logits: Tensor, teacher: Tensor, label_loss: Tensor) -> Tensor:
         share = self.config.weight
         if self.config.kind == "none":
             return label_loss
         if self.config.kind == "hard":
-            taught_loss = F.cross_entropy(logits, taught.argmax(-1))
+            teacher_loss = F.cross_entropy(logits, teacher.argmax(-1))
         else:
             t = self.config.temperature
-            taught_loss = t**2 * F.kl_div(
+            teacher_loss = t**2 * F.kl_div(
                 (logits / t).log_softmax(-1),
-                (taught / t).log_softmax(-1),
+                (teacher / t).log_softmax(-1),
                 log_target=True,
                 reduction="batchmean",
             )
-        return (1 - share) * label_loss + share * taught_loss
+        return (1 - share) * label_loss + share * teacher_loss

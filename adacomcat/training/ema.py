@@ -1,4 +1,4 @@
-"""A moving average of a model's weights, through changes of its ranks."""
+"""Exponential moving average of a model's weights, carried through commits."""
 
 from itertools import chain
 
@@ -10,30 +10,30 @@ from torch import Tensor, nn
 class Average:
     """timm's moving average, `average = decay * average + (1 - decay) * weight` at each step.
 
-    It begins at the weights as they are, as DeiT's does, without timm's warm-up of the decay.
+    It starts at the initial weights, as DeiT's does, without timm's warm-up of the decay.
     """
 
     def __init__(self, model: nn.Module, decay: float) -> None:
-        """Begin at the model's weights; the model is copied."""
+        """Start at the model's weights; the model is copied."""
         self.decay = decay
         self._begin(model)
 
     @property
     def model(self) -> nn.Module:
-        """A model of its own, in evaluation mode, whose weights are the average."""
+        """The averaged model, a copy in evaluation mode."""
         averaged: nn.Module = self._ema.module
         return averaged
 
     def update(self, model: nn.Module) -> None:
-        """Take in the weights that a step has left."""
+        """Update the average after an optimizer step."""
         self._ema.update(model)
 
     @torch.no_grad()
-    def follow(self, model: nn.Module) -> None:
-        """Go on after `commit_`: what the plan left alone keeps its average, the rest begins anew.
+    def after_commit(self, model: nn.Module) -> None:
+        """Keep the average of tensors that `commit_` left alone; restart that of the others.
 
-        An average of factors that are no longer there says nothing of the new ones: the product of
-        two averages is not the average of the products.
+        Averages of replaced factors do not carry over: the product of two averages is not the
+        average of the products.
         """
         before, known = self._of, _tensors(self.model)
         self._begin(model)

@@ -22,7 +22,7 @@ from adacomcat.checks import NonFiniteLoss, require
 from adacomcat.config import PhaseConfig, TrialConfig
 from adacomcat.cost import count_macs, count_params
 from adacomcat.data import Split, Splits, cycle
-from adacomcat.methods.base import Searchable, SupportsCalibration
+from adacomcat.methods.base import ParameterMap, Searchable, SupportsCalibration
 from adacomcat.methods.registry import build_method
 from adacomcat.models.timm_vit import input_shape
 from adacomcat.plan import Plan
@@ -35,9 +35,9 @@ from adacomcat.training.distill import align_weight
 from adacomcat.training.epoch import evaluate, train_epoch
 from adacomcat.training.loading import Loaders
 from adacomcat.training.optim import set_learning_rate
-from adacomcat.training.phase import Trainee
-from adacomcat.training.preflight import chances, check_trial
-from adacomcat.training.rows import Reporter, Row, epoch_line, search_row, summary_row
+from adacomcat.training.phase import Phase
+from adacomcat.training.preflight import check_trial, due_epochs
+from adacomcat.training.rows import Reporter, Row, epoch_line, epoch_row, search_row, summary_row
 
 PHASES = ("search", "finetune")
 LOG = logging.getLogger("adacomcat")
@@ -87,16 +87,15 @@ class Trial:
             self.budget,
             epochs=config.search_phase.epochs,
             seed=config.seed,
-            chances=self._chances(),
+            chances=self._due_epochs(),
         )
-        self.phase, self.epoch = PHASES[0], 0
+        self.phase_name, self.epoch = PHASES[0], 0
         self.rows: list[Row] = []
         self.search_rows: list[Row] = []
         self.splits = splits
         self.loaders = Loaders(splits, config.data, seed=config.seed, device=self.device)
         check_trial(config, self.method, self.schedule, self.loaders)
-        self.trainee = self._new_trainee()
-        self._count()
+        self._model_changed()
 
     def adopt_(self, model: nn.Module, plan: Plan) -> None:
         """Start from a committed model in place of the dense one, which stays the teacher.
@@ -113,8 +112,7 @@ class Trial:
         """
         require(not self.rows, "adopt_: epochs done", len(self.rows), "0, before the first epoch")
         self.method.adopt_(model, plan)
-        self.trainee = self._new_trainee()
-        self._count()
+        self._model_changed()
 
     @property
     def result(self) -> nn.Module:
@@ -122,7 +120,7 @@ class Trial:
 
         Its weights are the averaged ones where the phase's recipe has an `ema_decay`.
         """
-        return self.trainee.result
+        return self.phase.result
 
     # The loop.
 
@@ -156,27 +154,22 @@ class Trial:
             raise NonFiniteLoss(self._where_it_broke(error)) from error
         with self.clock.span("eval"):
             val_acc, val_loss = self._evaluate(self.result, self.splits.val)
-        clocks = self.clock.lap()
-        images = trained.get("images")
-        row = {
-            "phase": self.phase,
-            "epoch": self.epoch,
-            "step_epoch": self._step_epoch(),
-            # None where nothing is trained.
-            **{name: trained.get(name) for name in ("loss", "base_loss", "lr", "align_weight")},
-            "val_acc": val_acc,
-            "val_loss": val_loss,
-            "interval": self.schedule.interval,
-            "searched": found is not None,
-            "searches": self.searcher.searches,
-            "sites_changed": found,
-            "params": self.params,
-            "macs": self.macs,
-            **clocks,
-            "images_per_s": None if images is None else images / clocks["train_s"],
-            "unreadable": self.loaders.unreadable(),
-            "wall_s": time.perf_counter() - started,
-        }
+        row = epoch_row(
+            phase=self.phase_name,
+            epoch=self.epoch,
+            step_epoch=self._step_epoch(),
+            trained=trained,
+            val_acc=val_acc,
+            val_loss=val_loss,
+            interval=self.schedule.interval,
+            searches=self.searcher.searches,
+            sites_changed=found,
+            params=self.params,
+            macs=self.macs,
+            clocks=self.clock.lap(),
+            unreadable=self.loaders.unreadable(),
+            wall_s=time.perf_counter() - started,
+        )
         if parallel.rank() == 0:
             LOG.info(epoch_line(row))
         self.rows.append(row)
@@ -191,14 +184,13 @@ class Trial:
         """
         if self.epoch < self.recipe.epochs:
             return False
-        if self.phase == PHASES[1]:
+        if self.phase_name == PHASES[1]:
             return True
-        self.trainee.hand_on_()
+        self.phase.finish_()
         if self.method.plan is None:
             self.method.commit_(self.method.default_plan(self.budget))
-            self._count()
-        self.phase, self.epoch = PHASES[1], 0
-        self.trainee = self._new_trainee()
+        self.phase_name, self.epoch = PHASES[1], 0
+        self._model_changed()
         return self.recipe.epochs == 0
 
     # One epoch's parts.
@@ -209,11 +201,11 @@ class Trial:
         A schedule that never searches gets the method's default plan at epoch 1, where the others
         have their first search, so that `never` is compressed as long as they are.
         """
-        if self.phase != PHASES[0]:
+        if self.phase_name != PHASES[0]:
             return None
         if self.schedule.due(self.epoch):
             return self._search()
-        if self.method.plan is None and self.epoch >= 1 and not self._chances():
+        if self.method.plan is None and self.epoch >= 1 and not self._due_epochs():
             with self.clock.span("rebuild"):
                 self._commit(self.method.default_plan(self.budget))
         return None
@@ -248,20 +240,19 @@ class Trial:
         return len(changed)
 
     def _commit(self, plan: Plan) -> None:
-        self.trainee.follow(self.method.commit_(plan))
-        self._count()
+        self._model_changed(self.method.commit_(plan))
 
     def _train(self) -> dict[str, Any]:
         """Train for an epoch: loss, base_loss, images, lr, align_weight."""
         recipe = self.recipe
         weight = align_weight(recipe.distill, self.epoch, recipe.epochs)
-        lr = set_learning_rate(self.trainee.optimizer, recipe, self.epoch)
+        lr = set_learning_rate(self.phase.optimizer, recipe, self.epoch)
         with self.clock.span("train"):
             loader = self.loaders.train(recipe.batch_size)
             loader.set_epoch(self._step_epoch())
-            seed_everything(self.config.seed, self.phase, self.epoch, parallel.rank())
+            seed_everything(self.config.seed, self.phase_name, self.epoch, parallel.rank())
             stats = train_epoch(
-                self.trainee,
+                self.phase,
                 self.clock.waiting(loader),
                 num_classes=self.splits.num_classes,
                 align_weight=weight,
@@ -296,13 +287,13 @@ class Trial:
         return {
             "config": self.config.to_json(),
             "split_hashes": dict(self.splits.hashes),
-            "phase": self.phase,
+            "phase": self.phase_name,
             "epoch": self.epoch,
             "model": dict(self.model.state_dict()),
             "method": self.method.state_dict(),
             "schedule": self.schedule.state_dict(),
             "searcher": self.searcher.state_dict(),
-            **self.trainee.state_dict(),
+            **self.phase.state_dict(),
             "rows": self.rows,
             "search_rows": self.search_rows,
         }
@@ -315,41 +306,47 @@ class Trial:
         """
         check_same("config", state["config"], self.config.to_json())
         check_same("split_hashes", state["split_hashes"], dict(self.splits.hashes))
-        self.phase, self.epoch = state["phase"], state["epoch"]
+        self.phase_name, self.epoch = state["phase"], state["epoch"]
         self.method.load_state_dict(state["method"])
         self.model.load_state_dict(state["model"])
         self.schedule.load_state_dict(state["schedule"])
         self.searcher.load_state_dict(state["searcher"])
-        self.trainee = self._new_trainee()
-        self.trainee.load_state_dict(state)
+        self._model_changed()
+        self.phase.load_state_dict(state)
         self.rows, self.search_rows = list(state["rows"]), list(state["search_rows"])
-        self._count()
 
     # Small parts.
 
     @property
     def recipe(self) -> PhaseConfig:
         """Of the phase that runs."""
-        return self.config.search_phase if self.phase == PHASES[0] else self.config.finetune
+        return self.config.search_phase if self.phase_name == PHASES[0] else self.config.finetune
 
-    def _new_trainee(self) -> Trainee:
-        return Trainee(self.model, self.recipe, self.teacher)
+    def _model_changed(self, changes: ParameterMap | None = None) -> None:
+        """Bring the training state and the costs in line with the model.
 
-    def _chances(self) -> list[int]:
-        return chances(self.schedule, self.config.search_phase.epochs)
+        Args:
+            changes: of a commit within a phase, through which the training state is carried; None:
+                the model or the recipe is another one, and the training state begins anew.
+        """
+        if changes is None:
+            self.phase = Phase(self.model, self.recipe, self.teacher)
+        else:
+            self.phase.after_commit(changes)
+        self.params = count_params(self.model)
+        self.macs = count_macs(self.model, input_shape(self.model))
+
+    def _due_epochs(self) -> list[int]:
+        return due_epochs(self.schedule, self.config.search_phase.epochs)
 
     def _where_it_broke(self, error: NonFiniteLoss) -> str:
         saved = (self.checkpoint / CHECKPOINT_FILE).is_file()
         last = f"last good checkpoint: {self.checkpoint}" if saved else "no checkpoint yet"
-        return f"{self.phase} phase, epoch {self.epoch}: {error}; {last}"
+        return f"{self.phase_name} phase, epoch {self.epoch}: {error}; {last}"
 
     def _step_epoch(self) -> int:
-        before = self.config.search_phase.epochs if self.phase == PHASES[1] else 0
+        before = self.config.search_phase.epochs if self.phase_name == PHASES[1] else 0
         return before + self.epoch
-
-    def _count(self) -> None:
-        self.params = count_params(self.model)
-        self.macs = count_macs(self.model, input_shape(self.model))
 
     def _summary(
         self, test_acc: float, test_loss: float, dense_acc: float, wall_s: float

@@ -13,7 +13,7 @@ from adacomcat.checks import NonFiniteLoss, require
 from adacomcat.config import PhaseConfig
 from adacomcat.parallel import sum_over_workers_
 from adacomcat.precision import autocast
-from adacomcat.training.phase import Trainee
+from adacomcat.training.phase import Phase
 
 CHECK_EVERY = 50
 """Steps between two looks at whether the loss is finite; each look waits for the device."""
@@ -45,7 +45,7 @@ def mixer(recipe: PhaseConfig, num_classes: int) -> Callable[[Tensor, Tensor], A
 
 
 def train_epoch(
-    trainee: Trainee,
+    phase: Phase,
     batches: Iterable[tuple[Tensor, Tensor]],
     *,
     num_classes: int,
@@ -54,7 +54,7 @@ def train_epoch(
     """Train for one epoch.
 
     Args:
-        trainee: with its optimizer at the epoch's learning rate.
+        phase: with its optimizer at the epoch's learning rate.
         batches: this worker's share of each: images (B, C, H, W) and labels (B,), on the model's
             device.
         num_classes: of the data set, for soft targets.
@@ -63,15 +63,15 @@ def train_epoch(
     Raises:
         NonFiniteLoss: names the step.
     """
-    mix = mixer(trainee.recipe, num_classes)
+    mix = mixer(phase.recipe, num_classes)
     losses: list[Tensor] = []
     counts: list[int] = []
-    with trainee.training():
+    with phase.training():
         for images, labels in batches:
             counts.append(len(images))
             if mix is not None:
                 images, labels = mix(images, labels)
-            losses.append(trainee.step(images, labels, align_weight))
+            losses.append(phase.step(images, labels, align_weight))
             if len(losses) % CHECK_EVERY == 0:
                 _check_finite(losses)
     _check_finite(losses)

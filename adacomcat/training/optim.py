@@ -1,4 +1,4 @@
-"""The optimizer of a phase, its learning rate, and its way through a change of ranks."""
+"""Optimizer, learning rate, and migration of optimizer state through commits."""
 
 from timm.optim import create_optimizer_v2
 from timm.scheduler import CosineLRScheduler

@@ -1,4 +1,4 @@
-"""A model in training by one recipe, with all that its training needs beside it."""
+"""Training state of one phase: model, optimizer, moving average and teacher."""
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
@@ -12,7 +12,7 @@ from adacomcat import parallel
 from adacomcat.config import PhaseConfig
 from adacomcat.methods.base import ParameterMap
 from adacomcat.precision import autocast
-from adacomcat.training.distill import Distiller, Tapped
+from adacomcat.training.distill import Distiller, WithBlockOutputs
 from adacomcat.training.ema import Average
 from adacomcat.training.optim import build_optimizer, migrate
 
@@ -24,10 +24,11 @@ def label_criterion(recipe: PhaseConfig) -> Callable[[Tensor, Tensor], Tensor]:
     return nn.CrossEntropyLoss(label_smoothing=recipe.label_smoothing)
 
 
-class Trainee:
-    """A model, its optimizer, its moving average, its teacher, and the way its forward is called.
+class Phase:
+    """Training state of a model by one recipe.
 
-    A change of ranks goes through `follow`; the model's parameters are replaced nowhere else.
+    After a method's `commit_` on the model, call `after_commit`; parameters are replaced nowhere
+    else.
     """
 
     def __init__(
@@ -35,9 +36,9 @@ class Trainee:
     ) -> None:
         """
         Args:
-            model: what is trained, in place; searches and evaluations call it, or `result`, plain.
-            recipe: how.
-            teacher: frozen; without one nothing is distilled, whatever the recipe says.
+            model: trained in place; searches and evaluations call it, or `result`, directly.
+            recipe: of the phase.
+            teacher: frozen; None: nothing is distilled, whatever the recipe says.
 
         Raises:
             ValueError: blocks to align that a model does not have.
@@ -52,43 +53,43 @@ class Trainee:
             self.distiller = Distiller(teacher, recipe.distill)
             self._compile(self.distiller.teacher)
         self._criterion = label_criterion(recipe)
-        self._renew()
+        self._wrap()
 
     @property
     def result(self) -> nn.Module:
-        """What the training stands for: the averaged model where there is one."""
+        """The model to evaluate and keep: the averaged one where there is one."""
         return self.model if self.average is None else self.average.model
 
-    def hand_on_(self) -> None:
-        """Give the model the averaged weights, where there are any; the training is over."""
+    def finish_(self) -> None:
+        """End the phase: copy the averaged weights, if any, into the model."""
         if self.average is not None:
             self.model.load_state_dict(self.average.model.state_dict())
 
-    def follow(self, changes: ParameterMap) -> None:
-        """Go on after a method's `commit_` on the model."""
+    def after_commit(self, changes: ParameterMap) -> None:
+        """Carry optimizer and average through a method's `commit_` on the model."""
         if self.recipe.optimizer_state == "rebuild":
             self.optimizer = build_optimizer(self.model, self.recipe)
         elif changes.moves:
             self.optimizer = migrate(self.optimizer, self.model, self.recipe, changes)
         if changes.changed:
             if self.average is not None:
-                self.average.follow(self.model)
-            self._renew()
+                self.average.after_commit(self.model)
+            self._wrap()
         else:
-            self._called = parallel.wrap(self._tapped)
+            self._wrapped = parallel.wrap(self._student)
 
     @contextmanager
     def training(self) -> Iterator[None]:
-        """Be ready for steps, for the length of an epoch."""
-        self._called.train()
+        """Train mode and hooks for the steps of an epoch."""
+        self._wrapped.train()
         with ExitStack() as stack:
-            stack.enter_context(self._tapped.listening())
+            stack.enter_context(self._student.hooked())
             if self.distiller is not None:
-                stack.enter_context(self.distiller.listening())
+                stack.enter_context(self.distiller.hooked())
             yield
 
     def step(self, images: Tensor, targets: Tensor, align_weight: float) -> Tensor:
-        """One step of the optimizer on one batch, which goes through in `accumulate` parts.
+        """One optimizer step on one batch, in `accumulate` parts.
 
         Args:
             images: (B, C, H, W), this worker's share of the batch.
@@ -104,7 +105,7 @@ class Trainee:
         total = torch.zeros(2, device=images.device)
         for index, (part, wanted) in enumerate(parts):
             # The workers' gradients are averaged once, when the last part's are there.
-            with parallel.synchronized(self._called, index == len(parts) - 1):
+            with parallel.synchronized(self._wrapped, index == len(parts) - 1):
                 losses = self._losses(part, wanted, align_weight)
                 losses = losses * (len(part) / len(images))
                 losses[0].backward()
@@ -117,40 +118,39 @@ class Trainee:
         return total
 
     def state_dict(self) -> dict[str, Any]:
-        """All that a resume needs beside the model's weights."""
+        """State of optimizer and average; the model's weights are the caller's to save."""
         average = None if self.average is None else dict(self.average.model.state_dict())
         return {"optimizer": self.optimizer.state_dict(), "average": average}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Go on as saved; the model has its saved shape and weights already."""
+        """Restore the state; the model already has its saved shapes and weights."""
         self.optimizer.load_state_dict(state["optimizer"])
         if self.average is not None:
             self.average.model.load_state_dict(state["average"])
 
     def _losses(self, images: Tensor, targets: Tensor, align_weight: float) -> Tensor:
-        """(2,): the loss and the loss without alignment of one part of a batch."""
+        """The loss and the loss without alignment of one part of a batch, as a tensor (2,)."""
         with autocast(self.recipe.bf16, images.device):
-            learnt = self._called(images)
-            taught = None if self.distiller is None else self.distiller.teach(images)
-        loss = base = self._criterion(learnt[0].float(), targets)
+            student = self._wrapped(images)
+            teacher = None if self.distiller is None else self.distiller.teach(images)
+        loss = base = self._criterion(student[0].float(), targets)
         if self.distiller is not None:
-            assert taught is not None
-            loss, base = self.distiller(learnt, taught, base, align_weight)
+            assert teacher is not None
+            loss, base = self.distiller(student, teacher, base, align_weight)
         return torch.stack([loss, base])
 
-    def _renew(self) -> None:
-        """Make what is called anew, for the parameters that the model has now."""
+    def _wrap(self) -> None:
+        """Wrap the model for training with the parameters that it has now."""
         if self.recipe.compile:
-            # Dynamo stores by code, not by module, what it compiled, up to a limit: without this
-            # the graphs of plans that are gone would use it up.
+            # Dynamo caches graphs by code object, up to a limit, which those of earlier plans would
+            # use up.
             torch.compiler.reset()
         blocks = () if self.distiller is None else self.recipe.distill.align_blocks
-        self._tapped = Tapped(self.model, blocks)
-        self._compile(self._tapped)
-        self._called = parallel.wrap(self._tapped)
+        self._student = WithBlockOutputs(self.model, blocks)
+        self._compile(self._student)
+        self._wrapped = parallel.wrap(self._student)
 
     def _compile(self, module: nn.Module) -> None:
         if self.recipe.compile:
-            # Whole or not at all: a part that runs uncompiled should not go unnoticed, nor should
-            # a limit that is reached.
+            # fullgraph: a graph break or a reached recompilation limit is an error, not a slowdown.
             module.compile(fullgraph=True)

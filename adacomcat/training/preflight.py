@@ -1,4 +1,4 @@
-"""What a trial refuses before anything runs: settings that its data, model or method rule out."""
+"""Checks before a trial runs: settings that its data, model or method rule out."""
 
 from collections.abc import Sequence
 
@@ -6,7 +6,7 @@ from adacomcat.checks import require
 from adacomcat.config import PhaseConfig, TrialConfig
 from adacomcat.methods.base import Method
 from adacomcat.schedule import Schedule
-from adacomcat.training.distill import Tapped
+from adacomcat.training.distill import WithBlockOutputs
 from adacomcat.training.loading import Loaders
 
 
@@ -17,7 +17,7 @@ def check_trial(config: TrialConfig, method: Method, schedule: Schedule, loaders
         config: of the trial.
         method: bound to its model.
         schedule: before its first search.
-        loaders: of its data; those that the trial needs are made.
+        loaders: of the trial's data.
 
     Raises:
         ValueError: names the setting.
@@ -32,15 +32,15 @@ def check_trial(config: TrialConfig, method: Method, schedule: Schedule, loaders
             _check_alignment(method, recipe.distill.align_blocks, phase)
 
 
-def chances(schedule: Schedule, epochs: int) -> list[int]:
-    """Epochs of a search phase at which a search is due, as far as the schedule knows by now."""
+def due_epochs(schedule: Schedule, epochs: int) -> list[int]:
+    """Epochs of a search phase at which the schedule, in its present state, is due to search."""
     return [epoch for epoch in range(epochs) if schedule.due(epoch)]
 
 
 def _check_schedule(schedule: Schedule, epochs: int) -> None:
     never = schedule.kind == "never" or epochs <= 1
     require(
-        never or bool(chances(schedule, epochs)),
+        never or bool(due_epochs(schedule, epochs)),
         "schedule",
         schedule.config(),
         f"a search within the {epochs} epochs of search_phase.epochs, or kind 'never'",
@@ -55,4 +55,4 @@ def _check_alignment(method: Method, blocks: Sequence[int], phase: str) -> None:
         f"[] with method.name {method.name!r}, whose blocks give other tokens than the dense "
         "model's",
     )
-    Tapped(method.model, blocks)
+    WithBlockOutputs(method.model, blocks)

@@ -1,4 +1,4 @@
-"""What a trial records of its searches, says of its epochs, and sums up at its end."""
+"""Rows of a trial: one an epoch, one a search, and the summary at its end."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
@@ -11,15 +11,71 @@ Row = dict[str, Any]
 
 
 class Reporter(Protocol):
-    """Takes a trial's rows as they come; called on every worker, with equal values but for clocks.
+    """Receives the rows of a trial; called on every worker, with values equal up to clocks.
 
-    After a resume the epoch that was interrupted is reported again, and counts in place of the
-    first.
+    After a resume the interrupted epoch is reported again and replaces the first report.
     """
 
     def epoch(self, row: Row) -> None: ...
 
     def search(self, row: Row) -> None: ...
+
+
+def epoch_row(
+    *,
+    phase: str,
+    epoch: int,
+    step_epoch: int,
+    trained: Mapping[str, Any],
+    val_acc: float,
+    val_loss: float,
+    interval: float | None,
+    searches: int,
+    sites_changed: int | None,
+    params: int,
+    macs: int,
+    clocks: Mapping[str, float],
+    unreadable: int,
+    wall_s: float,
+) -> Row:
+    """The row of an epoch, as JSON-able data.
+
+    Args:
+        phase: "search" or "finetune".
+        epoch: within the phase, from 0.
+        step_epoch: over both phases, from 0.
+        trained: loss, base_loss, lr, align_weight and images; empty where the weights are frozen.
+        val_acc: accuracy on val, from 0 to 1.
+        val_loss: cross-entropy on val.
+        interval: of the schedule, in epochs; None where it has none.
+        searches: so far, this epoch's included.
+        sites_changed: by this epoch's search; None where there was none.
+        params: of the model after the epoch.
+        macs: of one image, likewise.
+        clocks: seconds by span, as `Clock.lap` gives them.
+        unreadable: images left out so far.
+        wall_s: seconds that the whole epoch took.
+    """
+    images = trained.get("images")
+    return {
+        "phase": phase,
+        "epoch": epoch,
+        "step_epoch": step_epoch,
+        # None where nothing is trained.
+        **{name: trained.get(name) for name in ("loss", "base_loss", "lr", "align_weight")},
+        "val_acc": val_acc,
+        "val_loss": val_loss,
+        "interval": interval,
+        "searched": sites_changed is not None,
+        "searches": searches,
+        "sites_changed": sites_changed,
+        "params": params,
+        "macs": macs,
+        **clocks,
+        "images_per_s": None if images is None else images / clocks["train_s"],
+        "unreadable": unreadable,
+        "wall_s": wall_s,
+    }
 
 
 def search_row(
@@ -29,14 +85,14 @@ def search_row(
     changed: list[str],
     seconds: float,
 ) -> Row:
-    """One row of the searches, as JSON-able data.
+    """The row of a search, as JSON-able data.
 
     Args:
         report: of the searcher.
-        budget: what the search had to meet.
-        distance: from the plan in force to the plan found; None where there was none in force.
-        changed: the sites that the search changed.
-        seconds: that the search took, calibration and rebuilding included.
+        budget: target of the search.
+        distance: from the plan in force to the plan found; None without a plan in force.
+        changed: sites whose decision the search changed.
+        seconds: duration of the search, calibration and rebuilding included.
     """
     proposal = report.proposal
     return {
@@ -60,7 +116,7 @@ def search_row(
 
 
 def epoch_line(row: Mapping[str, Any]) -> str:
-    """One line of the log for a row of the epochs."""
+    """The log line of an epoch's row."""
     searches = "1 search" if row["searches"] == 1 else f"{row['searches']} searches"
     parts = [f"val accuracy {row['val_acc']:.4f}", searches]
     if row["loss"] is not None:
@@ -76,11 +132,11 @@ def epoch_line(row: Mapping[str, Any]) -> str:
 def summary_row(
     epochs: Sequence[Row], searches: Sequence[Row], plan: Plan, last: Mapping[str, float]
 ) -> Row:
-    """What the rows of a trial come to.
+    """The summary of a trial's rows.
 
     Args:
-        epochs: all rows of the epochs.
-        searches: all rows of the searches.
+        epochs: all rows of epochs.
+        searches: all rows of searches.
         plan: in force at the end.
         last: seconds by span since the last row.
     """

@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 
 from adacomcat.config import DistillConfig
-from adacomcat.training.distill import Distiller, Tapped, align_weight
+from adacomcat.training.distill import Distiller, WithBlockOutputs, align_weight
 
 BESIDE = Path(__file__).parents[4] / "shared" / "reference"
 TRACE = Path(os.environ.get("ADACOMCAT_REFERENCE", BESIDE)) / "published_deit_small_trace.csv"
@@ -53,9 +53,12 @@ def test_losses_are_their_formulas_with_one_teacher_forward(kind):
     forwards = []
     teacher.register_forward_hook(lambda *_: forwards.append(1))
     images, labels = torch.randn(6, 1, 8, 8), torch.randint(5, (6,))
-    distiller, tapped = Distiller(teacher, config), Tapped(student, config.align_blocks)
-    with distiller.listening(), tapped.listening():
-        learnt, taught = tapped(images), distiller.teach(images)
+    distiller, student_outputs = (
+        Distiller(teacher, config),
+        WithBlockOutputs(student, config.align_blocks),
+    )
+    with distiller.hooked(), student_outputs.hooked():
+        learnt, taught = student_outputs(images), distiller.teach(images)
     logits = learnt[0]
     label_loss = F.cross_entropy(logits, labels)
     loss, base = distiller(learnt, taught, label_loss, 0.7)
@@ -95,9 +98,12 @@ def block_outputs(model, images):
 def test_no_gradient_reaches_the_teacher_and_no_hook_stays():
     student, teacher = tiny(0), tiny(1).eval()
     images = torch.randn(2, 1, 8, 8)
-    distiller, tapped = Distiller(teacher, DistillConfig()), Tapped(student, (0, 1))
-    with distiller.listening(), tapped.listening():
-        learnt, taught = tapped(images), distiller.teach(images)
+    distiller, student_outputs = (
+        Distiller(teacher, DistillConfig()),
+        WithBlockOutputs(student, (0, 1)),
+    )
+    with distiller.hooked(), student_outputs.hooked():
+        learnt, taught = student_outputs(images), distiller.teach(images)
     distiller((learnt[0], learnt[1] * 2), taught, learnt[0].sum(), 1.0)[0].backward()
     assert all(p.grad is None for p in teacher.parameters())
     assert student.blocks[0].mlp.fc1.weight.grad.abs().sum() > 0
@@ -124,25 +130,25 @@ def test_losses_are_computed_in_float32(kind):
 
 def test_the_teacher_is_in_eval_mode_while_it_teaches():
     teacher = tiny(1).train()
-    with Distiller(teacher, DistillConfig()).listening():
+    with Distiller(teacher, DistillConfig()).hooked():
         assert not teacher.training
     assert teacher.training
 
 
 def test_blocks_that_the_model_lacks_are_refused():
     with pytest.raises(ValueError, match="distill.align_blocks: got 4, allowed: -4 to 3"):
-        Tapped(tiny(0), (0, 4))
+        WithBlockOutputs(tiny(0), (0, 4))
 
 
 def test_a_block_named_twice_counts_once():
-    assert Tapped(tiny(0), (0, 1, -4, -1)).indices == [0, 1, 3]
+    assert WithBlockOutputs(tiny(0), (0, 1, -4, -1)).indices == [0, 1, 3]
 
 
 def test_outputs_are_those_of_this_forward():
-    tapped = Tapped(tiny(0).eval(), (1, 2))
+    student_outputs = WithBlockOutputs(tiny(0).eval(), (1, 2))
     images = torch.randn(3, 1, 8, 8)
-    with tapped.listening():
-        first, second = tapped(images), tapped(images[:1])
+    with student_outputs.hooked():
+        first, second = student_outputs(images), student_outputs(images[:1])
     assert [tuple(output.shape[:1]) for output in first[1]] == [(3,)] * 2
     assert [tuple(output.shape[:1]) for output in second[1]] == [(1,)] * 2
-    assert tapped(images)[1] == []
+    assert student_outputs(images)[1] == []

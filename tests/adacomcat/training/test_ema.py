@@ -43,7 +43,7 @@ def test_a_change_of_ranks_restarts_what_it_replaced_and_nothing_else():
     average = Average(model, 0.9)
     first = method.default_plan(method.budget(BudgetConfig(reduction=0.3)))
     method.commit_(first)
-    average.follow(model)
+    average.after_commit(model)
     for step in range(3):
         shaken(model, step)
         average.update(model)
@@ -54,7 +54,7 @@ def test_a_change_of_ranks_restarts_what_it_replaced_and_nothing_else():
         Plan("lowrank", {**first.decisions, site: first.decisions[site] - 1})
     ).moves
     assert len(moves) == 1
-    average.follow(model)
+    average.after_commit(model)
     committed, followed = model.state_dict(), average.model.state_dict()
     assert followed.keys() == committed.keys()
     replaced = {name for name in committed if name.startswith("blocks.1.mlp.fc1.")}

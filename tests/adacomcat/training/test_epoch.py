@@ -6,7 +6,7 @@ from adacomcat.checks import NonFiniteLoss
 from adacomcat.config import PhaseConfig
 from adacomcat.training.epoch import evaluate, train_epoch
 from adacomcat.training.optim import build_optimizer
-from adacomcat.training.phase import Trainee
+from adacomcat.training.phase import Phase
 
 
 def batches(count, size=8):
@@ -35,7 +35,7 @@ def test_an_epoch_is_plain_training_step_by_step():
     twin = nn.Linear(6, 3)
     twin.load_state_dict(model.state_dict())
     data = batches(5)
-    stats = train_epoch(Trainee(model, phase), data, num_classes=3)
+    stats = train_epoch(Phase(model, phase), data, num_classes=3)
     optimizer, losses = build_optimizer(twin, phase), []
     for x, y in data:
         loss = nn.functional.cross_entropy(twin(x), y, label_smoothing=0.2)
@@ -54,14 +54,14 @@ def test_the_first_bad_step_is_named(bad):
     data = batches(70)
     data[bad][0].fill_(torch.inf)
     with pytest.raises(NonFiniteLoss, match=rf"at step {bad}$"):
-        train_epoch(Trainee(nn.Linear(6, 3), PhaseConfig()), data, num_classes=3)
+        train_epoch(Phase(nn.Linear(6, 3), PhaseConfig()), data, num_classes=3)
 
 
 def test_means_are_over_images_not_batches():
     phase = PhaseConfig(lr=1e-30, weight_decay=0.0, label_smoothing=0.0)
     data = [*batches(2), *batches(1, size=3)]
     model = nn.Linear(6, 3)
-    stats = train_epoch(Trainee(model, phase), data, num_classes=3)
+    stats = train_epoch(Phase(model, phase), data, num_classes=3)
     x, y = (torch.cat(parts) for parts in zip(*data, strict=True))
     assert stats.images == 19
     assert stats.loss == pytest.approx(nn.functional.cross_entropy(model(x), y).item(), rel=1e-6)

@@ -54,7 +54,7 @@ def test_a_frozen_phase_leaves_the_dense_weights_committed_to_its_plan(
 ):
     trained, whole = [], engine.train_epoch
     monkeypatch.setattr(
-        engine, "train_epoch", lambda *a, **k: trained.append(trial.phase) or whole(*a, **k)
+        engine, "train_epoch", lambda *a, **k: trained.append(trial.phase_name) or whole(*a, **k)
     )
     trial, rows = make_trial(**changes)
     trial.run(until=3)

@@ -60,7 +60,7 @@ def test_the_result_is_what_was_evaluated_and_what_finetuning_begins_with(
     assert trial.rows[-1]["val_acc"] == accuracy
     assert trial.rows[-1]["val_loss"] == pytest.approx(loss, rel=1e-6)
     saved = load_state(tmp_path / "trial" / "checkpoint")
-    assert saved["phase"] == "search" and trial.phase == "finetune"
+    assert saved["phase"] == "search" and trial.phase_name == "finetune"
     assert not torch.equal(saved["model"]["norm.bias"], saved["average"]["norm.bias"])
     for model in (trial.model, trial.result):
         for name, value in model.state_dict().items():
