@@ -67,9 +67,14 @@ def _add_display(group: argparse._ArgumentGroup) -> None:
     add("--estimate", action="store_true", help=price)
     add("--dashboard", action="store_true", help="start Ray's dashboard and print its address")
     add("--quiet", action="store_true", help="print failures and the result alone")
-    loggers = ("tensorboard", "mlflow", "wandb")
     also = "log the epochs there too; may be repeated"
-    add("--log-to", choices=loggers, action="append", default=[], help=also)
+    add(
+        "--log-to",
+        choices=("tensorboard", "mlflow", "wandb"),
+        action="append",
+        default=[],
+        help=also,
+    )
 
 
 def check(arguments: argparse.Namespace, experiments: str) -> None:

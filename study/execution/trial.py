@@ -18,7 +18,6 @@ from study.execution.disk import is_disk_full
 from study.execution.lock import trial_lock
 from study.execution.provenance import collect
 from study.explore.judge import Verdict
-from study.show.metrics import TrialMetrics
 from study.spec.objectives import mean_values
 from study.spec.schema import FINAL, TrialSpec
 from study.store import Results, TraceWriter, now
@@ -68,10 +67,19 @@ class TrialFailed(RuntimeError):
 class _TraceReporter:
     """Writes the rows of a trial on its first worker, and passes epochs on to Ray."""
 
-    def __init__(self, spec: TrialSpec, writer: TraceWriter | None, report: Report, job: Job):
-        self._writer, self._report = writer, report
+    def __init__(
+        self, spec: TrialSpec, writer: TraceWriter | None, report: Report, job: Job, before: int
+    ) -> None:
+        """
+        Args:
+            spec: of the trial.
+            writer: of its trace; None on the other workers.
+            report: takes the epochs that Ray hears of.
+            job: shared by all trials.
+            before: epochs that the arm's other trials have done.
+        """
+        self._writer, self._report, self._before = writer, report, before
         self._who = {"trial": spec.trial_id, "seed": spec.seed}
-        self._metrics = TrialMetrics(spec) if writer is not None else None
         # Ray Train waits at a report until every worker has called it: there, none is left out.
         nested = job.placement.executor == "train"
         self._every_s = 0.0 if nested else job.report_every_s
@@ -80,20 +88,16 @@ class _TraceReporter:
     def epoch(self, row: dict[str, Any]) -> None:
         if self._writer is not None:
             self._writer.epoch(row)
-        if self._metrics is not None:
-            self._metrics.epoch(row)
         if time.monotonic() - self._told >= self._every_s:
             self._told = time.monotonic()
-            self._report(self._who | {name: row[name] for name in TOLD})
+            told = {name: row[name] for name in TOLD}
+            # The step in Ray's loggers: it continues after a resume, and never decreases.
+            step = {"training_iteration": self._before + row["step_epoch"] + 1}
+            self._report(self._who | told | step)
 
     def search(self, row: dict[str, Any]) -> None:
         if self._writer is not None:
             self._writer.search(row)
-
-    def close(self) -> None:
-        """Take the trial's gauges down."""
-        if self._metrics is not None:
-            self._metrics.close()
 
 
 @contextmanager
@@ -184,18 +188,16 @@ class ArmRun:
     def _run_body(
         self, spec: TrialSpec, until: int | None, writer: TraceWriter | None = None
     ) -> Outcome | None:
-        reporter = _TraceReporter(spec, writer, self.report, self.job)
-        try:
-            return self.job.body(
-                spec.trial_config(),
-                directory=self.results.folder(spec.trial_id),
-                reporter=reporter,
-                cache=Path(self.job.cache),
-                device=self.device,
-                until=until,
-            )
-        finally:
-            reporter.close()
+        others = (other.trial_id for other in self.specs if other is not spec)
+        before = sum(len(self.results.epochs(trial_id)) for trial_id in others)
+        return self.job.body(
+            spec.trial_config(),
+            directory=self.results.folder(spec.trial_id),
+            reporter=_TraceReporter(spec, writer, self.report, self.job, before),
+            cache=Path(self.job.cache),
+            device=self.device,
+            until=until,
+        )
 
     def _begin(self, spec: TrialSpec) -> None:
         record = self.results.trial(spec.trial_id)

@@ -180,7 +180,7 @@ class _Study:
             ),
             run_config=tune.RunConfig(
                 name=name,
-                storage_path=str(_tune_folder(job.root)),
+                storage_path=str(_tune_folder(job.root, logs=bool(self.loggers))),
                 verbose=0,
                 stop=_StopOnFullDisk(events),
                 # A trial that fails records it and returns: what Tune sees fail lost its worker.
@@ -250,8 +250,9 @@ class _Ask:
         return verdict
 
 
-def _tune_folder(root: str) -> Path:
-    return ray_folder(root) / "tune"
+def _tune_folder(root: str, *, logs: bool = False) -> Path:
+    """Where Tune writes; what loggers leave there is kept."""
+    return Path(root) / "logs" if logs else ray_folder(root) / "tune"
 
 
 def _trial_name(trial: Any) -> str:

@@ -63,7 +63,10 @@ def test_a_trial_leaves_its_trace_and_its_summary(
     assert [row["epoch"] for row in searches] == [1, 2] == record["summary"]["search_epochs"]
     who = {"trial": spec.trial_id, "seed": spec.seed}
     assert reports == [
-        *(who | {name: row[name] for name in TOLD} for row in rows),
+        *(
+            who | {name: row[name] for name in TOLD} | {"training_iteration": number}
+            for number, row in enumerate(rows, start=1)
+        ),
         {"trial": spec.trial_id, "status": "finished"},
     ]
     lines = (results.folder(spec.trial_id) / "trial.log").read_text().splitlines()
@@ -201,8 +204,12 @@ def test_the_seeds_of_an_arm_run_in_step_from_rung_to_rung(
 
     referee = Referee(ask, ("val_acc", "searches"), stopping.rungs)
     judged = replace(job(results.root, dense_cache), referee=referee)
-    run_arm([s.trial_id for s in seeds], judged, lambda row: None)
+    reports: list[dict[str, Any]] = []
+    run_arm([s.trial_id for s in seeds], judged, reports.append)
 
+    # Ray's loggers ignore a step that is smaller than one before.
+    steps = [row["training_iteration"] for row in reports if "step_epoch" in row]
+    assert steps == list(range(1, 13))
     assert [entry[:2] for entry in asked] == [(1, [1, 1, 1]), (3, [3, 3, 3])]
     for rung, _, values in asked:
         rows = [results.epochs(spec.trial_id)[rung - 1] for spec in seeds]

@@ -1,16 +1,20 @@
 import io
 import os
+import struct
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
 from ray import cloudpickle
 from rich.console import Console
+from tensorboardX.proto.event_pb2 import Event
 
 from adacomcat.config import TrialConfig
 from study.execution.body import Outcome, prepare_dense, train_trial
 from study.execution.cluster import Request, node_resources, place
+from study.execution.loggers import make_callbacks
 from study.execution.nested import RETRIES
 from study.execution.trial import Job, ray_folder
 from study.execution.tuner import resolve_spec, run_study
@@ -35,7 +39,12 @@ def body_by_arm(config: TrialConfig, *, directory: Path, **_: Any) -> Outcome:
 
 
 def run(
-    experiment: Experiment, root: Path, cache: Path, request: Request, body: Any = train_trial
+    experiment: Experiment,
+    root: Path,
+    cache: Path,
+    request: Request,
+    body: Any = train_trial,
+    log_to: Sequence[str] = (),
 ) -> tuple[list[TrialSpec], Results, list[str], str]:
     """Run a study as the command line does; returns what it left and what it printed."""
     specs, results, out = expand(experiment), Results(root), io.StringIO()
@@ -43,9 +52,10 @@ def run(
     for spec in specs:
         results.add(spec)
     placement = place(request, node_resources())
-    job = Job(str(root), str(cache), placement, GIT, body)
+    job = Job(str(root), str(cache), placement, GIT, body, report_every_s=0)
+    loggers = make_callbacks(log_to, root, experiment.name)
     with make_monitor(Console(file=out), experiment, results, quiet=False) as monitor:
-        run_study(experiment, job, monitor)
+        run_study(experiment, job, monitor, loggers)
     unfinished = [s.trial_id for s in specs if results.status(s.trial_id) != "finished"]
     return specs, results, unfinished, out.getvalue()
 
@@ -65,11 +75,39 @@ def test_trials_run_under_tune_each_after_those_it_needs(
     assert [len(results.epochs(s.trial_id)) for s in specs] == [4, 4, 4]
     assert text.count("finished ") == 3
     assert not ray_folder(tmp_path).exists()
+    assert not (tmp_path / "logs").exists()
 
     # Once more: nothing is left to do.
     before = {p: p.stat().st_mtime_ns for p in tmp_path.glob("trials/*/*.json*")}
     assert run(tiny_experiment, tmp_path, dense_cache, Request())[2:] == ([], "")
     assert {p: p.stat().st_mtime_ns for p in tmp_path.glob("trials/*/*.json*")} == before
+
+
+def test_tensorboard_has_a_curve_for_each_trial(
+    ray_cluster: Any, tmp_path: Path, dense_cache: Path, tiny_experiment: Experiment
+) -> None:
+    one = tiny_experiment.model_copy(update={"arms": tiny_experiment.arms[:1]})
+    (spec,), results, unfinished, _ = run(
+        one, tmp_path, dense_cache, Request(), log_to=["tensorboard"]
+    )
+    assert unfinished == []
+    (file,) = (tmp_path / "logs").rglob("events.out.tfevents.*")
+    assert file.parent.name == spec.trial_id
+    rows = results.epochs(spec.trial_id)
+    found = scalars(file, "ray/tune/val_acc")
+    assert [step for step, _ in found] == [1, 2, 3, 4]
+    assert [value for _, value in found] == pytest.approx([row["val_acc"] for row in rows])
+
+
+def scalars(path: Path, tag: str) -> list[tuple[int, float]]:
+    """Step and value of a curve; each record is a length, a checksum, an event, a checksum."""
+    data, at, found = path.read_bytes(), 0, []
+    while at < len(data):
+        (length,) = struct.unpack_from("<Q", data, at)
+        event = Event.FromString(data[at + 12 : at + 12 + length])
+        found += [(event.step, v.simple_value) for v in event.summary.value if v.tag == tag]
+        at += 12 + length + 4
+    return found
 
 
 def test_a_train_run_of_two_workers_leaves_the_same_columns(
