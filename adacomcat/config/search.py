@@ -14,6 +14,9 @@ class SearchConfig:
     those of DiffRate (arXiv 2305.17997).
     """
 
+    strategy: str = "gradient"
+    """How a plan is found: `gradient` trains the logits of a supernet, `uniform` takes the method's
+    default plan; or another class of `adacomcat.search`, by its name."""
     steps: int | None = None
     """Steps of one search; None: one pass over the search split. More than a pass goes round."""
     images: int | None = None

@@ -205,7 +205,11 @@ class Composed(Method):
     # Costs.
 
     def options(self, unit: Unit) -> dict[str, Sequence[Option]]:
-        return {site: found for part in self.parts for site, found in part.options(unit).items()}
+        """What may be decided now; without costs where the last part's depend on all others."""
+        known = {site: found for part in self.parts for site, found in part.options(unit).items()}
+        if not isinstance(self._last, CountsOnBlocks):
+            return known
+        return {site: [Option(o.decision, None) for o in found] for site, found in known.items()}
 
     def default_plan(self, budget: Budget) -> Plan:
         """Default plans of the parts: of the last for what the others' shares leave."""

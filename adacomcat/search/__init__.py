@@ -1,1 +1,1 @@
-"""One search pass: the searcher, the budget, the annealing of the temperature."""
+"""Search strategies: how a plan within a budget is found."""

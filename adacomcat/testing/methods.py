@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from adacomcat.budget import Budget, Unit
-from adacomcat.config import BudgetConfig
+from adacomcat.config import BudgetConfig, SearchConfig
 from adacomcat.cost import count_macs
 from adacomcat.methods.base import (
     Method,
@@ -24,7 +24,8 @@ from adacomcat.methods.base import (
     SupportsMeasuredTimes,
 )
 from adacomcat.methods.registry import build_method
-from adacomcat.plan import Plan
+from adacomcat.plan import Decision, Plan
+from adacomcat.search.gradient import Gradient
 from adacomcat.testing.models import tiny_images, tiny_vit
 from adacomcat.training.checkpoint import load_state, save_state
 
@@ -43,6 +44,8 @@ class MethodConformance:
     reduction: ClassVar[float] = 0.4
     """A reduction in each unit that every configuration reaches on every model."""
     units: ClassVar[Sequence[Unit]] = ("params", "macs")
+    wrong: ClassVar[Sequence[Decision]] = (0, -3, 2.5, "4", True)
+    """Decisions that the first site cannot have."""
     draws: ClassVar[bool] = True
     """Whether a search draws at random what its next forward uses."""
     latency: ClassVar[Mapping[str, Any]] = {}
@@ -351,6 +354,70 @@ class MethodConformance:
             assert f"{smallest:,.0f} {method.units[unit]}" in str(error)
         else:
             raise AssertionError("a budget below the smallest cost was taken")
+
+    def test_a_search_trains_what_there_is(
+        self, build: Callable[[], nn.Module], config: Mapping[str, Any]
+    ) -> None:
+        method = self.bound(build, config)
+        budget = self.budget(method, self.units[0])
+        strategy = Gradient(method, SearchConfig(lr=0.1), budget, epochs=4, seed=0)
+        labels = torch.arange(len(self.images)) % method.model(self.images).shape[-1]
+        before = [parameter.detach().clone() for parameter in method.architecture_parameters()]
+        strategy.prepare_([self.images])
+        report = strategy.search([(self.images, labels)] * 2, 1, 2)
+        method.commit_(report.proposal.plan)
+        assert report.proposal.cost <= budget.target
+        if before:
+            assert (report.steps, report.images) == (2, 2 * len(self.images))
+            assert any(
+                not torch.equal(old, new)
+                for old, new in zip(before, method.architecture_parameters(), strict=True)
+            )
+        else:
+            # No optimizer takes an empty list, and no step could change anything.
+            assert strategy.optimizer is None
+            assert (report.steps, report.images, report.loss) == (0, 0, None)
+
+    def test_sites_say_what_may_be_decided(
+        self, build: Callable[[], nn.Module], config: Mapping[str, Any], unit: Unit
+    ) -> None:
+        method = self.method(build, config)
+        options = method.options(unit)
+        assert list(options) == [site.name for site in method.sites]
+        assert list(self.plan(method, unit).decisions) == list(options)
+        for site in method.sites:
+            decisions = [option.decision for option in options[site.name]]
+            assert decisions
+            for a in decisions:
+                for b in decisions:
+                    if a is not None and b is not None:
+                        distance = site.distance(a, b)
+                        assert distance == site.distance(b, a)
+                        assert (distance == 0) == (a == b) and 0 <= distance <= 1
+        # The last option of each: a plan that a commit takes, and whose cost is the sum of theirs.
+        last = {name: found[-1] for name, found in options.items()}
+        plan = Plan(method.name, {name: option.decision for name, option in last.items()})
+        method.check(plan)
+        costs = [option.cost for option in last.values()]
+        known = [cost for cost in costs if cost is not None]
+        assert len(known) in (0, len(costs))
+        if known:
+            assert sum(known) == method.plan_cost(plan, unit)
+
+    def test_a_decision_that_no_site_can_have_is_refused(
+        self, build: Callable[[], nn.Module], config: Mapping[str, Any]
+    ) -> None:
+        method = self.method(build, config)
+        decisions = dict(self.plan(method).decisions)
+        first = next(iter(decisions))
+        for wrong in self.wrong:
+            try:
+                method.commit_(Plan(method.name, decisions | {first: wrong}))
+            except ValueError as error:
+                assert str(error).startswith(f"plan.decisions.{first}: got {wrong!r}")
+            else:
+                raise AssertionError(f"{first}: {wrong!r} was taken")
+        assert method.plan is None
 
     def test_foreign_plan_is_refused(
         self, build: Callable[[], nn.Module], config: Mapping[str, Any]

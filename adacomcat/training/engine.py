@@ -9,25 +9,25 @@ import copy
 import logging
 import math
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from adacomcat import parallel
 from adacomcat.checks import NonFiniteLoss, require
 from adacomcat.config import PhaseConfig, TrialConfig
 from adacomcat.cost import count_macs, count_params
 from adacomcat.data import Split, Splits, cycle
-from adacomcat.methods.base import ParameterMap, Searchable, SupportsCalibration
+from adacomcat.methods.base import ParameterMap, SupportsTrainingLoss
 from adacomcat.methods.registry import build_method
 from adacomcat.models.timm_vit import input_shape
 from adacomcat.plan import Plan
 from adacomcat.schedule import build_schedule
-from adacomcat.search.searcher import Searcher
+from adacomcat.search.strategy import find_strategy
 from adacomcat.seeds import seed_everything
 from adacomcat.training.checkpoint import CHECKPOINT_FILE, check_same, load_state, save_state
 from adacomcat.training.clock import Clock
@@ -74,14 +74,10 @@ class Trial:
         self.clock = Clock(self.device)
         self.model = copy.deepcopy(dense).to(self.device)
         self.teacher = copy.deepcopy(dense).to(self.device).requires_grad_(False)
-        method = build_method(self.model, config.method)
-        searchable = isinstance(method, Searchable)
-        require(searchable, "method.name", method.name, "a method that can be searched")
-        assert isinstance(method, Searchable)
-        self.method = method
+        self.method = build_method(self.model, config.method)
         self.budget = self.method.budget(config.budget)
         self.schedule = build_schedule(config.schedule)
-        self.searcher = Searcher(
+        self.strategy = find_strategy(config.search.strategy)(
             self.method,
             config.search,
             self.budget,
@@ -94,7 +90,7 @@ class Trial:
         self.search_rows: list[Row] = []
         self.splits = splits
         self.loaders = Loaders(splits, config.data, seed=config.seed, device=self.device)
-        check_trial(config, self.method, self.schedule, self.loaders)
+        check_trial(config, self.strategy, self.schedule, self.loaders)
         self._model_changed()
 
     def adopt_(self, model: nn.Module, plan: Plan) -> None:
@@ -162,7 +158,7 @@ class Trial:
             val_acc=val_acc,
             val_loss=val_loss,
             interval=self.schedule.interval,
-            searches=self.searcher.searches,
+            searches=self.strategy.searches,
             sites_changed=found,
             params=self.params,
             macs=self.macs,
@@ -211,21 +207,13 @@ class Trial:
         return None
 
     def _search(self) -> int:
-        config = self.config.search
-        loader = self.loaders.search(config.batch_size)
-        steps = config.most_steps(len(loader))
-        seen = len(loader) if config.images is None else steps
-        first = self.epoch * math.ceil(steps / len(loader))
-        loader.set_epoch(first)
+        images, batches, steps = self._search_data()
         before = self.method.plan
         started = time.perf_counter()
         with self.clock.span("rebuild"):
-            if isinstance(self.method, SupportsCalibration):
-                self.method.calibrate(images for images, _ in islice(loader, seen))
-            self.method.prepare_()
+            self.strategy.prepare_(images)
         with self.clock.span("search"):
-            batches = cycle(loader, steps, first_epoch=first)
-            report = self.searcher.search(self.clock.waiting(batches), self.epoch, steps)
+            report = self.strategy.search(self.clock.waiting(batches), self.epoch, steps)
         plan = report.proposal.plan
         digest = plan.digest()
         assert parallel.from_first_worker(digest) == digest, "workers found different plans"
@@ -238,6 +226,19 @@ class Trial:
         self.search_rows.append(row)
         self.reporter.search(row)
         return len(changed)
+
+    def _search_data(self) -> tuple[Iterable[Tensor], Iterable[tuple[Tensor, Tensor]], int]:
+        """Images to calibrate on, batches of this epoch's search, and how many of these."""
+        if not self.strategy.uses_images:
+            return (), (), 0
+        config = self.config.search
+        loader = self.loaders.search(config.batch_size)
+        steps = config.most_steps(len(loader))
+        seen = len(loader) if config.images is None else steps
+        first = self.epoch * math.ceil(steps / len(loader))
+        loader.set_epoch(first)
+        images = (images for images, _ in islice(loader, seen))
+        return images, cycle(loader, steps, first_epoch=first), steps
 
     def _commit(self, plan: Plan) -> None:
         self._model_changed(self.method.commit_(plan))
@@ -292,7 +293,7 @@ class Trial:
             "model": dict(self.model.state_dict()),
             "method": self.method.state_dict(),
             "schedule": self.schedule.state_dict(),
-            "searcher": self.searcher.state_dict(),
+            "strategy": self.strategy.state_dict(),
             **self.phase.state_dict(),
             "rows": self.rows,
             "search_rows": self.search_rows,
@@ -310,7 +311,7 @@ class Trial:
         self.method.load_state_dict(state["method"])
         self.model.load_state_dict(state["model"])
         self.schedule.load_state_dict(state["schedule"])
-        self.searcher.load_state_dict(state["searcher"])
+        self.strategy.load_state_dict(state["strategy"])
         self._model_changed()
         self.phase.load_state_dict(state)
         self.rows, self.search_rows = list(state["rows"]), list(state["search_rows"])
@@ -330,7 +331,9 @@ class Trial:
                 the model or the recipe is another one, and the training state begins anew.
         """
         if changes is None:
-            self.phase = Phase(self.model, self.recipe, self.teacher)
+            method = self.method
+            own = method.training_loss if isinstance(method, SupportsTrainingLoss) else None
+            self.phase = Phase(self.model, self.recipe, self.teacher, own)
         else:
             self.phase.after_commit(changes)
         self.params = count_params(self.model)

@@ -24,7 +24,8 @@ class EpochStats:
     """Means over the images of an epoch, all workers together.
 
     Attributes:
-        loss: what was trained on; base_loss: without alignment.
+        loss: what was trained on; base_loss: without alignment and the method's own
+            term.
     """
 
     loss: float

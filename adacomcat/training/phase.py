@@ -32,18 +32,24 @@ class Phase:
     """
 
     def __init__(
-        self, model: nn.Module, recipe: PhaseConfig, teacher: nn.Module | None = None
+        self,
+        model: nn.Module,
+        recipe: PhaseConfig,
+        teacher: nn.Module | None = None,
+        own_loss: Callable[[], Tensor] | None = None,
     ) -> None:
         """
         Args:
             model: trained in place; searches and evaluations call it, or `result`, directly.
             recipe: of the phase.
             teacher: frozen; None: nothing is distilled, whatever the recipe says.
+            own_loss: the method's own term for the batch of the last forward, shape (), which is
+                added to the loss; see `SupportsTrainingLoss`.
 
         Raises:
             ValueError: blocks to align that a model does not have.
         """
-        self.model, self.recipe = model, recipe
+        self.model, self.recipe, self._own_loss = model, recipe, own_loss
         self.optimizer = build_optimizer(model, recipe)
         decay = recipe.ema_decay
         self.average = None if decay is None else Average(model, decay)
@@ -97,7 +103,8 @@ class Phase:
             align_weight: of the alignment loss.
 
         Returns:
-            (2,): the loss and the loss without alignment, means over the images of this worker.
+            (2,): the loss, and the base loss, without alignment and without the method's own term;
+            means over the images of this worker.
         """
         self.optimizer.zero_grad(set_to_none=True)
         count = self.recipe.accumulate
@@ -129,7 +136,7 @@ class Phase:
             self.average.model.load_state_dict(state["average"])
 
     def _losses(self, images: Tensor, targets: Tensor, align_weight: float) -> Tensor:
-        """The loss and the loss without alignment of one part of a batch, as a tensor (2,)."""
+        """The loss and the base loss of one part of a batch, as a tensor (2,)."""
         with autocast(self.recipe.bf16, images.device):
             student = self._wrapped(images)
             teacher = None if self.distiller is None else self.distiller.teach(images)
@@ -137,6 +144,8 @@ class Phase:
         if self.distiller is not None:
             assert teacher is not None
             loss, base = self.distiller(student, teacher, base, align_weight)
+        if self._own_loss is not None:
+            loss = loss + self._own_loss()
         return torch.stack([loss, base])
 
     def _wrap(self) -> None:

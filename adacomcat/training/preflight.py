@@ -6,16 +6,19 @@ from adacomcat.checks import require
 from adacomcat.config import PhaseConfig, TrialConfig
 from adacomcat.methods.base import Method
 from adacomcat.schedule import Schedule
+from adacomcat.search.strategy import Strategy
 from adacomcat.training.distill import WithBlockOutputs
 from adacomcat.training.loading import Loaders
 
 
-def check_trial(config: TrialConfig, method: Method, schedule: Schedule, loaders: Loaders) -> None:
+def check_trial(
+    config: TrialConfig, strategy: Strategy, schedule: Schedule, loaders: Loaders
+) -> None:
     """Raise unless every phase that has epochs can run.
 
     Args:
         config: of the trial.
-        method: bound to its model.
+        strategy: of its searches, with the method bound to its model.
         schedule: before its first search.
         loaders: of the trial's data.
 
@@ -23,13 +26,13 @@ def check_trial(config: TrialConfig, method: Method, schedule: Schedule, loaders
         ValueError: names the setting.
     """
     _check_schedule(schedule, config.search_phase.epochs)
-    if config.search_phase.epochs:
+    if config.search_phase.epochs and strategy.uses_images:
         loaders.search(config.search.batch_size)
     for phase in ("search_phase", "finetune"):
         recipe: PhaseConfig = getattr(config, phase)
         if recipe.epochs and not recipe.frozen:
             loaders.train(recipe.batch_size)
-            _check_alignment(method, recipe.distill.align_blocks, phase)
+            _check_alignment(strategy.method, recipe.distill.align_blocks, phase)
 
 
 def due_epochs(schedule: Schedule, epochs: int) -> list[int]:

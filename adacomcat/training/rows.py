@@ -5,7 +5,7 @@ from typing import Any, Protocol
 
 from adacomcat.budget import Budget
 from adacomcat.plan import Plan
-from adacomcat.search.searcher import SearchReport
+from adacomcat.search.strategy import SearchReport
 
 Row = dict[str, Any]
 
@@ -88,7 +88,7 @@ def search_row(
     """The row of a search, as JSON-able data.
 
     Args:
-        report: of the searcher.
+        report: of the strategy.
         budget: target of the search.
         distance: from the plan in force to the plan found; None without a plan in force.
         changed: sites whose decision the search changed.

@@ -1,56 +1,39 @@
-"""One search: a pass that trains the architecture parameters, then proposes a plan."""
+"""Gradient search: a pass that trains the architecture parameters, then proposes a plan."""
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
 from adacomcat.budget import Budget
-from adacomcat.checks import NonFiniteLoss
+from adacomcat.checks import NonFiniteLoss, require
 from adacomcat.config import SearchConfig
-from adacomcat.methods.base import Proposal, Searchable
+from adacomcat.methods.base import Method, Searchable, SupportsCalibration
 from adacomcat.parallel import from_first_worker, rank, sum_over_workers_
 from adacomcat.plan import Plan
 from adacomcat.precision import autocast
 from adacomcat.search.anneal import LearningRate, temperature
 from adacomcat.search.penalty import penalized
+from adacomcat.search.strategy import SearchReport, Strategy
 from adacomcat.seeds import generator, seed_everything
 
 
-@dataclass(frozen=True)
-class SearchReport:
-    """What one search did; losses and accuracy are means over its images.
-
-    Attributes:
-        index: how many searches came before.
-        expected_cost: of the searched sites, in the last step's mixture.
-        images: that it saw; steps: that it took, fewer than there were batches if it ended early.
-    """
-
-    index: int
-    epoch: int
-    temperature: float
-    loss: float
-    accuracy: float
-    expected_cost: float
-    proposal: Proposal
-    images: int
-    steps: int
-
-
-class Searcher:
+class Gradient(Strategy):
     """Trains a method's architecture parameters, across all searches of a trial.
 
     Parameters and optimizer carry on from search to search, as in the reference. The model's
     weights are frozen and the model is in evaluation mode, unless `search.train_mode` is set.
+    Where there are no architecture parameters there is no optimizer and no step.
     """
+
+    name: ClassVar[str] = "gradient"
+    method: Searchable
 
     def __init__(
         self,
-        method: Searchable,
+        method: Method,
         config: SearchConfig,
         budget: Budget,
         *,
@@ -58,27 +41,23 @@ class Searcher:
         seed: int,
         chances: Sequence[int] | None = None,
     ) -> None:
-        """
-        Args:
-            method: bound to the model.
-            config: the recipe of a search.
-            budget: what the searched sites may cost.
-            epochs: length of the search phase, for the annealing.
-            seed: of the trial.
-            chances: epochs at which a search may happen, for the annealing of the learning rate;
-                None: all but the first.
-        """
-        self.method = method
-        self.config = config
-        self.budget = budget
-        self.epochs = epochs
-        self.seed = seed
-        self.searches = 0
-        self.rate = LearningRate(config, range(1, epochs) if chances is None else chances)
-        parameters = method.architecture_parameters()
-        self.optimizer = torch.optim.AdamW(
-            parameters, lr=config.lr, weight_decay=config.weight_decay
-        )
+        super().__init__(method, config, budget, epochs=epochs, seed=seed, chances=chances)
+        searchable = isinstance(method, Searchable)
+        allowed = f"uniform with method.name {method.name!r}, which has no supernet"
+        require(searchable, "search.strategy", self.name, allowed)
+        self.rate = LearningRate(config, self.chances)
+        parameters = self.method.architecture_parameters()
+        self.optimizer: torch.optim.Optimizer | None = None
+        if parameters:
+            self.optimizer = torch.optim.AdamW(
+                parameters, lr=config.lr, weight_decay=config.weight_decay
+            )
+
+    def prepare_(self, images: Iterable[Tensor]) -> None:
+        """Make the model searchable, after a look at images where the method wants one."""
+        if isinstance(self.method, SupportsCalibration):
+            self.method.calibrate(images)
+        self.method.prepare_()
 
     def search(
         self, batches: Iterable[tuple[Tensor, Tensor]], epoch: int, steps: int | None = None
@@ -97,6 +76,8 @@ class Searcher:
             NonFiniteLoss: names the step.
             ValueError: no plan meets the budget.
         """
+        if self.optimizer is None:
+            return self._untrained(epoch)
         model = self.method.model
         tau = temperature(self.config, epoch, self.searches, self.epochs)
         # The same on every worker: all must draw one mixture.
@@ -112,7 +93,7 @@ class Searcher:
         for images, labels in batches:
             for group in self.optimizer.param_groups:
                 group["lr"] = self.rate.at(epoch, self.searches, len(totals), steps or 1)
-            sums, expected = self._step(model, images, labels, tau, noise)
+            sums, expected = self._step(self.optimizer, images, labels, tau, noise)
             totals.append(sums)
             if self.config.stable_steps is not None and self._stands_still(totals, plans):
                 break
@@ -123,23 +104,31 @@ class Searcher:
         report = SearchReport(
             self.searches,
             epoch,
-            tau,
-            loss / count,
-            correct / count,
-            float(expected),
             proposal,
-            int(count),
-            len(totals),
+            temperature=tau,
+            loss=loss / count,
+            accuracy=correct / count,
+            expected_cost=float(expected),
+            images=int(count),
+            steps=len(totals),
         )
         self.searches += 1
         return report
 
     def state_dict(self) -> dict[str, Any]:
-        return {"searches": self.searches, "optimizer": self.optimizer.state_dict()}
+        optimizer = None if self.optimizer is None else self.optimizer.state_dict()
+        return {**super().state_dict(), "optimizer": optimizer}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        self.searches = state["searches"]
-        self.optimizer.load_state_dict(state["optimizer"])
+        super().load_state_dict(state)
+        if self.optimizer is not None:
+            self.optimizer.load_state_dict(state["optimizer"])
+
+    def _untrained(self, epoch: int) -> SearchReport:
+        """A search without architecture parameters: the plan is there already."""
+        proposal = self.method.propose(self.budget, self.config.decision)
+        self.searches += 1
+        return SearchReport(self.searches - 1, epoch, proposal)
 
     def _stands_still(self, totals: list[Tensor], plans: list[Plan]) -> bool:
         """Whether the plan has not changed for `stable_steps` steps.
@@ -160,7 +149,7 @@ class Searcher:
 
     def _step(
         self,
-        model: nn.Module,
+        optimizer: torch.optim.Optimizer,
         images: Tensor,
         labels: Tensor,
         tau: float,
@@ -169,12 +158,12 @@ class Searcher:
         """One step; returns (loss, correct, images) summed over workers (3,), and the cost ()."""
         self.method.sample_(tau, noise)
         with autocast(self.config.bf16, images.device):
-            logits = model(images)
+            logits = self.method.model(images)
         entropy = F.cross_entropy(logits.float(), labels)
         expected = self.method.expected_cost(self.budget.unit)
         loss = penalized(entropy, expected, self.budget, self.config)
         loss = loss + self.method.auxiliary_loss()
-        self.optimizer.zero_grad(set_to_none=True)
+        optimizer.zero_grad(set_to_none=True)
         loss.backward()
         correct = (logits.argmax(-1) == labels).sum()
         count = loss.new_tensor(len(labels), dtype=torch.float64)
@@ -184,7 +173,7 @@ class Searcher:
             if parameter.grad is not None:
                 # Each worker's gradient counts by its share of the images.
                 sum_over_workers_(parameter.grad.mul_((count / sums[2]).to(parameter.grad)))
-        self.optimizer.step()
+        optimizer.step()
         return sums, expected.detach()
 
 

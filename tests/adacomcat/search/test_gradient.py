@@ -7,8 +7,8 @@ from adacomcat.config import BudgetConfig, SearchConfig
 from adacomcat.methods.lowrank.config import LowRankConfig
 from adacomcat.methods.lowrank.method import LowRank
 from adacomcat.search.anneal import temperature
+from adacomcat.search.gradient import Gradient
 from adacomcat.search.penalty import penalized
-from adacomcat.search.searcher import Searcher
 from adacomcat.seeds import generator
 from adacomcat.testing.models import tiny_images, tiny_vit
 
@@ -19,7 +19,7 @@ LABELS = torch.arange(8) % 10
 def searcher(*, seed=0, reduction=0.4, unit="params", model=None, **config):
     method = LowRank(tiny_vit() if model is None else model, LowRankConfig())
     budget = method.budget(BudgetConfig(unit=unit, reduction=reduction))
-    return Searcher(method, SearchConfig(**config), budget, epochs=EPOCHS, seed=seed)
+    return Gradient(method, SearchConfig(**config), budget, epochs=EPOCHS, seed=seed)
 
 
 def search(of, epoch, batches=None):
