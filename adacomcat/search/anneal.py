@@ -35,13 +35,13 @@ class LearningRate:
     its three epochs never come near the end.
     """
 
-    def __init__(self, config: SearchConfig, chances: Sequence[int]) -> None:
+    def __init__(self, config: SearchConfig, due_epochs: Sequence[int]) -> None:
         """
         Args:
             config: the rates and the clock.
-            chances: epochs at which a search may happen.
+            due_epochs: epochs at which a search may happen.
         """
-        self.config, self.chances = config, chances
+        self.config, self.due_epochs = config, due_epochs
 
     def at(self, epoch: int, searches: int, step: int, steps: int) -> float:
         """The rate of one step.
@@ -54,9 +54,9 @@ class LearningRate:
         """
         if self.config.min_lr is None:
             return self.config.lr
-        before = sum(chance < epoch for chance in self.chances)
+        before = sum(due < epoch for due in self.due_epochs)
         piece = searches if self.config.clock == "per_search" else before
-        last = len(self.chances) * steps - 1
+        last = len(self.due_epochs) * steps - 1
         share = min((piece * steps + step) / max(last, 1), 1.0)
         span = self.config.lr - self.config.min_lr
         return self.config.min_lr + span * (1 + math.cos(math.pi * share)) / 2

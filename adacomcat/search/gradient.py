@@ -39,13 +39,13 @@ class Gradient(Strategy):
         *,
         epochs: int,
         seed: int,
-        chances: Sequence[int] | None = None,
+        due_epochs: Sequence[int] | None = None,
     ) -> None:
-        super().__init__(method, config, budget, epochs=epochs, seed=seed, chances=chances)
+        super().__init__(method, config, budget, epochs=epochs, seed=seed, due_epochs=due_epochs)
         searchable = isinstance(method, Searchable)
         allowed = f"uniform with method.name {method.name!r}, which has no supernet"
         require(searchable, "search.strategy", self.name, allowed)
-        self.rate = LearningRate(config, self.chances)
+        self.rate = LearningRate(config, self.due_epochs)
         parameters = self.method.architecture_parameters()
         self.optimizer: torch.optim.Optimizer | None = None
         if parameters:

@@ -58,7 +58,7 @@ class Strategy(ABC):
         *,
         epochs: int,
         seed: int,
-        chances: Sequence[int] | None = None,
+        due_epochs: Sequence[int] | None = None,
     ) -> None:
         """
         Args:
@@ -67,15 +67,15 @@ class Strategy(ABC):
             budget: what the searched sites may cost.
             epochs: length of the search phase, for annealing.
             seed: of the trial.
-            chances: epochs at which a search may happen, for annealing of the learning rate; None:
-                all but the first.
+            due_epochs: at which a search may happen, for annealing of the learning rate; None: all
+                but the first.
 
         Raises:
             ValueError: a method that lacks what the strategy needs; says what that is.
         """
         self.method, self.config, self.budget = method, config, budget
         self.epochs, self.seed = epochs, seed
-        self.chances = range(1, epochs) if chances is None else chances
+        self.due_epochs = range(1, epochs) if due_epochs is None else due_epochs
         self.searches = 0
 
     def prepare_(self, images: Iterable[Tensor]) -> None:  # noqa: B027

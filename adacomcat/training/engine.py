@@ -83,7 +83,7 @@ class Trial:
             self.budget,
             epochs=config.search_phase.epochs,
             seed=config.seed,
-            chances=self._due_epochs(),
+            due_epochs=self._due_epochs(),
         )
         self.phase_name, self.epoch = PHASES[0], 0
         self.rows: list[Row] = []

@@ -24,8 +24,7 @@ class EpochStats:
     """Means over the images of an epoch, all workers together.
 
     Attributes:
-        loss: what was trained on; base_loss: without alignment and the method's own
-            term.
+        loss: what was trained on; base_loss: without alignment and the method's term.
     """
 
     loss: float

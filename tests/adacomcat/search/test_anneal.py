@@ -68,11 +68,11 @@ def by_torch(lr, min_lr, count):
 )
 def test_the_rate_falls_along_one_cosine_over_all_searches(clock, schedule, epochs):
     config = SearchConfig(lr=0.01, min_lr=0.001, clock=clock)
-    chances = [epoch for epoch in range(epochs) if build_schedule(schedule).due(epoch)]
-    rate, steps = LearningRate(config, chances), 5
+    due_epochs = [epoch for epoch in range(epochs) if build_schedule(schedule).due(epoch)]
+    rate, steps = LearningRate(config, due_epochs), 5
     found = [
         rate.at(epoch, searches, step, steps)
-        for searches, epoch in enumerate(chances)
+        for searches, epoch in enumerate(due_epochs)
         for step in range(steps)
     ]
     assert found == pytest.approx(by_torch(0.01, 0.001, len(found)))

@@ -257,7 +257,7 @@ def test_a_search_in_training_mode_has_its_own_stream_of_dropout():
 def test_a_falling_rate_is_torchs_cosine(clock):
     """Two searches against one optimizer and one scheduler by hand."""
     one = searcher(noise=False, lr=0.1, min_lr=0.02, clock=clock, penalty="squared")
-    one.rate.chances = (2, 5)
+    one.rate.due_epochs = (2, 5)
     method = LowRank(tiny_vit(), LowRankConfig())
     optimizer = torch.optim.AdamW(method.architecture_parameters(), lr=0.1, weight_decay=5e-4)
     cosine = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, 2 * 4 - 1, eta_min=0.02)
@@ -286,7 +286,7 @@ def test_the_squared_penalty_reaches_a_target_from_below_too():
     settings |= {"temperature_start": 0.5}
     for reduction, begins in ((0.4, 0.89), (0.6, 1.41)):
         one = searcher(reduction=reduction, min_lr=0.001, **settings)
-        one.rate.chances = (1,)
+        one.rate.due_epochs = (1,)
         before = noiseless(one)[1] / one.budget.target
         assert before == pytest.approx(begins, abs=0.01)
         one.method.prepare_()
