@@ -63,7 +63,7 @@ def _add_where(group: argparse._ArgumentGroup) -> None:
 def _add_display(group: argparse._ArgumentGroup) -> None:
     add = group.add_argument
     add("--dry-run", action="store_true", help="print trials and resources, run nothing")
-    price = "with --dry-run: estimate the hours, from two steps of each kind on this machine"
+    price = "with --dry-run: bound the time, from a few steps of the most expensive arm"
     add("--estimate", action="store_true", help=price)
     add("--dashboard", action="store_true", help="start Ray's dashboard and print its address")
     add("--quiet", action="store_true", help="print failures and the result alone")

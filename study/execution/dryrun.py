@@ -1,4 +1,4 @@
-"""What a study would run, on what, and, if asked, about how long it would take."""
+"""Dry run: the trials of a study, the resources they get, and an estimate of their time."""
 
 from rich.console import Console
 from rich.table import Table
@@ -20,7 +20,7 @@ def dry_run(
     *,
     estimate: bool,
 ) -> None:
-    """Print trials, resources and, with `estimate`, a price.
+    """Print trials, resources and, with `estimate`, an upper bound on the time.
 
     Raises:
         ValueError: this machine cannot meet the request.
@@ -56,9 +56,10 @@ def dry_run(
     ):
         console.print(line, highlight=False, soft_wrap=True)
     if estimate:
-        from study.execution.estimate import estimate_table
+        # Not at the top: it imports torch.
+        from study.execution.estimate import estimate as upper_bound
 
-        console.print(estimate_table(experiment, placement))
+        console.print(upper_bound(experiment, placement), highlight=False, soft_wrap=True)
 
 
 def _trials(experiment: Experiment, specs: int) -> str:
