@@ -31,10 +31,10 @@ from timing import (
 )
 from torch import Tensor, nn
 
-from adacomcat.methods.lowrank.attention import attention_heads
+from adacomcat.methods.lowrank.attention import attention_factors
 from adacomcat.methods.lowrank.factorize import decompose
 from adacomcat.methods.lowrank.linear import decompose_linear
-from adacomcat.models.timm_vit import describe
+from adacomcat.models.registry import view_of
 from adacomcat.timing import Variant, take_turns
 
 THIN, ONE_BY_ONE, BATCHED, LINEAR = "thin", "one by one", "batched", "linear layers"
@@ -48,8 +48,8 @@ Sides = tuple[Tensor, Tensor]
 def sides_of(model: nn.Module) -> list[Sides]:
     """The factors of the qk and the vo products, block by block."""
     found: list[Sides] = []
-    for block in model.get_submodule("blocks").children():
-        heads = attention_heads(block.get_submodule("attn"), biases=True)
+    for name, view in view_of(model).attentions.items():
+        heads = attention_factors(view, model.get_submodule(name), biases=True)
         found += [(heads.q, heads.k), (heads.v, heads.o)]
     return found
 
@@ -100,7 +100,7 @@ def compare(arguments: argparse.Namespace) -> None:
         products = (left @ right.mT for left, right in whole(WAYS[name]))
         differences[name] = max(map(largest_difference, products, expected))
     variants: dict[str, Variant] = {name: partial(whole, way) for name, way in WAYS.items()}
-    linears = [model.get_submodule(name) for _, name, _ in describe(model).linears]
+    linears = [model.get_submodule(name) for name in view_of(model).linears]
     variants[LINEAR] = partial(decompose_linears, linears)
     times = take_turns(variants, repeats=arguments.repeats, device=arguments.device, warm_up=1)
     speedups = {n: times[n].over(times[THIN]).median for n in (ONE_BY_ONE, BATCHED)}

@@ -12,7 +12,7 @@ from adacomcat.checks import require
 from adacomcat.config import BudgetConfig
 from adacomcat.methods.lowrank.config import LowRankConfig
 from adacomcat.methods.lowrank.method import LowRank
-from adacomcat.models.timm_vit import input_shape
+from adacomcat.models.registry import input_shape
 from adacomcat.testing.models import draw_parameters_
 
 

@@ -20,7 +20,7 @@ from adacomcat.config import PhaseConfig, TrialConfig
 from adacomcat.cost import count_macs, count_params
 from adacomcat.data import Splits, build_splits, make_loader
 from adacomcat.files import default_cache
-from adacomcat.models.timm_vit import input_shape
+from adacomcat.models.registry import input_shape
 from adacomcat.training import dense_model
 from adacomcat.training.epoch import evaluate
 

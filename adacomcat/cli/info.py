@@ -16,7 +16,7 @@ from adacomcat.cost import count_macs, count_params
 from adacomcat.io.comcat import read_ranks
 from adacomcat.methods.lowrank.spec import shape_, shapes_for
 from adacomcat.methods.specs import table
-from adacomcat.models.timm_vit import input_shape
+from adacomcat.models.registry import input_shape
 
 
 @dataclass(frozen=True)

@@ -19,7 +19,7 @@ from adacomcat.methods.lowrank.method import LowRank
 from adacomcat.methods.lowrank.spec import model_sites
 from adacomcat.methods.lowrank.timetable import write_timetable
 from adacomcat.methods.registry import build_method
-from adacomcat.models.timm_vit import create_model, input_shape
+from adacomcat.models.registry import create_model, input_shape
 from adacomcat.plan import Plan
 from adacomcat.timing import Times
 from adacomcat.versions import hardware, versions

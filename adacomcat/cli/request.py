@@ -17,7 +17,7 @@ from adacomcat.files import sha256_file
 from adacomcat.methods.lowrank.space import PAPER_MENUS
 from adacomcat.methods.lowrank.timetable import read_timetable
 from adacomcat.methods.tokens.rates import published_options
-from adacomcat.models.timm_vit import create_model
+from adacomcat.models.registry import create_model
 from adacomcat.models.weights import TIMM
 from adacomcat.schedule import Schedule
 from adacomcat.settings import build_config, parse_settings, read_yaml

@@ -20,7 +20,7 @@ from adacomcat.io.directory import read_config, read_plan
 from adacomcat.methods.tokens.rates import published_at
 from adacomcat.methods.tokens.spec import form_of, shape_, shapes_for
 from adacomcat.models.pickles import load_pickle
-from adacomcat.models.timm_vit import input_shape
+from adacomcat.models.registry import input_shape
 from adacomcat.models.weights import plain_state
 
 SIZES = ("num_classes", "in_chans", "img_size")

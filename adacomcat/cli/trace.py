@@ -33,7 +33,7 @@ from adacomcat.data.transforms import evaluation
 from adacomcat.files import atomic_write_bytes
 from adacomcat.io.directory import read_config
 from adacomcat.methods.tokens.blocks import TokenBlocks
-from adacomcat.models.timm_vit import input_shape
+from adacomcat.models.registry import input_shape
 
 MODES = {1: "L", 3: "RGB"}
 """Channels -> Pillow's name for such images."""

@@ -31,6 +31,7 @@ from adacomcat.methods.lowrank.linear import LowRankLinear
 from adacomcat.methods.lowrank.spec import model_sites, shape_, shapes_for, shapes_of
 from adacomcat.methods.specs import plan_of
 from adacomcat.models.pickles import load_pickle
+from adacomcat.models.registry import family_of
 from adacomcat.models.tensors import check_tensors
 from adacomcat.models.weights import plain_state
 from adacomcat.plan import Plan
@@ -121,7 +122,7 @@ def save_comcat(model: nn.Module, folder: Path) -> None:
     """
     plan, sites = plan_of(model), model_sites(model)
     require(plan.method == "lowrank", "model", plan.method, "lowrank: the format has no tokens")
-    pool: Any = getattr(model, "global_pool", None)
+    pool = family_of(model).pooling(model)
     require(pool == "token", "model.global_pool", pool, "token, all that the reference has")
     require("head" in plan.decisions, "model.head", None, "a classifier: the format has its rank")
     for name, rank in plan.decisions.items():

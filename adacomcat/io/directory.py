@@ -22,7 +22,6 @@ from typing import Any
 
 import safetensors
 import safetensors.torch
-import timm
 import torch
 from torch import nn
 
@@ -31,8 +30,8 @@ from adacomcat.cost import count_macs, count_params
 from adacomcat.files import atomic_write_bytes, atomic_write_json
 from adacomcat.io.hub import HUB, fetch
 from adacomcat.methods.specs import check_plan, plan_of, shape_, shapes_of
+from adacomcat.models.registry import family_for, family_of, input_shape
 from adacomcat.models.tensors import check_tensors
-from adacomcat.models.timm_vit import creation, input_shape, pooling
 from adacomcat.plan import Plan
 from adacomcat.training.checkpoint import CheckpointError
 
@@ -169,7 +168,8 @@ def read_plan(directory: Path | str) -> Plan:
 def _config(
     model: Any, model_args: Mapping[str, Any] | None, extra: Mapping[str, Any] | None
 ) -> dict[str, Any]:
-    architecture, arguments = creation(model)
+    family = family_of(model)
+    architecture, arguments = family.creation(model)
     if model_args is not None:
         arguments |= model_args
     for key, value in arguments.items():
@@ -177,12 +177,12 @@ def _config(
     known = {k: v for k, v in (model.pretrained_cfg or {}).items() if k in IMAGE_KEYS}
     if len(known.get("label_names") or ()) != model.num_classes:
         known.pop("label_names", None)  # of another classifier, before `reset_classifier`
-    shape = input_shape(model)
+    shape = family.input_shape(model)
     return {
         "architecture": architecture,
         "num_classes": model.num_classes,
         "num_features": model.num_features,
-        "global_pool": pooling(model),
+        "global_pool": family.pooling(model),
         "model_args": arguments,
         "pretrained_cfg": {**known, "input_size": shape, "num_classes": model.num_classes},
         "adacomcat": {
@@ -198,11 +198,8 @@ def _config(
 def _skeleton(config: Mapping[str, Any]) -> Any:
     """The model without weights, on the meta device, so that no random number is drawn."""
     name, arguments = config["architecture"], _tupled(config["model_args"])
-    try:
-        with torch.device("meta"):
-            model: Any = timm.create_model(name, pretrained=False, **arguments)
-    except (TypeError, AssertionError, RuntimeError) as error:
-        raise ValueError(f"model_args: timm {timm.__version__} makes no {name}: {error}") from error
+    with torch.device("meta"):
+        model: Any = family_for(name).build(name, arguments)
     # A CAFormer knows the size of its images, and so the number of its tokens, from here alone.
     model.pretrained_cfg = {**(model.pretrained_cfg or {}), **_tupled(config["pretrained_cfg"])}
     model.default_cfg = model.pretrained_cfg  # the older name, which timm keeps

@@ -22,7 +22,7 @@ from adacomcat.files import atomic_write_bytes, replacing
 from adacomcat.io.directory import load, save
 from adacomcat.io.hub import CARD
 from adacomcat.methods.specs import plan_of
-from adacomcat.models.timm_vit import input_shape
+from adacomcat.models.registry import input_shape
 from adacomcat.plan import Plan
 from adacomcat.versions import versions
 

@@ -144,7 +144,8 @@ def _site(site: Site, rank: Any, steps: Mapping[str, Step]) -> dict[str, Any]:
     here, step = site, steps.get(site.name.rpartition(".")[0])
     if step is not None:
         # Tokens leave a block between its attention and its MLP.
-        here = replace(site, tokens=step.before if site.attention else step.after)
+        tokens = step.before if site.attention else step.after
+        here = replace(site, tokens=tokens, pairs=tokens**2 if site.attention else 0)
     return {
         "site": site.name,
         "rank": rank,

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 
+import torch
 from torch import Tensor
 
 from adacomcat.checks import require
@@ -32,6 +33,25 @@ def check_tensors(found: Mapping[str, Tensor], expected: Mapping[str, Tensor], w
         parts = [f"lacks {_listed(missing)}"] * bool(missing)
         parts += [f"has {_listed(unexpected)}, unknown to the model"] * bool(unexpected)
         raise ValueError(f"{where}: {'; '.join(parts)}")
+
+
+def require_finite(tensors: Mapping[str, Tensor], where: str) -> None:
+    """Raise where a tensor holds NaN or infinity; tensors on the meta device hold nothing.
+
+    Args:
+        tensors: by name.
+        where: put before the name in the message.
+
+    Raises:
+        ValueError: names the tensor and how many of its numbers are not finite.
+    """
+    for name, tensor in tensors.items():
+        if tensor.is_meta or not tensor.is_floating_point():
+            continue
+        if not bool(torch.isfinite(tensor).all()):
+            count = int((~torch.isfinite(tensor)).sum())
+            got = f"{count} of {tensor.numel()} numbers NaN or infinite"
+            require(False, f"{where}.{name}" if where else name, got, "finite numbers")
 
 
 def _listed(keys: list[str]) -> str:

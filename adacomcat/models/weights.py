@@ -15,16 +15,14 @@ import safetensors
 import safetensors.torch
 import timm
 import torch
-from timm.models import metaformer, vision_transformer
-from timm.models.metaformer import MetaFormer
 from torch import Tensor, nn
 
 from adacomcat.checks import require
 from adacomcat.config import DenseConfig, ModelConfig
 from adacomcat.files import sha256_file
 from adacomcat.models.pickles import load_pickle
+from adacomcat.models.registry import family_of
 from adacomcat.models.tensors import check_tensors
-from adacomcat.models.timm_vit import classifiers
 
 TIMM = "timm"
 """The `dense.weights` that stands for the tag in `model.name`."""
@@ -121,36 +119,17 @@ def load_state_(model: Any, state: dict[str, Tensor], where: str, *, new_head: b
     Raises:
         ValueError: other keys or shapes, or other classes without `new_head`.
     """
-    own = model.state_dict()
-    patches = "patch_embed.proj.weight"
-    if patches in own and patches in state and state[patches].ndim == own[patches].ndim:
-        # timm would resample them, which makes another model of it.
-        check_tensors({patches: state[patches]}, {patches: own[patches]}, where)
-    converted = _with_head(_converted(model, state, where), model, where, new_head)
-    check_tensors(converted, own, where)
+    converted = family_of(model).convert_weights(model, state, where)
+    converted = _with_head(converted, model, where, new_head)
+    check_tensors(converted, model.state_dict(), where)
     model.load_state_dict(converted)
-
-
-def _converted(model: Any, state: dict[str, Tensor], where: str) -> dict[str, Tensor]:
-    """The state dict in timm's naming."""
-    if isinstance(model, MetaFormer):
-        try:
-            return dict(metaformer.checkpoint_filter_fn(state, model))
-        except KeyError as key:
-            raise ValueError(f"{where}: has {key.args[0]}, unknown to the model") from key
-    try:
-        return dict(vision_transformer.checkpoint_filter_fn(state, model, adapt_layer_scale=True))
-    except (RuntimeError, ValueError, KeyError, AttributeError):
-        # Weights of another model: what differs says more than where timm gave up.
-        check_tensors(state, model.state_dict(), where)
-        raise
 
 
 def _with_head(
     state: dict[str, Tensor], model: Any, where: str, new_head: bool
 ) -> dict[str, Tensor]:
     """The state dict with the model's own classifier, where that is needed and asked for."""
-    heads = classifiers(model)
+    heads = family_of(model).classifiers(model)
     first = f"{heads[0]}.weight"
     rows = state[first].shape[0] if first in state else 0
     if rows == model.num_classes:

@@ -12,7 +12,7 @@ from torch import nn
 
 from adacomcat.config import TrialConfig
 from adacomcat.data import Splits, make_loader
-from adacomcat.models.timm_vit import create_model
+from adacomcat.models.registry import create_model
 from adacomcat.models.weights import load_dense_weights_, weights_identity
 from adacomcat.seeds import seed_everything
 from adacomcat.training.checkpoint import CHECKPOINT_FILE, load_state, save_state

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from adacomcat.checks import require
 from adacomcat.config import DistillConfig
+from adacomcat.models.registry import family_of
 
 Outputs = tuple[Tensor, list[Tensor]]
 """(B, classes) logits, and (B, N, D) of each chosen block."""
@@ -95,7 +96,7 @@ class WithBlockOutputs(nn.Module):
         return logits, outputs
 
     def _blocks(self) -> list[nn.Module]:
-        return list(self.model.get_submodule("blocks").children())
+        return [self.model.get_submodule(name) for name in family_of(self.model).blocks(self.model)]
 
 
 class Distiller:

@@ -24,7 +24,7 @@ from adacomcat.cost import count_macs, count_params
 from adacomcat.data import Split, Splits, cycle
 from adacomcat.methods.base import ParameterMap, SupportsTrainingLoss
 from adacomcat.methods.registry import build_method
-from adacomcat.models.timm_vit import input_shape
+from adacomcat.models.registry import input_shape
 from adacomcat.plan import Plan
 from adacomcat.schedule import build_schedule
 from adacomcat.search.strategy import find_strategy

@@ -4,7 +4,7 @@ import pytest
 
 from adacomcat.config import PhaseConfig
 from adacomcat.methods.registry import build_method
-from adacomcat.models.timm_vit import create_model
+from adacomcat.models.registry import create_model
 from adacomcat.recipes import (
     diffrate,
     diffrate_reference,

@@ -2,7 +2,7 @@ import pytest
 import torch
 
 from adacomcat.methods.registry import build_method
-from adacomcat.models.timm_vit import create_model
+from adacomcat.models.registry import create_model
 from adacomcat.settings import build_config
 from experiments.budget_sweep import REDUCTIONS, experiment
 from experiments.workloads import workloads

@@ -4,7 +4,7 @@ import pytest
 
 from adacomcat.methods.base import Method
 from adacomcat.methods.registry import build_method
-from adacomcat.models.timm_vit import create_model
+from adacomcat.models.registry import create_model
 from adacomcat.settings import build_config, dotted_keys
 from experiments.methods_compared import PATCHES, REDUCTIONS, experiment
 from experiments.workloads import workloads

@@ -5,7 +5,7 @@ from adacomcat.config import TrialConfig
 from adacomcat.data import build_splits
 from adacomcat.methods.base import Method
 from adacomcat.methods.registry import build_method
-from adacomcat.models.timm_vit import create_model
+from adacomcat.models.registry import create_model
 from adacomcat.recipes import recipes
 from adacomcat.settings import build_config, dotted_keys
 from experiments.adaptive_vs_fixed import experiment

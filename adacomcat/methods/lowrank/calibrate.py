@@ -14,15 +14,16 @@ both sides:
 For qk the optimum is for queries and keys drawn independently, which tokens of one image are not.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from adacomcat.methods.lowrank.attention import attention_heads
+from adacomcat.methods.lowrank.attention import attention_factors
 from adacomcat.methods.lowrank.factorize import cholesky
 from adacomcat.methods.lowrank.space import Site
+from adacomcat.models.base import AttentionView
 from adacomcat.parallel import sum_over_workers_
 
 Metrics = tuple[Tensor | None, Tensor | None]
@@ -52,13 +53,19 @@ class _Moment:
 
 @torch.no_grad()
 def input_metrics(
-    model: nn.Module, sites: Sequence[Site], batches: Iterable[Tensor], *, biases: bool
+    model: nn.Module,
+    sites: Sequence[Site],
+    attentions: Mapping[str, AttentionView],
+    batches: Iterable[Tensor],
+    *,
+    biases: bool,
 ) -> dict[str, Metrics]:
     """Site name -> Cholesky factors of the second moments on its left and right side.
 
     Args:
         model: a dense or committed model.
         sites: whose inputs to look at.
+        attentions: name of the module -> the view of its dense attention.
         batches: images (B, C, H, W) on the model's device; this worker's share.
         biases: whether queries have a bias to keep.
     """
@@ -67,7 +74,9 @@ def input_metrics(
     for site in sites:
         left, right = moments[site.name] = (_Moment(), _Moment())
         module = model.get_submodule(site.module)
-        hooks.append(module.register_forward_pre_hook(_watch(site, left, right, biases)))
+        view = attentions.get(site.module)
+        watch = _watch_linear(left) if view is None else _watch(site, view, left, right, biases)
+        hooks.append(module.register_forward_pre_hook(watch))
     training = model.training
     model.eval()
     try:
@@ -83,13 +92,17 @@ def input_metrics(
     }
 
 
-def _watch(site: Site, left: _Moment, right: _Moment, biases: bool) -> Any:
+def _watch_linear(left: _Moment) -> Any:
+    def hook(module: Any, inputs: tuple[Tensor, ...]) -> None:
+        left.add(inputs[0].detach().flatten(0, -2))
+
+    return hook
+
+
+def _watch(site: Site, view: AttentionView, left: _Moment, right: _Moment, biases: bool) -> Any:
     def hook(module: Any, inputs: tuple[Tensor, ...]) -> None:
         x = inputs[0].detach()
-        if not site.attention:
-            left.add(x.flatten(0, -2))
-            return
-        parts = attention_heads(module, biases=biases)
+        parts = attention_factors(view, module, biases=biases)
         has_bias = parts.q.shape[1] > x.shape[-1]
         with_one = torch.cat([x, torch.ones_like(x[..., :1])], -1) if has_bias else x
         if site.kind == "qk":
@@ -97,7 +110,7 @@ def _watch(site: Site, left: _Moment, right: _Moment, biases: bool) -> Any:
             right.add(x.flatten(0, 1))
             return
         scores = (with_one[:, None] @ parts.q) @ (x[:, None] @ parts.k).mT
-        mixed = (scores * module.scale).softmax(-1) @ x[:, None]
+        mixed = (scores * view.scale).softmax(-1) @ x[:, None]
         left.add(mixed.transpose(0, 1).flatten(1, 2))
 
     return hook

@@ -30,7 +30,7 @@ from torch import Tensor, nn
 
 from adacomcat.checks import require
 from adacomcat.methods.lowrank.space import Site, SiteTimes
-from adacomcat.methods.lowrank.spec import shape_, shaped, shapes_for
+from adacomcat.methods.lowrank.spec import shape_, shaped_modules, shapes_for
 from adacomcat.plan import Plan
 from adacomcat.timing import AT_LEAST_S, Times, take_turns
 
@@ -146,7 +146,7 @@ def measure(
         for candidate in site.candidates:
             both = {s.name: candidate.rank for s in sites if s.module == site.module}
             shapes = shapes_for(model, Plan("lowrank", both), biases=biases)
-            module = _filled(shaped(dense, shapes[site.module]))
+            module = _filled(shaped_modules(model, shapes)[site.module])
             calls[f"{kind} {candidate.rank}"] = partial(module, inputs)
     return _timed_calls(calls, images, repeats)
 

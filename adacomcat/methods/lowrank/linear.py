@@ -9,9 +9,10 @@ import torch
 from torch import Tensor, nn
 
 from adacomcat.methods.lowrank.factorize import Spectrum, decompose
+from adacomcat.models.heads import LinearStandIn
 
 
-class LowRankLinear(nn.Module):
+class LowRankLinear(LinearStandIn):
     """`y = last(first(x))` with r units between: (B, ..., I) -> (B, ..., O)."""
 
     def __init__(

@@ -13,20 +13,19 @@ from adacomcat.checks import require
 from adacomcat.cost import BlockMacs, Number, count_macs
 from adacomcat.methods.base import Move, Option, ParameterMap, Proposal, Searchable
 from adacomcat.methods.lowrank.attention import (
-    Heads,
-    attention_heads,
+    Factors,
+    attention_factors,
     build_attention,
     carry_heads,
     decompose_heads,
+    factors_of,
+    heads_of,
     put_together,
-    take_apart,
     truncate_heads,
-    value_bias_of,
-    value_width,
     without_value_bias,
 )
 from adacomcat.methods.lowrank.calibrate import Metrics, input_metrics
-from adacomcat.methods.lowrank.config import BLOCK_KINDS, LowRankConfig
+from adacomcat.methods.lowrank.config import LowRankConfig
 from adacomcat.methods.lowrank.factorize import Spectrum
 from adacomcat.methods.lowrank.latency import timed_sites
 from adacomcat.methods.lowrank.linear import (
@@ -41,12 +40,15 @@ from adacomcat.methods.lowrank.space import Site, all_sites, ranks_of, searched_
 from adacomcat.methods.lowrank.spec import adoptable_modules, shape_, shape_of
 from adacomcat.methods.lowrank.supernet import Mixture, SupernetAttention, SupernetLinear
 from adacomcat.methods.lowrank.uniform import uniform_decisions
-from adacomcat.models.timm_vit import describe, input_shape
+from adacomcat.models.base import BlockView
+from adacomcat.models.plain import require_dense
+from adacomcat.models.registry import family_of
+from adacomcat.models.tensors import require_finite
 from adacomcat.plan import Decision, Plan
 
 
 class LowRank(Searchable):
-    """Head-level low-rank factorization of a timm vision transformer (ComCAT, arXiv 2305.17235).
+    """Head-level low-rank factorization of a vision transformer (ComCAT, arXiv 2305.17235).
 
     With `source="current"` a search truncates the factors in force; what was cut off is gone and a
     rank can only fall, as in the reference. With `source="dense"` the columns that a commit cuts
@@ -72,16 +74,18 @@ class LowRank(Searchable):
         """
         self.model = model
         self.config = config
-        view = describe(model)
-        linears: dict[str, Any] = {name: model.get_submodule(name) for _, name, _ in view.linears}
-        shapes = {n: (m.in_features, m.out_features) for n, m in linears.items()}
-        self.all_sites = all_sites(view, shapes)
+        family = family_of(model)
+        view = family.view(model)
+        require_dense(model)
+        require_finite(dict(model.named_parameters()), "model")
+        self.attentions = view.attentions
+        self.all_sites = all_sites(view)
         self.sites = searched_sites(self.all_sites, config)
-        self.head_width = view.head_width
-        self._width, self._depth = view.width, view.depth
+        self._view = view
         self.plan: Plan | None = None
         self.mixture = Mixture(self.sites).to(next(model.parameters()).device)
-        self._dense_macs = count_macs(model, input_shape(model))
+        self._dense_macs = count_macs(model, family.input_shape(model))
+        self._embeddings = family.embeddings(model)
         self._dense_ns = 0
         self._rows = {site.name: row for row, site in enumerate(self.sites)}
         self._rest: dict[str, tuple[Tensor, Tensor]] = {}
@@ -151,7 +155,9 @@ class LowRank(Searchable):
         """Collect what the sites see, where the configuration asks for it; images (B, C, H, W)."""
         if self.config.calibrated:
             biases = self.config.biases == "exact"
-            self._metrics = input_metrics(self.model, self.sites, batches, biases=biases)
+            self._metrics = input_metrics(
+                self.model, self.sites, self.attentions, batches, biases=biases
+            )
 
     # The search.
 
@@ -223,7 +229,7 @@ class LowRank(Searchable):
         if unit != "params":
             total = self._dense_macs if unit == "macs" else self._dense_ns
             return float(searched), float(total - searched)
-        patches = self.model.get_parameter("patch_embed.proj.weight").numel()
+        patches = sum(self.model.get_parameter(name).numel() for name in self._embeddings)
         everywhere = sum(s.cost(unit, None) for s in self.all_sites)
         return float(searched), float(patches + everywhere - searched)
 
@@ -236,19 +242,13 @@ class LowRank(Searchable):
         """
         weights: dict[str, Any] = {site.name: site.cost("params", None) for site in self.all_sites}
         weights |= self._weights(decisions)
-        found = []
-        for block in range(self._depth):
-            qk, vo, fc1, fc2 = (weights[f"blocks.{block}.{kind}"] for kind in BLOCK_KINDS)
-            # Weights of an attention site are 2 x width x rank.
-            width = self._width
-            scores, values = qk / (2 * width), vo / (2 * width)
-            found.append(BlockMacs(qk + vo, scores, values, fc1 + fc2, width))
-        return found
+        return [_block_macs(block, weights) for block in self._view.blocks]
 
     def macs_beside_blocks(self, decisions: Mapping[str, Decision] | None) -> Number:
         """MACs of searched sites outside the blocks, such as the classifier; see `block_macs`."""
         weights = self._weights(decisions)
-        outside = [site for site in self.sites if site.kind not in BLOCK_KINDS]
+        classifiers = {linear.site for linear in self._view.classifiers}
+        outside = [site for site in self.sites if site.name in classifiers]
         return sum(weights[site.name] * site.tokens for site in outside)
 
     # State.
@@ -338,7 +338,8 @@ class LowRank(Searchable):
         for site in (s for s in cut if s.attention):
             # What was cut off has a row for the query bias, or none, as what it continues.
             pair = (self.model.get_submodule(site.module), modules[site.module])
-            wanted, found = (attention_heads(m, biases=biases).q.shape[1] for m in pair)
+            view = self.attentions[site.module]
+            wanted, found = (attention_factors(view, m, biases=biases).q.shape[1] for m in pair)
             require(
                 found == wanted,
                 f"model.{site.module}: a query bias",
@@ -364,7 +365,7 @@ class LowRank(Searchable):
         if site.name not in self._spectra:
             rest, metrics = self._rest.get(site.name), self._metrics.get(site.name, (None, None))
             if site.attention:
-                parts = attention_heads(module, biases=self.config.biases == "exact")
+                parts = self._factors(module, site.module)
                 spectrum = decompose_heads(parts, site.kind, rest, metrics)
             else:
                 spectrum = decompose_linear(module, rest, metrics[0])
@@ -378,14 +379,19 @@ class LowRank(Searchable):
             spectrum = self._decomposed(module, site)
             row = self._rows[site.name]
             return SupernetLinear(spectrum, largest[site.name], bias_of(module), self.mixture, row)
-        parts = attention_heads(module, biases=self.config.biases == "exact")
+        name = sites[0].module
+        parts = self._factors(module, name)
         rows: dict[str, int] = {}
         for site in sites:
             spectrum = self._decomposed(module, site)
             parts = truncate_heads(parts, site.kind, spectrum, largest[site.name])
             rows[site.kind] = self._rows[site.name]
-        scale = self.head_width**-0.5
-        return SupernetAttention(parts, scale, self.mixture, rows.get("qk"), rows.get("vo"))
+        return SupernetAttention(self.attentions[name], parts, self.mixture, rows)
+
+    def _factors(self, module: nn.Module, name: str) -> Factors:
+        """The factors of the attention of this name, of which `module` is the present form."""
+        biases = self.config.biases == "exact"
+        return attention_factors(self.attentions[name], module, biases=biases)
 
     def _committed(
         self, module: nn.Module, changed: Sequence[Site], ranks: Mapping[str, int | None]
@@ -395,7 +401,7 @@ class LowRank(Searchable):
         for site in changed:
             self._keep_rest(site, spectra[site.kind], columns[site.kind])
         if changed[0].attention:
-            return self._committed_attention(module, spectra, columns)
+            return self._committed_attention(module, changed[0].module, spectra, columns)
         (site,) = changed
         spectrum, rank = spectra[site.kind], columns[site.kind]
         factors = build_linear(module, spectrum, rank)
@@ -405,20 +411,25 @@ class LowRank(Searchable):
         return new, Move(dict(module.named_parameters()), dict(new.named_parameters()), carry)
 
     def _committed_attention(
-        self, module: nn.Module, spectra: Mapping[str, Spectrum], ranks: Mapping[str, int]
+        self,
+        module: nn.Module,
+        name: str,
+        spectra: Mapping[str, Spectrum],
+        ranks: Mapping[str, int],
     ) -> tuple[nn.Module, Move]:
-        biases = self.config.biases == "exact"
-        parts = attention_heads(module, biases=biases)
+        biases, view = self.config.biases == "exact", self.attentions[name]
+        parts = self._factors(module, name)
         for kind, spectrum in spectra.items():
             parts = truncate_heads(parts, kind, spectrum, ranks[kind])
-        new = build_attention(module, parts, self.head_width)
-        heads, width = parts.k.shape[0], value_width(module)
-        value_bias = value_bias_of(module)
+        new = build_attention(view, parts)
+        weights = {name: p.detach() for name, p in module.named_parameters()}
+        value_bias = heads_of(view, module, weights).v_bias
 
         def carry(state: Mapping[str, Tensor], power: int) -> dict[str, Tensor]:
-            moments: Heads = take_apart(state, heads, width, biases=biases)
+            heads = heads_of(view, module, state)
+            moments = factors_of(heads, biases=biases)
             if power == 1:
-                moments = without_value_bias(moments, state, value_bias)
+                moments = without_value_bias(moments, heads, value_bias)
             for kind, spectrum in spectra.items():
                 moments = carry_heads(moments, power, kind, spectrum, ranks[kind])
             return put_together(moments)
@@ -441,3 +452,18 @@ class LowRank(Searchable):
             site.name: {str(c.rank): float(logits[row, i]) for i, c in enumerate(site.candidates)}
             for row, site in enumerate(self.sites)
         }
+
+
+def _block_macs(block: BlockView, weights: Mapping[str, Any]) -> BlockMacs:
+    """What a block costs where its sites have so many weights."""
+    mlp: Any = sum(weights[linear.site] for linear in block.linears)
+    view = block.attention
+    assert view is not None, f"{block.name} has no attention by heads"
+    parts = {}
+    for kind, head in (("qk", view.head_width), ("vo", view.value_width)):
+        # A product that cannot be factorized stays dense.
+        dense = 2 * view.width * view.heads * head
+        parts[kind] = weights[f"{block.name}.{kind}"] if kind in view.products else dense
+    # Weights of an attention site are 2 x width x rank.
+    scores, values = (parts[kind] / (2 * view.width) for kind in ("qk", "vo"))
+    return BlockMacs(parts["qk"] + parts["vo"], scores, values, mlp, view.width)

@@ -1,12 +1,12 @@
 """Sites of a vision transformer and the ranks that a search may choose for each.
 
 A rank is counted over all heads together: a `qk` of rank 252 with 6 heads keeps 42 singular values
-    a head. What it costs, with D channels a token and N tokens (ComCAT, arXiv 2305.17235; biases
-    not counted):
+a head. What it costs, with D channels a token, N tokens and P query-key pairs of its own block
+(N squared without windows; ComCAT, arXiv 2305.17235; biases not counted):
 
     site             params          MACs an image
-    qk               2 D r           2 D r N + r N^2
-    vo               2 D r           2 D r N + r N^2
+    qk               2 D r           2 D r N + r P
+    vo               2 D r           2 D r N + r P
     fc1, fc2         (in + out) r    (in + out) r N
     head             (in + out) r    (in + out) r
 
@@ -22,7 +22,7 @@ from adacomcat.budget import Unit
 from adacomcat.checks import require
 from adacomcat.methods.base import Option
 from adacomcat.methods.lowrank.config import KINDS, LowRankConfig
-from adacomcat.models.timm_vit import VisionTransformerView
+from adacomcat.models.base import AttentionView, LinearView, ModelView
 from adacomcat.plan import Decision, Plan, relative_distance
 
 PAPER_MENUS = (
@@ -74,9 +74,10 @@ class Site:
         groups: heads of an attention site, else 1.
         inputs, outputs: sizes of the two sides of the product.
         full: the rank that loses nothing, over all groups.
-        tokens: rows that pass through an image; 1 for a classifier.
+        tokens: rows of an image that pass through; 1 for a classifier.
         candidates: in rising order of rank.
         times: at the candidates, where they were measured.
+        pairs: query-key pairs of an image; 0 for a linear site.
     """
 
     name: str
@@ -89,6 +90,7 @@ class Site:
     tokens: int
     candidates: tuple[Candidate, ...] = ()
     times: SiteTimes | None = None
+    pairs: int = 0
 
     @property
     def attention(self) -> bool:
@@ -114,7 +116,7 @@ class Site:
         )
         if unit == "params":
             return weights
-        scores = self.tokens**2 * rank if self.attention and rank is not None else 0
+        scores = self.pairs * rank if self.attention and rank is not None else 0
         return weights * self.tokens + scores
 
     def decision(self, unit: Unit, rank: int) -> int | None:
@@ -168,28 +170,17 @@ def ranks_of(plan: Plan) -> Mapping[str, int | None]:
     return cast(Mapping[str, int | None], plan.decisions)
 
 
-def all_sites(view: VisionTransformerView, shapes: dict[str, tuple[int, int]]) -> list[Site]:
-    """Every site of a model in the reference's order: qk, vo, fc1, fc2 of each block, then the
-    head.
+def all_sites(view: ModelView) -> list[Site]:
+    """Every site of a model in the reference's order.
 
-    Args:
-        view: the model's parts.
-        shapes: linear module -> (inputs, outputs).
+    That is qk, vo, fc1, fc2 of each block, then the classifiers.
     """
     sites: list[Site] = []
-    heads, full = view.heads, view.heads * view.head_width
-    linears = {name: (module, kind) for name, module, kind in view.linears}
-    for block in range(view.depth):
-        attention = view.attentions[block]
-        for kind in ("qk", "vo"):
-            name = f"blocks.{block}.{kind}"
-            width = view.width
-            sites.append(Site(name, kind, attention, heads, width, width, full, view.tokens))
-        for kind in ("fc1", "fc2"):
-            name = f"blocks.{block}.{kind}"
-            sites.append(_linear_site(name, linears.pop(name), shapes, view.tokens))
-    sites += [_linear_site(name, where, shapes, 1) for name, where in linears.items()]
-    return sites
+    for block in view.blocks:
+        if block.attention is not None:
+            sites += [_attention_site(block.attention, kind) for kind in block.attention.products]
+        sites += [_linear_site(linear) for linear in block.linears]
+    return sites + [_linear_site(linear) for linear in view.classifiers]
 
 
 def searched_sites(sites: Sequence[Site], config: LowRankConfig) -> list[Site]:
@@ -216,12 +207,34 @@ def searched_sites(sites: Sequence[Site], config: LowRankConfig) -> list[Site]:
     return chosen
 
 
-def _linear_site(
-    name: str, where: tuple[str, str], shapes: dict[str, tuple[int, int]], tokens: int
-) -> Site:
-    module, kind = where
-    inputs, outputs = shapes[module]
-    return Site(name, kind, module, 1, inputs, outputs, min(inputs, outputs), tokens)
+def _attention_site(view: AttentionView, kind: str) -> Site:
+    head = view.head_width if kind == "qk" else view.value_width
+    allowed = f"at most {view.width}, the width of the block"
+    require(head <= view.width, f"{view.module}: width of a head", head, allowed)
+    return Site(
+        name=f"{view.block}.{kind}",
+        kind=kind,
+        module=view.module,
+        groups=view.heads,
+        inputs=view.width,
+        outputs=view.width,
+        full=view.heads * head,
+        tokens=view.tokens,
+        pairs=view.pairs,
+    )
+
+
+def _linear_site(view: LinearView) -> Site:
+    return Site(
+        name=view.site,
+        kind=view.kind,
+        module=view.module,
+        groups=1,
+        inputs=view.inputs,
+        outputs=view.outputs,
+        full=min(view.inputs, view.outputs),
+        tokens=view.tokens,
+    )
 
 
 def _match(sites: Sequence[Site], patterns: Iterable[str], field: str) -> set[str]:

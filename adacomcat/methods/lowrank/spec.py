@@ -2,8 +2,8 @@
 
 A description is a flat mapping whose `kind` says what the rest means:
 
-    attention    width, heads, head_width (d of the dense head, for the scale of the scores),
-                 qk_rank and vo_rank (a head), query_bias, out_bias
+    attention    width, heads, head_width (d of the dense head), qk_rank and vo_rank (a head),
+                 query_bias, out_bias; scale (of the scores) where it is not d ** -0.5
     linear       inputs, outputs, rank, bias
 
 Dropout and whatever else training alone needs stays with the dense module that is replaced.
@@ -18,8 +18,9 @@ from adacomcat.checks import require, require_known
 from adacomcat.methods.lowrank.attention import LowRankAttention
 from adacomcat.methods.lowrank.linear import LowRankLinear
 from adacomcat.methods.lowrank.space import Site, all_sites
+from adacomcat.models.base import AttentionView, LinearView
+from adacomcat.models.registry import view_of
 from adacomcat.models.tensors import check_tensors
-from adacomcat.models.timm_vit import describe
 from adacomcat.plan import Plan
 
 Shape = Mapping[str, Any]
@@ -34,16 +35,16 @@ FIELDS = {
 def shape_of(module: nn.Module) -> dict[str, Any] | None:
     """The description of a factorized module; None for any other."""
     if isinstance(module, LowRankAttention):
-        queries, _, values = module.sizes
         return {
             "kind": "attention",
-            "width": module.qkv.in_features,
+            "width": module.width,
             "heads": module.num_heads,
             "head_width": module.head_dim,
-            "qk_rank": queries // module.num_heads,
-            "vo_rank": values // module.num_heads,
+            "qk_rank": module.score_width,
+            "vo_rank": module.value_width,
             "query_bias": module.q_bias is not None,
             "out_bias": module.proj.bias is not None,
+            **_scale(module.scale, module.head_dim),
         }
     if isinstance(module, LowRankLinear):
         return {
@@ -62,11 +63,14 @@ def shapes_of(model: nn.Module) -> dict[str, dict[str, Any]]:
     return {name: shape for name, shape in found.items() if shape is not None}
 
 
-def shaped(module: nn.Module, shape: Shape, field: str = "shape") -> nn.Module:
+def shaped(
+    view: AttentionView | LinearView, module: nn.Module, shape: Shape, field: str = "shape"
+) -> nn.Module:
     """A module of a description, in place of a dense one: its weights have yet to be loaded.
 
     Args:
-        module: timm's Attention or a Linear; gives device, data type, mode and dropout.
+        view: of the dense module; gives sizes, dropout and scale.
+        module: the dense module; gives device, data type and mode.
         shape: what the new module is.
         field: name of the description, for messages.
 
@@ -74,28 +78,23 @@ def shaped(module: nn.Module, shape: Shape, field: str = "shape") -> nn.Module:
         ValueError: no such description, or one that does not go with the dense module.
     """
     check_shape(shape, field)
-    attention = shape["kind"] == "attention"
-    have = ("width", "heads") if attention else ("inputs", "outputs")
-    # describe() lets no other attention through than timm's, which has these.
-    dense: Any = module
-    if attention:
-        fits = hasattr(module, "qkv")
-        sizes = (dense.qkv.in_features, dense.num_heads) if fits else ()
-    else:
-        fits = isinstance(module, nn.Linear)
-        sizes = (dense.in_features, dense.out_features) if fits else ()
-    require(fits, f"{field}.kind", shape["kind"], f"what can replace its {type(module).__name__}")
-    for name, size in zip(have, sizes, strict=True):
+    attention = isinstance(view, AttentionView)
+    replaces = f"what can replace its {type(module).__name__}"
+    require((shape["kind"] == "attention") == attention, f"{field}.kind", shape["kind"], replaces)
+    names = ("width", "heads", "head_width") if attention else ("inputs", "outputs")
+    for name in names:
+        size = getattr(view, name)
         require(shape[name] == size, f"{field}.{name}", shape[name], f"{size}, the dense module's")
     like = next(module.parameters())
     # On the meta device no random number is drawn for weights that are replaced at once.
-    if attention:
+    if isinstance(view, AttentionView):
         new: nn.Module = LowRankAttention(
             *(shape[name] for name in FIELDS["attention"][:5]),
             query_bias=shape["query_bias"],
             out_bias=shape["out_bias"],
-            attn_drop=dense.attn_drop.p,
-            proj_drop=dense.proj_drop.p,
+            scale=shape.get("scale"),
+            attn_drop=view.attn_drop,
+            proj_drop=view.proj_drop,
             device="meta",
         )
     else:
@@ -113,8 +112,12 @@ def check_shape(shape: Any, field: str) -> None:
     require(isinstance(shape, Mapping) and "kind" in shape, field, shape, "a mapping with a kind")
     require_known(str(shape["kind"]), FIELDS, f"{field}.kind")
     names = FIELDS[shape["kind"]]
-    differing = sorted(set(names) ^ (shape.keys() - {"kind"}))
+    beside = {"kind", "scale"} if shape["kind"] == "attention" else {"kind"}
+    differing = sorted(set(names) ^ (shape.keys() - beside))
     require(not differing, field, differing, f"exactly kind, {', '.join(names)}")
+    scale = shape.get("scale", 1.0)
+    sound = type(scale) is float and 0 < scale < float("inf")
+    require(sound, f"{field}.scale", scale, "a number above 0")
     for name in names:
         value = shape[name]
         if "bias" in name:
@@ -130,10 +133,17 @@ def shaped_modules(model: nn.Module, shapes: Mapping[str, Shape]) -> dict[str, n
     Raises:
         ValueError: a module that the model lacks, or a description that does not go with it.
     """
-    known = dict(model.named_modules())
-    for name in shapes:
+    if not shapes:
+        return {}
+    known, view = dict(model.named_modules()), view_of(model)
+    parts: dict[str, AttentionView | LinearView] = {**view.attentions, **view.linears}
+    new = {}
+    for name, shape in shapes.items():
         require(name in known, "modules", name, "a module of the model")
-    return {name: shaped(known[name], shape, f"modules.{name}") for name, shape in shapes.items()}
+        check_shape(shape, f"modules.{name}")
+        require(name in parts, "modules", name, "a module that can be factorized")
+        new[name] = shaped(parts[name], known[name], shape, f"modules.{name}")
+    return new
 
 
 def shape_(model: nn.Module, shapes: Mapping[str, Shape]) -> None:
@@ -166,7 +176,8 @@ def shapes_for(model: nn.Module, plan: Plan, *, biases: bool = True) -> dict[str
     Raises:
         ValueError: a site that the model lacks, or a rank that it cannot have.
     """
-    view, sites = describe(model), model_sites(model)
+    view = view_of(model)
+    sites = all_sites(view)
     names = [site.name for site in sites]
     shapes: dict[str, dict[str, Any]] = {}
     for name in plan.decisions:
@@ -185,20 +196,21 @@ def shapes_for(model: nn.Module, plan: Plan, *, biases: bool = True) -> dict[str
                 "bias": module.bias is not None,
             }
             continue
-        full = view.head_width
-        values = module.qkv.bias is not None
+        attention = view.attentions[site.module]
+        heads = attention.read(dict(module.named_parameters()))
         whole = {
             "kind": "attention",
-            "width": view.width,
-            "heads": view.heads,
-            "head_width": full,
-            "qk_rank": full,
-            "vo_rank": full,
-            "query_bias": biases and values,
-            "out_bias": biases and (values or module.proj.bias is not None),
+            "width": attention.width,
+            "heads": attention.heads,
+            "head_width": attention.head_width,
+            "qk_rank": attention.head_width,
+            "vo_rank": attention.value_width,
+            "query_bias": biases and heads.q_bias is not None,
+            "out_bias": biases and (heads.v_bias is not None or heads.out_bias is not None),
+            **_scale(attention.scale, attention.head_width),
         }
         shape = shapes.setdefault(site.module, whole)
-        shape[f"{site.kind}_rank"] = rank // view.heads
+        shape[f"{site.kind}_rank"] = rank // site.groups
     return shapes
 
 
@@ -262,7 +274,9 @@ def check_plan(model: nn.Module, plan: Plan) -> None:
 
 def model_sites(model: nn.Module) -> list[Site]:
     """Every site of a model, dense or factorized, in the reference's order."""
-    view = describe(model, (LowRankAttention, LowRankLinear))
-    modules: dict[str, Any] = {name: model.get_submodule(name) for _, name, _ in view.linears}
-    shapes = {name: (m.in_features, m.out_features) for name, m in modules.items()}
-    return all_sites(view, shapes)
+    return all_sites(view_of(model))
+
+
+def _scale(scale: float, head_width: int) -> dict[str, float]:
+    """What a description says of a scale; nothing where it is the usual one."""
+    return {} if scale == head_width**-0.5 else {"scale": scale}

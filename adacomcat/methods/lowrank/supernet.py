@@ -14,16 +14,18 @@ exact (ComCAT, arXiv 2305.17235, equation 8, computes the C products one by one)
 activations, not weights, so that no weight needs a gradient.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from adacomcat.budget import Unit
-from adacomcat.methods.lowrank.attention import Heads, attend, put_together
+from adacomcat.methods.lowrank.attention import Factors, put_together
 from adacomcat.methods.lowrank.factorize import Spectrum
 from adacomcat.methods.lowrank.space import Site
+from adacomcat.models.base import AttentionView
+from adacomcat.models.heads import HeadAttention, Heads, LinearStandIn
 
 COUNTED: tuple[Unit, ...] = ("params", "macs")
 """Units that need no measurement."""
@@ -99,7 +101,7 @@ class Mixture(nn.Module):
         return (self.weights * self.get_buffer(f"cost_{unit}")).sum(-1)
 
 
-class SupernetAttention(nn.Module):
+class SupernetAttention(HeadAttention):
     """Attention whose qk and vo products are mixtures; a site that is not searched has no gate.
 
     Dropout is left out: a search compares ranks, and noise beside the mixture's only blurs them.
@@ -111,15 +113,23 @@ class SupernetAttention(nn.Module):
     out_bias: Tensor | None
 
     def __init__(
-        self, parts: Heads, scale: float, mixture: Mixture, qk: int | None, vo: int | None
+        self, view: AttentionView, parts: Factors, mixture: Mixture, rows: Mapping[str, int]
     ) -> None:
-        """Take heads whose searched products are spectra, and the mixture's rows that gate them."""
+        """Take factors whose searched products are spectra.
+
+        Args:
+            view: of the dense attention.
+            parts: the factors.
+            mixture: gates them.
+            rows: of the mixture, for those of `qk` and `vo` that are searched.
+        """
         super().__init__()
         tensors = put_together(parts)
         self.num_heads = parts.k.shape[0]
-        self.scale = scale
+        self.head_dim = view.head_width
+        self.scale = view.scale
         self.columns = (parts.k.shape[-1], parts.v.shape[-1])
-        self.rows = (qk, vo)
+        self.rows = (rows.get("qk"), rows.get("vo"))
         self.register_buffer("qkv", tensors["qkv.weight"])
         self.register_buffer("q_bias", tensors.get("q_bias"))
         self.register_buffer("proj", tensors["proj.weight"])
@@ -127,13 +137,24 @@ class SupernetAttention(nn.Module):
         # In a list, so that the mixture is no submodule and stays out of the model's state.
         self._mixture = [mixture]
 
-    def forward(
-        self, x: Tensor, attn_mask: Tensor | None = None, is_causal: bool = False
-    ) -> Tensor:
-        q, k, v = self.project(x)
-        return self.finish(
-            attend(q, k, v, scale=self.scale, attn_mask=attn_mask, is_causal=is_causal)
-        )
+    @property
+    def width(self) -> int:
+        return self.qkv.shape[1]
+
+    @property
+    def score_width(self) -> int:
+        return self.columns[0]
+
+    @property
+    def value_width(self) -> int:
+        return self.columns[1]
+
+    @property
+    def dropout(self) -> float:
+        return 0.0
+
+    def read(self, tensors: Mapping[str, Tensor]) -> Heads:
+        raise NotImplementedError("a search has no parameters")
 
     def project(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """(B, N, D) -> gated queries, keys and values, each (B, N, H, its columns)."""
@@ -157,7 +178,7 @@ class SupernetAttention(nn.Module):
         return x * self._mixture[0].gates[row, : self.columns[site]].to(x.dtype)
 
 
-class SupernetLinear(nn.Module):
+class SupernetLinear(LinearStandIn):
     """A linear layer as one gated product: (B, ..., I) -> (B, ..., O)."""
 
     first: Tensor
@@ -171,6 +192,7 @@ class SupernetLinear(nn.Module):
         self.register_buffer("first", spectrum.left[0, :, :columns].mT.contiguous())
         self.register_buffer("last", spectrum.right[0, :, :columns].contiguous())
         self.register_buffer("bias", None if bias is None else bias.detach())
+        self.in_features, self.out_features = self.first.shape[1], self.last.shape[0]
         self.row = row
         # In a list, so that the mixture is no submodule and stays out of the model's state.
         self._mixture = [mixture]

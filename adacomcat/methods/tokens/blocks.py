@@ -16,16 +16,6 @@ import torch
 from torch import Tensor, nn
 
 from adacomcat.checks import require
-from adacomcat.methods.tokens.attention import (
-    Block,
-    add_attention,
-    add_mlp,
-    attend,
-    dropout,
-    finish,
-    mixer,
-    project,
-)
 from adacomcat.methods.tokens.compress import (
     Match,
     Move,
@@ -41,11 +31,12 @@ from adacomcat.methods.tokens.compress import (
     sources,
     take,
 )
-from adacomcat.methods.tokens.form import TokenForm
 from adacomcat.methods.tokens.rates import Rates, Step
+from adacomcat.models.base import TokenSequence
+from adacomcat.models.heads import BlockContainer, attend
 
 
-class TokenBlocks(nn.Sequential):
+class TokenBlocks(BlockContainer):
     """Blocks that leave fewer tokens than they take: (B, T, C) -> (B, N', C).
 
     It stands where the model had its blocks and holds the same ones under the same names. Where the
@@ -60,9 +51,9 @@ class TokenBlocks(nn.Sequential):
 
     def __init__(
         self,
-        blocks: Iterable[Block],
+        blocks: Iterable[nn.Module],
         rates: Rates,
-        form: TokenForm,
+        form: TokenSequence,
         sizes: Literal["exact", "reference"] = "exact",
     ) -> None:
         """Take the blocks as they are.
@@ -111,38 +102,55 @@ class TokenBlocks(nn.Sequential):
         assert x.shape[1] == self.form.tokens
         sizes: Tensor | None = None
         moves: list[Move | None] = []
-        blocks: Iterable[Block] = self
-        for block, step in zip(blocks, self.steps, strict=True):
+        halves = self.form.steps
+        for block, step in zip(self, self.steps, strict=True):
             move = None
             if step.compresses:
                 x, scores = self._attended(block, x, sizes)
                 x, sizes, move = self._compressed(x, sizes, scores, step)
-                x = add_mlp(block, x)
+                x = halves.add_mlp(block, x)
             elif sizes is None:
                 x = block(x)
             else:
-                attention = mixer(block)
-                q, k, v = project(attention, block.norm1(x))
-                heads = attend(attention, q, k, v, size_bias(sizes, q.dtype))
-                x = add_mlp(block, add_attention(block, x, finish(attention, heads)))
+                q, k, v = halves.project(block, x)
+                heads = self._heads(block, q, k, v, size_bias(sizes, q.dtype))
+                x = halves.add_attention(block, x, halves.finish(block, heads))
+                x = halves.add_mlp(block, x)
             moves.append(move)
         return x, sizes, moves
 
-    def _attended(self, block: Block, x: Tensor, sizes: Tensor | None) -> tuple[Tensor, Tensor]:
+    def _attended(self, block: nn.Module, x: Tensor, sizes: Tensor | None) -> tuple[Tensor, Tensor]:
         """Tokens after the attention of a block, and their importance (B, N)."""
-        attention = mixer(block)
-        q, k, v = project(attention, block.norm1(x))
-        scoring = self.form.scoring
+        halves, scoring = self.form.steps, self.form.scoring
+        q, k, v = halves.project(block, x)
+        scale = halves.scale(block)
         if scoring:
-            rows = attention_rows(q[:, :, :scoring].detach(), k.detach(), attention.scale, sizes)
+            rows = attention_rows(q[:, :, :scoring].detach(), k.detach(), scale, sizes)
             bias = None if sizes is None else size_bias(sizes, q.dtype)
-            heads = attend(attention, q, k, v, bias)
+            heads = self._heads(block, q, k, v, bias)
         else:
             # The whole matrix is needed, which fused attention does not give.
-            rows = attention_rows(q, k, attention.scale, sizes)
-            dropped = nn.functional.dropout(rows, dropout(attention))
+            rows = attention_rows(q, k, scale, sizes)
+            dropped = nn.functional.dropout(rows, halves.dropout(block))
             heads = dropped.to(v.dtype) @ v
-        return add_attention(block, x, finish(attention, heads)), importance(rows.detach())
+        x = halves.add_attention(block, x, halves.finish(block, heads))
+        return x, importance(rows.detach())
+
+    def _heads(
+        self, block: nn.Module, q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None
+    ) -> Tensor:
+        """Fused attention of a block's heads, (B, H, N, e).
+
+        Args:
+            block: whose scale and dropout count.
+            q, k: (B, H, N, d).
+            v: (B, H, N, e).
+            bias: added to the scores, (B, 1, 1, N) in the type of `q`.
+        """
+        scale, dropped = self.form.steps.scale(block), self.form.steps.dropout(block)
+        q, k, v = (t.transpose(1, 2) for t in (q, k, v))
+        heads = attend(q, k, v, scale=scale, attn_mask=bias, dropout_p=dropped)
+        return heads.transpose(1, 2)
 
     def _compressed(
         self, x: Tensor, sizes: Tensor | None, scores: Tensor, step: Step
@@ -164,12 +172,12 @@ class TokenBlocks(nn.Sequential):
         return x, sizes, Move(rows, found.target, fixed)
 
 
-def fixed_rows(form: TokenForm) -> int:
+def fixed_rows(form: TokenSequence) -> int:
     """Tokens in front, by importance, that take in no other."""
     return form.prefix + 1 if form.merges_only else form.prefix
 
 
-def check_rates(rates: Rates, form: TokenForm) -> None:
+def check_rates(rates: Rates, form: TokenSequence) -> None:
     """Whether a model of this form can have these rates.
 
     Raises:

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from adacomcat.methods.tokens.blocks import fixed_rows
-from adacomcat.methods.tokens.form import TokenForm
+from adacomcat.models.base import TokenSequence
 
 ROUNDING = 1e-4
 """Tokens by which an expected count may exceed an integer and still be that integer."""
@@ -40,7 +40,7 @@ class Counts(nn.Module):
     patches: Tensor
     reach: Tensor
 
-    def __init__(self, sites: int, form: TokenForm, granularity: int) -> None:
+    def __init__(self, sites: int, form: TokenSequence, granularity: int) -> None:
         super().__init__()
         fewest = fixed_rows(form) - form.prefix + 1
         self.candidates = tuple(range(form.patches, fewest - 1, -granularity))

@@ -10,19 +10,16 @@ DiffRate (arXiv 2305.17997, section 3.3, equation 8).
 import functools
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import accumulate
-from typing import Any, Literal
+from typing import Literal
 
 import torch
-from timm.models.metaformer import Attention, MetaFormer
 from torch import Tensor, nn
 
-from adacomcat.methods.tokens.attention import mixer
 from adacomcat.methods.tokens.blocks import fixed_rows
 from adacomcat.methods.tokens.counts import through
-from adacomcat.methods.tokens.form import TokenForm
 from adacomcat.methods.tokens.rates import Step
-from adacomcat.models.token_forms import COMPRESSED
+from adacomcat.models.base import TokenSequence
+from adacomcat.models.registry import family_of
 
 Number = int | float | Tensor
 MinGradient = Literal["active", "both"]
@@ -50,27 +47,24 @@ class BlockCost:
     width: int
 
 
-def block_costs(model: nn.Module, form: TokenForm) -> list[BlockCost]:
+def block_costs(model: nn.Module, form: TokenSequence) -> list[BlockCost]:
     """Read the costs off a model's blocks, dense or low-rank ones."""
     costs = []
     for block in model.get_submodule(form.container).children():
-        attention = mixer(block)
-        assert isinstance(block.mlp, nn.Module)
-        values = attention.proj.in_features
-        scores = (attention.qkv.out_features - values) // 2
+        scores, values = form.steps.widths(block)
         costs.append(
             BlockCost(
-                linear=_weights(attention),
+                linear=_weights(form.steps.attention(block)),
                 square=scores + values,
-                mlp=_weights(block.mlp),
+                mlp=_weights(form.steps.mlp(block)),
                 score=form.scoring * scores,
-                width=attention.proj.out_features,
+                width=form.width,
             )
         )
     return costs
 
 
-def count(costs: Sequence[BlockCost], steps: Sequence[Step], form: TokenForm) -> Number:
+def count(costs: Sequence[BlockCost], steps: Sequence[Step], form: TokenSequence) -> Number:
     """MACs of all blocks at these counts; exact where the costs are integers."""
     works = [
         _work(cost, step.before, step.pruned, step.after, form)
@@ -81,7 +75,7 @@ def count(costs: Sequence[BlockCost], steps: Sequence[Step], form: TokenForm) ->
 
 def expected(
     costs: Sequence[BlockCost],
-    form: TokenForm,
+    form: TokenSequence,
     kept: Tensor,
     places: Places,
     min_gradient: MinGradient,
@@ -129,18 +123,17 @@ def by_width(costs: Sequence[BlockCost]) -> list[BlockCost]:
     return [BlockCost(4 * width**2, 2 * width, 8 * width**2, 0, 0) for width in widths]
 
 
-def published(model: nn.Module, form: TokenForm, steps: Sequence[Step]) -> int:
+def published(model: nn.Module, form: TokenSequence, steps: Sequence[Step]) -> int:
     """MACs of a whole model by the formula of the paper, by which published rates are named.
 
     Class tokens count as patches in the patch embedding; a CAFormer's grids halve evenly.
     """
     blocks = count(by_width(block_costs(model, form)), steps, form)
-    rest = _caformer_rest if isinstance(model, MetaFormer) else _vision_transformer_rest
-    return int(blocks) + rest(model, form)
+    return int(blocks) + family_of(model).macs_outside_by_width(model, form)
 
 
 def _work(
-    cost: BlockCost, before: Number, pruned: Number, after: Number, form: TokenForm
+    cost: BlockCost, before: Number, pruned: Number, after: Number, form: TokenSequence
 ) -> Number:
     """MACs of one block; with tensors the device is never asked for a value."""
     taking = after - fixed_rows(form)
@@ -154,29 +147,3 @@ def _work(
 def _weights(module: nn.Module) -> int:
     """Elements of all matrices of linear layers."""
     return sum(m.weight.numel() for m in module.modules() if isinstance(m, nn.Linear))
-
-
-def _vision_transformer_rest(model: Any, form: TokenForm) -> int:
-    embedding = model.patch_embed.proj.weight.numel()
-    return int(form.tokens * embedding + model.embed_dim * model.num_classes)
-
-
-def _caformer_rest(model: Any, form: TokenForm) -> int:
-    """Convolutions, and the blocks outside the container."""
-    convolutions = [model.stem.conv] + [
-        getattr(stage.downsample, "conv", None) for stage in model.stages[1:]
-    ]
-    # Where two stages are of the same width timm does not downsample.
-    halvings = list(accumulate(int(conv is not None) for conv in convolutions))
-    total = 0
-    for index, (stage, conv) in enumerate(zip(model.stages, convolutions, strict=True)):
-        tokens = form.patches * 4 ** halvings[COMPRESSED] // 4 ** halvings[index]
-        total += 0 if conv is None else tokens * conv.weight.numel()
-        if index == COMPRESSED:
-            continue
-        width = stage.blocks[0].mlp.fc1.weight.shape[1]
-        attends = isinstance(stage.blocks[0].token_mixer, Attention)
-        # Attention's two products, or a convolution over 7 x 7 of twice the width.
-        mixing = 2 * tokens * width if attends else 2 * 7 * 7 * width
-        total += len(stage.blocks) * tokens * (12 * width**2 + mixing)
-    return total + 8 * model.num_features * model.num_classes

@@ -16,14 +16,14 @@ from adacomcat.methods.base import Option, ParameterMap, Proposal, Searchable
 from adacomcat.methods.tokens.blocks import TokenBlocks, check_rates
 from adacomcat.methods.tokens.config import DiffRateConfig
 from adacomcat.methods.tokens.counts import Counts
-from adacomcat.methods.tokens.form import TokenForm
 from adacomcat.methods.tokens.macs import BlockCost, block_costs, by_width, count, expected
 from adacomcat.methods.tokens.rates import Rates
 from adacomcat.methods.tokens.supernet import SearchBlocks
 from adacomcat.methods.tokens.uniform import scaled, uniform
+from adacomcat.models.base import TokenSequence
+from adacomcat.models.plain import require_dense
+from adacomcat.models.registry import family_of
 from adacomcat.models.tensors import check_tensors
-from adacomcat.models.timm_vit import input_shape
-from adacomcat.models.token_forms import describe_tokens
 from adacomcat.plan import Decision, Plan, relative_distance
 
 Decisions = dict[str, int | None]
@@ -69,7 +69,9 @@ class DiffRate(Searchable):
         """
         self.model = model
         self.config = config
-        self.form = describe_tokens(model)
+        family = family_of(model)
+        require_dense(model)
+        self.form = family.tokens(model)
         self.kinds = _kinds(self.form, config)
         free = _free_blocks(self.form, config)
         self.rows = {
@@ -84,7 +86,7 @@ class DiffRate(Searchable):
         self.costs: Sequence[BlockCost] = block_costs(model, self.form)
         """Of each block of the dense model, or as `counting` sets them."""
         self.plan: Plan | None = None
-        self._dense_macs = count_macs(model, input_shape(model))
+        self._dense_macs = count_macs(model, family.input_shape(model))
         self._held: nn.Module | None = None
         self._frozen: list[nn.Parameter] = []
 
@@ -306,14 +308,14 @@ class DiffRate(Searchable):
         return {s: dict(zip(names, logits[row], strict=True)) for s, row in self.rows.items()}
 
 
-def _kinds(form: TokenForm, config: DiffRateConfig) -> tuple[str, ...]:
+def _kinds(form: TokenSequence, config: DiffRateConfig) -> tuple[str, ...]:
     kinds = [] if form.merges_only or not config.prune else ["prune"]
     kinds += ["merge"] if config.merge else []
     require(bool(kinds), "method.merge", config.merge, "true: this model can only merge tokens")
     return tuple(kinds)
 
 
-def _free_blocks(form: TokenForm, config: DiffRateConfig) -> list[int]:
+def _free_blocks(form: TokenSequence, config: DiffRateConfig) -> list[int]:
     """Blocks that may drop tokens."""
     fixed = config.fixed_blocks
     if fixed is None:

@@ -16,13 +16,11 @@ from typing import Any
 from torch import nn
 
 from adacomcat.checks import require, require_known
-from adacomcat.methods.lowrank.attention import LowRankAttention
-from adacomcat.methods.lowrank.linear import LowRankLinear
 from adacomcat.methods.tokens.blocks import TokenBlocks, check_rates
 from adacomcat.methods.tokens.config import DiffRateConfig
-from adacomcat.methods.tokens.form import TokenForm
 from adacomcat.methods.tokens.rates import Rates
-from adacomcat.models.token_forms import describe_tokens
+from adacomcat.models.base import TokenSequence
+from adacomcat.models.registry import tokens_of
 from adacomcat.plan import Plan
 
 Shape = Mapping[str, Any]
@@ -101,13 +99,13 @@ def shapes_for(model: nn.Module, rates: Rates, sizes: str = "exact") -> dict[str
     return {form.container: _described(rates, sizes)}
 
 
-def form_of(model: nn.Module) -> TokenForm:
+def form_of(model: nn.Module) -> TokenSequence:
     """Where the tokens of a model run, compressed or not, its weights of low rank or not.
 
     Raises:
         ValueError: a model that cannot drop tokens.
     """
-    return describe_tokens(model, (LowRankAttention, LowRankLinear))
+    return tokens_of(model)
 
 
 def rates_of(model: nn.Module) -> Rates:

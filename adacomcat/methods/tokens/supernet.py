@@ -17,15 +17,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from adacomcat.methods.tokens.attention import (
-    Block,
-    add_attention,
-    add_mlp,
-    dropout,
-    finish,
-    mixer,
-    project,
-)
 from adacomcat.methods.tokens.blocks import fixed_rows
 from adacomcat.methods.tokens.compress import (
     SizeRule,
@@ -39,8 +30,9 @@ from adacomcat.methods.tokens.compress import (
 )
 from adacomcat.methods.tokens.config import DiffRateConfig
 from adacomcat.methods.tokens.counts import Counts, through
-from adacomcat.methods.tokens.form import TokenForm
 from adacomcat.methods.tokens.macs import Places
+from adacomcat.models.base import TokenSequence
+from adacomcat.models.heads import BlockContainer
 
 EPSILON = 1e-6
 """Weight of attention that is spread over all keys, dead ones too, so that no row is empty."""
@@ -66,7 +58,7 @@ class State(NamedTuple):
     heir: Tensor
 
 
-class SearchBlocks(nn.Sequential):
+class SearchBlocks(BlockContainer):
     """Blocks that drop tokens by masks at the counts of a search: (B, T, C) -> (B, T, C).
 
     It stands where the model had its blocks and holds the same ones under the same names. Where the
@@ -75,9 +67,9 @@ class SearchBlocks(nn.Sequential):
 
     def __init__(
         self,
-        blocks: Iterable[Block],
+        blocks: Iterable[nn.Module],
         counts: Counts,
-        form: TokenForm,
+        form: TokenSequence,
         config: DiffRateConfig,
         places: Places,
     ) -> None:
@@ -112,8 +104,9 @@ class SearchBlocks(nn.Sequential):
             yield state
 
     def _after(
-        self, block: Block, prune_row: int | None, merge_row: int | None, state: State
+        self, block: nn.Module, prune_row: int | None, merge_row: int | None, state: State
     ) -> State:
+        halves = self.form.steps
         pruned, merged = self._kept(prune_row), self._kept(merge_row)
         if min(pruned, merged) < state.live:
             x, scores = self._attended(block, state)
@@ -122,9 +115,9 @@ class SearchBlocks(nn.Sequential):
                 state = self._dropped(state, prune_row, pruned)
             if merged < state.live:
                 state = self._dropped(self._merged(state, merged), merge_row, merged)
-            x = add_mlp(block, state.x)
+            x = halves.add_mlp(block, state.x)
         elif state.live < self.form.tokens:
-            x = add_mlp(block, self._attended(block, state)[0])
+            x = halves.add_mlp(block, self._attended(block, state)[0])
         else:
             x = block(state.x)
         return state._replace(x=x)
@@ -132,14 +125,14 @@ class SearchBlocks(nn.Sequential):
     def _kept(self, row: int | None) -> int:
         return self.form.tokens if row is None else self._counts[0].counts()[row]
 
-    def _attended(self, block: Block, state: State) -> tuple[Tensor, Tensor]:
+    def _attended(self, block: nn.Module, state: State) -> tuple[Tensor, Tensor]:
         """Tokens after the attention of a block, and their importance (B, T)."""
-        attention = mixer(block)
-        q, k, v = project(attention, block.norm1(state.x))
+        halves = self.form.steps
+        q, k, v = halves.project(block, state.x)
         masked = _bounded_attention if self.bounded else _reference_attention
-        rows = masked(q * attention.scale, k, state)
-        heads = F.dropout(rows, dropout(attention)).to(v.dtype) @ v
-        x = add_attention(block, state.x, finish(attention, heads))
+        rows = masked(q * halves.scale(block), k, state)
+        heads = F.dropout(rows, halves.dropout(block)).to(v.dtype) @ v
+        x = halves.add_attention(block, state.x, halves.finish(block, heads))
         return x, importance(rows.detach()[:, :, : self.scoring or state.live])
 
     def _sorted(self, state: State, scores: Tensor) -> State:

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Mapping, Sequence
 
 from adacomcat.checks import require
-from adacomcat.methods.tokens.form import TokenForm
+from adacomcat.models.base import TokenSequence
 
 Decisions = dict[str, int | None]
 Cost = Callable[[Mapping[str, int | None]], int]
@@ -11,7 +11,7 @@ HALVINGS = 40
 
 
 def scaled(
-    patches: Mapping[str, float], least: int, form: TokenForm, cost: Cost, target: float
+    patches: Mapping[str, float], least: int, form: TokenSequence, cost: Cost, target: float
 ) -> Decisions:
     """Counts in the proportions of the expected ones, as many as the target allows.
 
@@ -50,7 +50,7 @@ def scaled(
 
 
 def uniform(
-    sites: Sequence[str], least: int, form: TokenForm, cost: Cost, target: float
+    sites: Sequence[str], least: int, form: TokenSequence, cost: Cost, target: float
 ) -> Decisions:
     """Every block with a site keeps the same share of the patches that reach it.
 

@@ -14,7 +14,7 @@ from adacomcat.io.directory import read_config, read_plan
 from adacomcat.methods.lowrank.config import LowRankConfig
 from adacomcat.methods.lowrank.method import LowRank
 from adacomcat.methods.lowrank.spec import plan_of
-from adacomcat.models.timm_vit import create_model, input_shape
+from adacomcat.models.registry import create_model, input_shape
 from adacomcat.plan import Plan
 from adacomcat.testing.models import draw_parameters_
 

@@ -19,7 +19,7 @@ from adacomcat.methods.lowrank.spec import plan_of as ranks_of
 from adacomcat.methods.specs import check_plan, plan_of, shape_, shapes_of, table
 from adacomcat.methods.tokens import spec as tokens
 from adacomcat.methods.tokens.rates import Rates
-from adacomcat.models.timm_vit import create_model, input_shape
+from adacomcat.models.registry import create_model, input_shape
 from adacomcat.plan import Plan
 from adacomcat.testing.models import draw_parameters_, tiny_caformer, tiny_images
 

@@ -14,7 +14,7 @@ from adacomcat.config import ModelConfig
 from adacomcat.methods.lowrank.config import LowRankConfig
 from adacomcat.methods.lowrank.linear import LowRankLinear
 from adacomcat.methods.lowrank.method import LowRank
-from adacomcat.models.timm_vit import create_model
+from adacomcat.models.registry import create_model
 from adacomcat.plan import Plan
 from adacomcat.testing.models import draw_parameters_, tiny_images
 

@@ -9,8 +9,8 @@ from adacomcat.config import ModelConfig
 from adacomcat.cost import count_macs
 from adacomcat.methods.tokens.blocks import TokenBlocks
 from adacomcat.methods.tokens.rates import Rates
-from adacomcat.models.timm_vit import create_model, creation, describe, input_shape
-from adacomcat.models.token_forms import describe_tokens
+from adacomcat.models.base import LinearView
+from adacomcat.models.registry import create_model, family_of, input_shape, tokens_of, view_of
 from adacomcat.testing.models import draw_parameters_, tiny_caformer, tiny_images, tiny_vit
 
 SIZES = {"num_classes": 10, "in_chans": 1, "image_size": 16}
@@ -44,7 +44,7 @@ def test_options_win_over_the_data():
         (
             "resnet18",
             {},
-            r"model\.name: got 'resnet18', .*transformer, deit, metaformer; .*of resnet",
+            r"model\.name: got 'resnet18', .*timm ViT, timm MetaFormer \(timm has it in resnet\)",
         ),
         ("caformer_s18", {"patch_size": 5}, r"model\.options\.patch_size: got 5, .*16"),
     ],
@@ -60,15 +60,23 @@ def test_a_width_that_the_models_own_heads_do_not_divide():
 
 
 def test_describe_names_the_parts():
-    view = describe(tiny_vit("deit_tiny_distilled_patch16_224"))
-    assert (view.width, view.heads, view.head_width, view.depth) == (32, 4, 8, 2)
-    assert view.tokens == 16 + 2
-    assert view.attentions == ("blocks.0.attn", "blocks.1.attn")
-    assert view.linears[:2] == (
-        ("blocks.0.fc1", "blocks.0.mlp.fc1", "fc1"),
-        ("blocks.0.fc2", "blocks.0.mlp.fc2", "fc2"),
+    view = view_of(tiny_vit("deit_tiny_distilled_patch16_224"))
+    assert [block.name for block in view.blocks] == ["blocks.0", "blocks.1"]
+    for block in view.blocks:
+        attention = block.attention
+        assert (block.width, block.tokens) == (attention.width, attention.tokens) == (32, 18)
+        assert attention.module == f"{block.name}.attn" and attention.pairs == 18**2
+        assert (attention.heads, attention.head_width, attention.value_width) == (4, 8, 8)
+        assert (attention.scale, attention.between) == (8**-0.5, "nothing")
+        assert attention.products == ("qk", "vo")
+        assert block.linears == (
+            LinearView(f"{block.name}.fc1", f"{block.name}.mlp.fc1", "fc1", 32, 128, 18),
+            LinearView(f"{block.name}.fc2", f"{block.name}.mlp.fc2", "fc2", 128, 32, 18),
+        )
+    assert view.classifiers == (
+        LinearView("head", "head", "head", 32, 10, 1),
+        LinearView("head_dist", "head_dist", "head", 32, 10, 1),
     )
-    assert view.linears[-2:] == (("head", "head", "head"), ("head_dist", "head_dist", "head"))
 
 
 @pytest.mark.parametrize(
@@ -86,7 +94,7 @@ def test_tokens_are_those_that_the_blocks_see(name, options):
     seen = []
     model.blocks[0].register_forward_pre_hook(lambda module, inputs: seen.append(inputs[0].shape))
     model(torch.zeros(1, 3, 16, 16))
-    assert describe(model).tokens == seen[0][1]
+    assert [block.tokens for block in view_of(model).blocks] == [seen[0][1]] * 2
 
 
 def resnet():
@@ -125,18 +133,18 @@ UNSUPPORTED = {
 def test_what_is_not_supported_is_named(what):
     build, message = UNSUPPORTED[what]
     with pytest.raises(ValueError, match=message):
-        describe(build())
+        view_of(build())
 
 
 def test_a_late_block_is_looked_at_too():
     model = tiny_vit()
     model.blocks[1].attn.gate = torch.nn.Linear(32, 32)
     with pytest.raises(ValueError, match=r"blocks\.1\.attn\.gate: got 'Linear', allowed: no gate"):
-        describe(model)
+        view_of(model)
     model = tiny_vit()
     model.blocks[1].mlp.fc2 = torch.nn.Conv2d(128, 32, 1)
     with pytest.raises(ValueError, match=r"blocks\.1\.mlp\.fc2: got 'Conv2d', allowed: Linear"):
-        describe(model)
+        view_of(model)
 
 
 # CAFormer, which takes images of any size.
@@ -154,7 +162,7 @@ def caformer():
 def test_a_caformer_knows_its_images(caformer):
     assert input_shape(caformer) == (3, 32, 32)
     options = {"num_classes": 5, "in_chans": 3, "drop_path_rate": 0.1}
-    assert creation(caformer) == ("caformer_s18", options)
+    assert family_of(caformer).creation(caformer) == ("caformer_s18", options)
     assert caformer(tiny_images(2, side=32)).shape == (2, 5)
 
 
@@ -162,7 +170,7 @@ def test_what_a_caformer_was_made_from_is_read_off_it():
     with torch.device("meta"):
         model = timm.create_model("caformer_s18", num_classes=7, in_chans=1, global_pool="max")
         options = {"num_classes": 7, "in_chans": 1, "global_pool": "max"}
-        assert creation(model) == ("caformer_s18", options)
+        assert family_of(model).creation(model) == ("caformer_s18", options)
         again = timm.create_model("caformer_s18", **options)
     assert repr(again) == repr(model)
     assert input_shape(model) == (1, 224, 224)
@@ -170,13 +178,13 @@ def test_what_a_caformer_was_made_from_is_read_off_it():
 
 def test_a_caformer_is_not_factorized():
     with pytest.raises(ValueError, match="model: got 'MetaFormer', allowed: timm's VisionTransfor"):
-        describe(tiny_caformer())
+        view_of(tiny_caformer())
 
 
 @pytest.mark.parametrize("kept", [None, 3])
 @torch.no_grad()
 def test_a_caformer_is_saved_and_loaded(caformer, tmp_path, kept):
-    form, images = describe_tokens(caformer), tiny_images(2, side=32)
+    form, images = tokens_of(caformer), tiny_images(2, side=32)
     held = caformer.stages[2].blocks
     if kept is not None:
         rates = Rates((None,) * form.depth, (None, kept) + (None,) * (form.depth - 2))

@@ -10,7 +10,7 @@ from safetensors.torch import save_file
 from adacomcat.config import DataConfig, DenseConfig, ModelConfig, PhaseConfig, TrialConfig
 from adacomcat.data import build_splits
 from adacomcat.files import sha256_file
-from adacomcat.models.timm_vit import create_model
+from adacomcat.models.registry import create_model
 from adacomcat.models.weights import load_dense_weights_, weights_identity
 from adacomcat.testing.models import draw_parameters_, tiny_images, tiny_vit
 from adacomcat.training import dense_model

@@ -7,7 +7,7 @@ import timm
 import torch
 
 from adacomcat.config import DenseConfig, ModelConfig
-from adacomcat.models.timm_vit import create_model
+from adacomcat.models.registry import create_model
 from adacomcat.models.weights import load_dense_weights_
 from adacomcat.testing.models import draw_parameters_, tiny_caformer, tiny_vit
 

@@ -8,14 +8,15 @@ from timm.layers import Attention
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from adacomcat.methods.lowrank.attention import (
-    attend,
-    attention_heads,
+    attention_factors,
     build_attention,
     decompose_heads,
+    factors_of,
     put_together,
-    take_apart,
     truncate_heads,
 )
+from adacomcat.models.heads import HeadAttention, attend
+from adacomcat.models.timm_base import fused_view, stand_in_view
 from adacomcat.testing.models import draw_parameters_
 
 WIDTH, HEADS, HEAD_WIDTH = 24, 3, 8
@@ -27,15 +28,19 @@ def dense(heads=HEADS, **options):
     return attention.eval()
 
 
+def view_of(module):
+    look = stand_in_view if isinstance(module, HeadAttention) else fused_view
+    return look(module, "blocks.0", "blocks.0.attn", 7)
+
+
 def low_rank(module, *, qk=None, vo=None, biases=True):
     """The module at ranks a head; None leaves a product as it is."""
-    parts = attention_heads(module, biases=biases)
+    parts = attention_factors(view_of(module), module, biases=biases)
     for kind, rank in (("qk", qk), ("vo", vo)):
         if rank is not None:
             spectrum = decompose_heads(parts, kind, None, (None, None))
             parts = truncate_heads(parts, kind, spectrum, rank)
-    head_width = getattr(module, "head_dim", HEAD_WIDTH)
-    return build_attention(module, parts, head_width).eval()
+    return build_attention(view_of(module), parts).eval()
 
 
 def images(seed=0):
@@ -131,13 +136,13 @@ def test_one_product_alone_leaves_the_other_bit_for_bit():
 def test_new_parameters_share_no_memory_with_the_old(heads, ranks):
     module = dense(heads)
     before = [p.detach().clone() for p in module.parameters()]
-    parts = attention_heads(module, biases=True)
+    parts = attention_factors(view_of(module), module, biases=True)
     spectra = {}
     for kind, rank in ranks.items():
         spectra[kind] = decompose_heads(parts, kind, None, (None, None))
         parts = truncate_heads(parts, kind, spectra[kind], rank // heads)
     kept = [t.clone() for s in spectra.values() for t in (s.left, s.right)]
-    new = build_attention(module, parts, WIDTH // heads)
+    new = build_attention(view_of(module), parts)
     with torch.no_grad():
         for parameter in new.parameters():
             parameter.zero_()
@@ -148,7 +153,7 @@ def test_new_parameters_share_no_memory_with_the_old(heads, ranks):
 def test_taking_apart_and_putting_together():
     module = low_rank(dense(), qk=3, vo=5)
     tensors = {name: p.detach() for name, p in module.named_parameters()}
-    again = put_together(take_apart(tensors, HEADS, 5, biases=True))
+    again = put_together(factors_of(module.read(tensors), biases=True))
     assert again.keys() == tensors.keys()
     assert all(torch.equal(again[name], tensors[name]) for name in tensors)
 

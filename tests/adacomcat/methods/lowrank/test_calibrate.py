@@ -72,7 +72,7 @@ def product_of(site, module):
 def test_metrics_are_the_moments_of_what_the_sites_see():
     model = tiny_vit()
     method = LowRank(model, LowRankConfig())
-    metrics = input_metrics(model, method.sites, IMAGES.split(16), biases=True)
+    metrics = input_metrics(model, method.sites, method.attentions, IMAGES.split(16), biases=True)
     seen = inputs_of(model, IMAGES)
     for site in method.sites:
         for factor, rows in zip(metrics[site.name], rows_of(site, seen, 4), strict=True):

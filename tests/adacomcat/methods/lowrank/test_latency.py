@@ -317,10 +317,14 @@ def test_what_is_measured_is_what_a_commit_makes_and_a_model_feeds(name, monkeyp
     def remember(module, inputs, outputs):
         seen[module] = (inputs[0].shape, outputs.shape)
 
-    for module in model.modules():
-        if isinstance(module, nn.Linear) or hasattr(module, "qkv"):
-            module.register_forward_hook(remember)
+    hooks = [
+        module.register_forward_hook(remember)
+        for module in model.modules()
+        if isinstance(module, nn.Linear) or hasattr(module, "qkv")
+    ]
     expected = model(images)
+    for hook in hooks:
+        hook.remove()
     assert torch.equal(calls["model"](), expected)
     names = {"model", "attention", "fc1", "fc2", "head"}
     for site in method.sites:

@@ -21,6 +21,7 @@ from adacomcat.methods.lowrank.spec import (
     shapes_for,
     shapes_of,
 )
+from adacomcat.models.registry import view_of
 from adacomcat.plan import Plan
 from adacomcat.testing.models import tiny_images, tiny_vit
 
@@ -76,10 +77,16 @@ def test_a_whole_side_of_an_attention_counts_as_its_full_rank():
     assert shapes_of(tiny_vit()) == {}
 
 
+def part(model, name):
+    view = view_of(model)
+    return {**view.attentions, **view.linears}[name]
+
+
 def test_dropout_mode_and_type_come_from_the_dense_module():
-    dense = tiny_vit(attn_drop_rate=0.3, proj_drop_rate=0.2).double().train().blocks[0].attn
+    model = tiny_vit(attn_drop_rate=0.3, proj_drop_rate=0.2).double().train()
+    dense = model.blocks[0].attn
     shape = shape_of(committed().model.blocks[0].attn)
-    module = shaped(dense, shape)
+    module = shaped(part(model, "blocks.0.attn"), dense, shape)
     assert (module.attn_drop.p, module.proj_drop.p) == (0.3, 0.2)
     assert module.training and module.qkv.weight.dtype == torch.float64
 
@@ -122,7 +129,8 @@ def attention(**changes):
 )
 def test_a_wrong_description_is_named(name, shape, message):
     with pytest.raises(ValueError, match=message):
-        shaped(tiny_vit().get_submodule(name), shape)
+        model = tiny_vit()
+        shaped(part(model, name), model.get_submodule(name), shape)
 
 
 def test_a_wrong_module_leaves_the_model_as_it_was():

@@ -119,6 +119,7 @@ def sites(*ranks, groups=2):
             16,
             5,
             tuple(Candidate(rank, rank + 1) for rank in menu),
+            pairs=25,
         )
         for i, menu in enumerate(ranks)
     ]

@@ -16,9 +16,10 @@ from adacomcat.methods.lowrank.config import LowRankConfig
 from adacomcat.methods.lowrank.linear import LowRankLinear
 from adacomcat.methods.lowrank.method import LowRank
 from adacomcat.methods.tokens.blocks import TokenBlocks
-from adacomcat.methods.tokens.form import TokenForm
 from adacomcat.methods.tokens.rates import Rates
-from adacomcat.models.token_forms import describe_tokens
+from adacomcat.models.base import TokenSequence
+from adacomcat.models.registry import tokens_of
+from adacomcat.models.timm_metaformer import MetaFormerSteps
 from adacomcat.plan import Plan
 from adacomcat.testing.models import draw_parameters_, tiny_images, tiny_vit
 
@@ -57,7 +58,7 @@ def dense(kind="class token"):
 
 def compressed(model, rates, sizes="exact", *, factorized=False):
     model = copy.deepcopy(model)
-    form = describe_tokens(model, MODULES if factorized else ())
+    form = tokens_of(model)
     model.blocks = TokenBlocks(model.blocks.children(), rates, form, sizes).eval()
     return model
 
@@ -146,7 +147,7 @@ def by_loops(blocks, x, rates, form):
 
 
 def logits_by_loops(model, images, rates):
-    form, logits = describe_tokens(model), []
+    form, logits = tokens_of(model), []
     for x in embedded(model, images):
         tokens = by_loops(model.blocks, x, rates, form)[-1]
         x = torch.stack([t.x for t in tokens])
@@ -167,7 +168,7 @@ def close(actual, expected, atol=2e-5):
 @pytest.mark.parametrize("rates", RATES)
 def test_logits_are_those_of_loops_over_tokens(kind, rates):
     model = dense(kind)
-    rates = rates_of(rates, describe_tokens(model).prefix)
+    rates = rates_of(rates, tokens_of(model).prefix)
     images = tiny_images(3)
     close(compressed(model, rates)(images), logits_by_loops(model, images, rates))
 
@@ -175,7 +176,7 @@ def test_logits_are_those_of_loops_over_tokens(kind, rates):
 @pytest.mark.parametrize("kind", ["class token", "no class token"])
 def test_gradients_are_those_of_loops_over_tokens(kind):
     found, expected = dense(kind), dense(kind)
-    rates, images = rates_of("both", describe_tokens(found).prefix), tiny_images(2)
+    rates, images = rates_of("both", tokens_of(found).prefix), tiny_images(2)
     model = compressed(found, rates)
     model(images).square().mean().backward()
     logits_by_loops(expected, images, rates).square().mean().backward()
@@ -189,7 +190,7 @@ def test_gradients_are_those_of_loops_over_tokens(kind):
 @pytest.mark.parametrize("kind", MODELS)
 def test_counts_that_change_nothing_give_exactly_timm_s_outputs(kind):
     model = dense(kind)
-    prefix = describe_tokens(model).prefix
+    prefix = tokens_of(model).prefix
     for rates in (rates_of("nothing", prefix), Rates((prefix + 16,) * 4, (999,) * 4)):
         same = compressed(model, rates)
         assert torch.equal(same(tiny_images()), model(tiny_images()))
@@ -200,7 +201,7 @@ def test_counts_that_change_nothing_give_exactly_timm_s_outputs(kind):
 @pytest.mark.parametrize("rates", ["pruned", "both", "from the first"])
 def test_traced_are_the_patches_that_every_token_stands_for(kind, rates):
     model = dense(kind)
-    form = describe_tokens(model)
+    form = tokens_of(model)
     rates = rates_of(rates, form.prefix)
     x = embedded(model, tiny_images(3))
     found = compressed(model, rates).blocks.trace(x)
@@ -217,7 +218,17 @@ def test_traced_are_the_patches_that_every_token_stands_for(kind, rates):
 # CAFormer's blocks.
 
 MERGED = Rates((None,) * 4, (None, 12, 9, 5))
-STAGE = TokenForm("stages.2.blocks", DEPTH, PATCHES, 0, 0, pooled=False, merges_only=True)
+STAGE = TokenSequence(
+    "stages.2.blocks",
+    DEPTH,
+    PATCHES,
+    0,
+    0,
+    pooled=False,
+    merges_only=True,
+    width=32,
+    steps=MetaFormerSteps(),
+)
 
 
 @pytest.fixture

@@ -8,13 +8,11 @@ import torch
 from torch import nn
 
 from adacomcat.config import BudgetConfig
-from adacomcat.methods.lowrank.attention import LowRankAttention
 from adacomcat.methods.lowrank.config import LowRankConfig
-from adacomcat.methods.lowrank.linear import LowRankLinear
 from adacomcat.methods.lowrank.method import LowRank
 from adacomcat.methods.tokens.blocks import TokenBlocks
 from adacomcat.methods.tokens.rates import Rates
-from adacomcat.models.token_forms import describe_tokens
+from adacomcat.models.registry import tokens_of
 from adacomcat.testing.models import tiny_images, tiny_vit
 
 POOLED = {"global_pool": "avg", "fc_norm": True, "class_token": False}
@@ -35,7 +33,7 @@ def built(kind="class token"):
     if kind == "low-rank":
         method = LowRank(model, LowRankConfig())
         method.commit_(method.default_plan(method.budget(BudgetConfig(reduction=0.4))))
-    form = describe_tokens(model, (LowRankAttention, LowRankLinear))
+    form = tokens_of(model)
     merge = tuple(n and n + form.prefix for n in (None, 9, None, 3))
     prune = tuple(n and n + form.prefix for n in (None, 12, None, 6))
     model.blocks = TokenBlocks(model.blocks.children(), Rates(prune, merge), form)

@@ -7,11 +7,22 @@ import pytest
 import torch
 
 from adacomcat.methods.tokens.counts import Counts
-from adacomcat.methods.tokens.form import TokenForm
+from adacomcat.models.base import TokenSequence
+from adacomcat.models.timm_vit import VisionTransformerSteps
 
 
 def form(patches=16, prefix=1, merges_only=False):
-    return TokenForm("blocks", 4, patches, prefix, prefix, False, merges_only)
+    return TokenSequence(
+        "blocks",
+        4,
+        patches,
+        prefix,
+        prefix,
+        False,
+        merges_only,
+        width=32,
+        steps=VisionTransformerSteps(),
+    )
 
 
 def drawn(sites=3, granularity=1, seed=0, **shape):

@@ -7,12 +7,12 @@ import numpy as np
 import pytest
 import timm
 import torch
+import torch.nn.functional as F
 
-from adacomcat.methods.tokens.attention import add_attention, attend, finish, project
 from adacomcat.methods.tokens.blocks import TokenBlocks
 from adacomcat.methods.tokens.compress import attention_rows, importance, match, size_bias, take
 from adacomcat.methods.tokens.rates import Rates
-from adacomcat.models.token_forms import describe_tokens
+from adacomcat.models.registry import tokens_of
 
 BESIDE = Path(__file__).parents[5] / "shared" / "golden"
 FILE = Path(os.environ.get("ADACOMCAT_GOLDEN", BESIDE)) / "diffrate" / "diffrate.npz"
@@ -89,7 +89,7 @@ class Case:
         self.where = f"{family}/{name}"
         self.model = dense(family)
         self.images = images_of(family)
-        self.form = describe_tokens(self.model)
+        self.form = tokens_of(self.model)
         self.rates = Rates(*(tuple(self.golden(kind).tolist()) for kind in KEPT))
         self.model.blocks = self.blocks(self.form.depth, sizes)
 
@@ -185,7 +185,7 @@ def entering(case, block):
 def test_importance_is_golden_in_diffrate(case):
     for number, block in enumerate(case.model.blocks):
         x, sizes, theirs = entering(case, number)
-        q, k, _ = project(block.attn, block.norm1(x))
+        q, k, _ = case.form.steps.project(block, x)
         rows = attention_rows(q[:, :, : case.form.scoring], k, block.attn.scale, sizes)
         found = importance(rows)[:, case.form.prefix :]
         # There without the class token, which is always in front.
@@ -201,9 +201,11 @@ def test_matching_is_golden_in_diffrate(case):
         if not step.merges:
             continue
         x, sizes, theirs = entering(case, number)
-        q, k, v = project(block.attn, block.norm1(x))
-        heads = attend(block.attn, q, k, v, size_bias(sizes, q.dtype))
-        x = add_attention(block, x, finish(block.attn, heads))
+        steps = case.form.steps
+        q, k, v = steps.project(block, x)
+        bias = size_bias(sizes, q.dtype)
+        heads = F.scaled_dot_product_attention(q, k, v, scale=steps.scale(block), attn_mask=bias)
+        x = steps.add_attention(block, x, steps.finish(block, heads))
         # Of tokens by id, in the published order.
         places = theirs.argsort(1).argsort(1)
         order = case.golden(f"block{number}/order")[:, : step.pruned]

@@ -15,7 +15,7 @@ from adacomcat.methods.tokens.config import DiffRateConfig
 from adacomcat.methods.tokens.macs import published
 from adacomcat.methods.tokens.method import DiffRate
 from adacomcat.methods.tokens.rates import Rates
-from adacomcat.models.token_forms import describe_tokens
+from adacomcat.models.registry import tokens_of
 from adacomcat.models.weights import load_state_
 from adacomcat.testing.models import tiny_caformer, tiny_images
 
@@ -28,7 +28,7 @@ LOGITS = 2e-5
 
 def compress_(model, merge):
     """Commit a CAFormer to counts of its third stage; the new container."""
-    form = describe_tokens(model)
+    form = tokens_of(model)
     rates = Rates((None,) * form.depth, tuple(merge))
     blocks = TokenBlocks(model.get_submodule(form.container).children(), rates, form)
     model.set_submodule(form.container, blocks)
@@ -92,7 +92,7 @@ def test_golden_diffrate_caformer_dense_logits():
 @torch.no_grad()
 def test_golden_diffrate_caformer_eval(case, monkeypatch):
     model, root = golden_model(), f"{FAMILY}/{case}"
-    form = describe_tokens(model)
+    form = tokens_of(model)
     # Counts of the fourth stage follow, which keeps all its tokens.
     merge = [int(count) for count in GOLDEN[f"{root}/merge_kept"]][: form.depth]
     blocks, entered, matches = compress_(model, merge), [], []
@@ -120,7 +120,7 @@ def test_golden_diffrate_caformer_eval(case, monkeypatch):
 def test_golden_diffrate_caformer_macs():
     """Numbers that the published implementation printed for 224 x 224 images."""
     model = tiny_caformer(side=224)
-    form = describe_tokens(model)
+    form = tokens_of(model)
     steps = Rates((None,) * 4, (196, 163, 129, 196)).steps(form.tokens)
     assert published(model, form, steps) == 102_511_744
 
@@ -134,7 +134,7 @@ def test_golden_diffrate_caformer_search():
     rates = {k.removeprefix(prefix): v for k, v in GOLDEN.items() if k.startswith(prefix)}
     # Blocks that keep all tokens have one candidate.
     rates = {name: v for name, v in sorted(rates.items(), key=natural) if len(v) > 1}
-    patches = describe_tokens(model).patches
+    patches = tokens_of(model).patches
     candidates = len(next(iter(rates.values())))
     config = DiffRateConfig(
         granularity=-(-patches // candidates),

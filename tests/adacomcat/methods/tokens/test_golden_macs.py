@@ -14,7 +14,7 @@ import torch
 from adacomcat.methods.tokens.counts import Counts
 from adacomcat.methods.tokens.macs import block_costs, by_width, expected, published
 from adacomcat.methods.tokens.rates import Rates
-from adacomcat.models.token_forms import describe_tokens
+from adacomcat.models.registry import tokens_of
 
 BESIDE = Path(__file__).parents[5] / "shared" / "golden"
 FOLDER = Path(os.environ.get("ADACOMCAT_GOLDEN", BESIDE)) / "diffrate"
@@ -56,7 +56,7 @@ def model_of(name):
     options = {"global_pool": "avg", "fc_norm": True} if name.endswith("MAE") else {}
     with torch.device("meta"):
         model = timm.create_model(MODELS[name], num_classes=1000, **options)
-    return model, describe_tokens(model)
+    return model, tokens_of(model)
 
 
 def steps_of(name, target, form):

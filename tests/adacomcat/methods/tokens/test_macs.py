@@ -20,8 +20,7 @@ from adacomcat.methods.tokens.macs import (
     published,
 )
 from adacomcat.methods.tokens.rates import Rates
-from adacomcat.models.timm_vit import input_shape
-from adacomcat.models.token_forms import describe_tokens
+from adacomcat.models.registry import input_shape, tokens_of
 from adacomcat.plan import Plan
 from adacomcat.testing.models import tiny_caformer, tiny_vit
 
@@ -59,7 +58,7 @@ RATES = {
 
 
 def described(model):
-    return describe_tokens(model, FACTORIZED)
+    return tokens_of(model)
 
 
 def cases():

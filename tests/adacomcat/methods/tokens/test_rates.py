@@ -14,7 +14,7 @@ from adacomcat.methods.tokens.rates import (
     published_at,
     published_options,
 )
-from adacomcat.models.token_forms import describe_tokens
+from adacomcat.models.registry import tokens_of
 
 BESIDE = Path(__file__).parents[5] / "shared" / "golden"
 FILE = Path(os.environ.get("ADACOMCAT_GOLDEN", BESIDE)) / "diffrate" / "published_rates.json"
@@ -47,7 +47,7 @@ def test_golden_diffrate_published_rates():
 def test_published_rates_are_of_timms_model_of_that_name(name):
     with torch.device("meta"):
         model = timm.create_model(name, num_classes=1000, **published_options(name))
-    form = describe_tokens(model)
+    form = tokens_of(model)
     for found in published(name).values():
         assert len(found.prune) == len(found.merge) == form.depth
         assert found.merge[0] == form.tokens

@@ -15,7 +15,7 @@ from adacomcat.methods.tokens.config import DiffRateConfig
 from adacomcat.methods.tokens.counts import Counts
 from adacomcat.methods.tokens.rates import Rates
 from adacomcat.methods.tokens.supernet import SearchBlocks
-from adacomcat.models.token_forms import describe_tokens
+from adacomcat.models.registry import tokens_of
 from adacomcat.plan import Plan
 from adacomcat.testing.models import tiny_caformer, tiny_images, tiny_vit
 
@@ -61,7 +61,7 @@ def set_counts_(counts, patches):
 
 def searchable_(model, patches, sizes="exact", mask_gradient="bounded"):
     """Put a search where a model has its blocks: prune and merge sites in all but the first."""
-    form = describe_tokens(model, FACTORIZED)
+    form = tokens_of(model)
     sites = 1 if form.merges_only else 2
     counts = Counts(sites * (form.depth - 1), form, 1)
     set_counts_(counts, patches)

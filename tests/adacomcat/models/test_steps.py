@@ -1,4 +1,4 @@
-"""The pieces of a block, put together again, against the block itself."""
+"""The halves of a block, put together again, against the block itself."""
 
 import pytest
 import torch
@@ -10,15 +10,9 @@ from timm.models.vision_transformer import Block
 from adacomcat.config import BudgetConfig
 from adacomcat.methods.lowrank.config import LowRankConfig
 from adacomcat.methods.lowrank.method import LowRank
-from adacomcat.methods.tokens.attention import (
-    add_attention,
-    add_mlp,
-    attend,
-    dropout,
-    finish,
-    mixer,
-    project,
-)
+from adacomcat.models.heads import attend
+from adacomcat.models.timm_metaformer import MetaFormerSteps
+from adacomcat.models.timm_vit import VisionTransformerSteps
 from adacomcat.testing.models import draw_parameters_, tiny_vit
 
 WIDTH, HEADS = 32, 4
@@ -77,10 +71,21 @@ BLOCKS = {
 }
 
 
+def steps_of(block):
+    return MetaFormerSteps() if isinstance(block, MetaFormerBlock) else VisionTransformerSteps()
+
+
+def attended(block, q, k, v, bias=None):
+    """What heads take from their values, all tensors (B, H, N, their width)."""
+    scale = steps_of(block).scale(block)
+    heads = attend(*(t.transpose(1, 2) for t in (q, k, v)), scale=scale, attn_mask=bias)
+    return heads.transpose(1, 2)
+
+
 def joined(block, x, bias=None):
-    attention = mixer(block)
-    heads = attend(attention, *project(attention, block.norm1(x)), bias)
-    return add_mlp(block, add_attention(block, x, finish(attention, heads)))
+    steps = steps_of(block)
+    y = steps.finish(block, attended(block, *steps.project(block, x), bias))
+    return steps.add_mlp(block, steps.add_attention(block, x, y))
 
 
 @pytest.mark.parametrize("kind", BLOCKS)
@@ -92,8 +97,7 @@ def test_the_pieces_together_are_the_block(kind):
 @pytest.mark.parametrize("kind", BLOCKS)
 def test_heads_are_plain_attention_of_what_was_projected(kind):
     block = BLOCKS[kind]()
-    attention = mixer(block)
-    q, k, v = project(attention, images())
+    q, k, v = steps_of(block).project(block, images())
     assert q.shape == k.shape and q.shape[:3] == v.shape[:3] == (2, HEADS, 7)
     bias = torch.randn(2, 1, 1, 7, generator=torch.Generator().manual_seed(1))
     expected = torch.empty_like(v)
@@ -102,17 +106,18 @@ def test_heads_are_plain_attention_of_what_was_projected(kind):
         for head in range(HEADS):
             scores = q[image, head] @ k[image, head].T * 8**-0.5 + bias[image, 0]
             expected[image, head] = scores.softmax(-1) @ v[image, head]
-    torch.testing.assert_close(attend(attention, q, k, v, bias), expected, rtol=0, atol=2e-6)
+    torch.testing.assert_close(attended(block, q, k, v, bias), expected, rtol=0, atol=2e-6)
 
 
 @pytest.mark.parametrize("kind", ["plain", "metaformer", "low-rank", "in a search"])
 def test_dropout_is_of_training_alone_and_never_of_a_search(kind):
-    attention = mixer(BLOCKS[kind]())
+    block = BLOCKS[kind]()
+    steps, attention = steps_of(block), steps_of(block).attention(block)
     if kind != "in a search":
         attention.attn_drop.p = 0.5
-    assert dropout(attention) == 0.0
+    assert steps.dropout(block) == 0.0
     attention.train()
-    assert dropout(attention) == (0.0 if kind == "in a search" else 0.5)
+    assert steps.dropout(block) == (0.0 if kind == "in a search" else 0.5)
 
 
 @pytest.mark.parametrize("kind", ["plain", "metaformer"])

@@ -1,0 +1,402 @@
+"""Base classes for model families: what a model is, block by block.
+
+A family says of a kind of models how they are made, which parts they have and what of each part can
+be replaced by an equal function. Methods, training and files ask the family alone; no other code
+looks at a model's class or at the names of its attributes.
+
+Shapes: B batch, N tokens, D channels of a token, H heads, d width of a query and key head, e width
+of a value head.
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, ClassVar, Literal
+
+from torch import Tensor, nn
+
+from adacomcat.config import ModelConfig
+from adacomcat.models.heads import HeadAttention, Heads
+
+Between = Literal["nothing", "bias", "norm", "rotary"]
+"""What stands between the projections and the scores of a head."""
+
+
+@dataclass(frozen=True)
+class LinearView:
+    """A linear layer that can be factorized.
+
+    Attributes:
+        site: `blocks.0.fc1`, `head`.
+        module: its name in the model.
+        kind: `fc1` and `fc2` of an MLP, `head` of a classifier, or another word of the family.
+        inputs, outputs: features.
+        tokens: rows of an image that pass through it.
+    """
+
+    site: str
+    module: str
+    kind: str
+    inputs: int
+    outputs: int
+    tokens: int
+
+
+@dataclass(frozen=True)
+class AttentionView(ABC):
+    """The attention of one block.
+
+    Attributes:
+        block: name of the block, the first part of its sites' names.
+        module: name of the attention in the model.
+        width: D, channels that it takes and gives.
+        heads: H.
+        head_width, value_width: d and e, of the dense model.
+        scale: what scores are multiplied by; that which the model's forward uses.
+        tokens: N, rows of an image that are projected.
+        pairs: query-key pairs of an image: N squared, or fewer with windows.
+        between: `bias` is a term added to the scores. `norm` and `rotary` change queries and keys
+            themselves, so that their product is no longer one bilinear form of the input.
+        attn_drop, proj_drop: shares dropped of the attention weights and of the output in training.
+    """
+
+    block: str
+    module: str
+    width: int
+    heads: int
+    head_width: int
+    value_width: int
+    scale: float
+    tokens: int
+    pairs: int
+    between: Between = "nothing"
+    attn_drop: float = 0.0
+    proj_drop: float = 0.0
+
+    @property
+    def products(self) -> tuple[str, ...]:
+        """Products of matrices that may be replaced as one: `qk` (Wq Wk^T) and `vo` (Wv Wo)."""
+        return ("qk", "vo") if self.between in ("nothing", "bias") else ("vo",)
+
+    @abstractmethod
+    def read(self, tensors: Mapping[str, Tensor]) -> Heads:
+        """Arrange the module's parameters, or optimizer moments of the same names, by heads."""
+
+    @abstractmethod
+    def write(self, heads: Heads) -> dict[str, Tensor]:
+        """The inverse of `read`: name of each parameter -> a copy of its values."""
+
+
+@dataclass(frozen=True)
+class StandInView(AttentionView):
+    """The attention of a block where a method put another one in its place."""
+
+    stand_in: HeadAttention = field(kw_only=True, repr=False, compare=False)
+
+    def read(self, tensors: Mapping[str, Tensor]) -> Heads:
+        return self.stand_in.read(tensors)
+
+    def write(self, heads: Heads) -> dict[str, Tensor]:
+        raise NotImplementedError("a method writes its own modules")
+
+
+@dataclass(frozen=True)
+class BlockView:
+    """One block of a model.
+
+    Attributes:
+        name: `blocks.0`.
+        width: D; tokens: N, both those of this block.
+        attention: None where a block has none, or one that cannot be read by heads.
+        linears: its linear layers beside the attention's, in the order of the forward.
+    """
+
+    name: str
+    width: int
+    tokens: int
+    attention: AttentionView | None
+    linears: tuple[LinearView, ...]
+
+
+@dataclass(frozen=True)
+class ModelView:
+    """The parts of a model that can be factorized, in the order of its forward."""
+
+    blocks: tuple[BlockView, ...]
+    classifiers: tuple[LinearView, ...]
+
+    @property
+    def attentions(self) -> dict[str, AttentionView]:
+        """Name of the module -> its view."""
+        found = (block.attention for block in self.blocks)
+        return {view.module: view for view in found if view is not None}
+
+    @property
+    def linears(self) -> dict[str, LinearView]:
+        """Name of the module -> its view."""
+        every = [linear for block in self.blocks for linear in block.linears]
+        return {view.module: view for view in (*every, *self.classifiers)}
+
+
+class BlockSteps(ABC):
+    """How a block with a flat token sequence computes, so that tokens can change on the way.
+
+    Stateless. `block` is the model's own; its attention may be a method's `HeadAttention`, which
+    the methods here take care of.
+    """
+
+    @abstractmethod
+    def attention(self, block: Any) -> nn.Module:
+        """The attention of a block."""
+
+    @abstractmethod
+    def mlp(self, block: Any) -> nn.Module:
+        """The MLP of a block."""
+
+    @abstractmethod
+    def normed(self, block: Any, x: Tensor) -> Tensor:
+        """Tokens (B, N, D) as they enter the attention."""
+
+    @abstractmethod
+    def add_attention(self, block: Any, x: Tensor, y: Tensor) -> Tensor:
+        """Tokens x plus the output y of the attention, both (B, N, D), by the block's rules."""
+
+    @abstractmethod
+    def add_mlp(self, block: Any, x: Tensor) -> Tensor:
+        """The second half of a block, (B, N, D) -> (B, N, D)."""
+
+    @abstractmethod
+    def dense_widths(self, attention: Any) -> tuple[int, int]:
+        """Columns of queries and of values of the model's own attention, over all heads."""
+
+    @abstractmethod
+    def dense_project(self, attention: Any, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """`project` of the model's own attention, of normed tokens, with what stands between."""
+
+    @abstractmethod
+    def dense_finish(self, attention: Any, heads: Tensor) -> Tensor:
+        """`finish` of the model's own attention."""
+
+    @abstractmethod
+    def dense_scale(self, attention: Any) -> float:
+        """Scale of the scores of the model's own attention."""
+
+    @abstractmethod
+    def dense_dropout(self, attention: Any) -> float:
+        """Share of attention weights that the model's own attention drops now."""
+
+    def widths(self, block: Any) -> tuple[int, int]:
+        """Columns of queries and of values, over all heads."""
+        attention = self.attention(block)
+        if isinstance(attention, HeadAttention):
+            heads = attention.num_heads
+            return heads * attention.score_width, heads * attention.value_width
+        return self.dense_widths(attention)
+
+    def project(self, block: Any, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Queries, keys (B, H, N, d) and values (B, H, N, e) of a block's tokens (B, N, D)."""
+        attention, normed = self.attention(block), self.normed(block, x)
+        if isinstance(attention, HeadAttention):
+            q, k, v = attention.project(normed)
+            return q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2)
+        return self.dense_project(attention, normed)
+
+    def finish(self, block: Any, heads: Tensor) -> Tensor:
+        """The output (B, N, D) of a block's attention from that of its heads, (B, H, N, e)."""
+        attention = self.attention(block)
+        if isinstance(attention, HeadAttention):
+            return attention.finish(heads.transpose(1, 2))
+        return self.dense_finish(attention, heads)
+
+    def scale(self, block: Any) -> float:
+        """What the scores are multiplied by."""
+        attention = self.attention(block)
+        if isinstance(attention, HeadAttention):
+            return attention.scale
+        return self.dense_scale(attention)
+
+    def dropout(self, block: Any) -> float:
+        """Share of attention weights that are dropped now."""
+        attention = self.attention(block)
+        if isinstance(attention, HeadAttention):
+            return attention.dropout
+        return self.dense_dropout(attention)
+
+
+@dataclass(frozen=True)
+class TokenSequence:
+    """Where a flat sequence of tokens runs through a model, and which of them are special.
+
+    Attributes:
+        container: name of the module that holds the blocks, one after the other (`blocks`, or
+            `stages.2.blocks` of CAFormer).
+        depth: blocks in it.
+        width: D, channels of a token.
+        patches: tokens that enter the first block, beside the prefix tokens.
+        prefix: tokens in front that are never dropped, merged or merged into.
+        scoring: of these, the first so many whose attention says how important a patch is (class
+            token, distillation token); 0: the attention of all tokens.
+        pooled: whether the head averages over patches, which it then does by their sizes.
+        merges_only: nothing is pruned, sizes are plain sums and the most important token takes in
+            no other, as published for CAFormer; what was merged is put back after the last block.
+        steps: how the blocks compute.
+    """
+
+    container: str
+    depth: int
+    patches: int
+    prefix: int
+    scoring: int
+    pooled: bool
+    merges_only: bool = False
+    width: int = field(kw_only=True, compare=False)
+    steps: BlockSteps = field(kw_only=True, repr=False, compare=False)
+
+    @property
+    def tokens(self) -> int:
+        """That enter the first block."""
+        return self.prefix + self.patches
+
+    def site(self, block: int, kind: str) -> str:
+        """Name of a site; kind is `prune` or `merge`."""
+        return f"{self.container}.{block}.{kind}"
+
+
+@dataclass(frozen=True)
+class Support:
+    """What a family supports, in words, for `adacomcat models`.
+
+    Attributes:
+        names: patterns of the models' names.
+        searched: what can be searched, for instance `qk`, `vo`, `tokens`.
+        refused: what is refused -> why.
+    """
+
+    names: tuple[str, ...]
+    searched: tuple[str, ...]
+    refused: Mapping[str, str]
+
+
+class ModelFamily(ABC):
+    """Models that are made alike and have the same parts.
+
+    One instance serves all models: a family has no state of its own.
+    """
+
+    name: ClassVar[str]
+    types: ClassVar[tuple[type[nn.Module], ...]]
+    """The models' classes; a subclass of one is another model."""
+
+    # Which models.
+
+    @abstractmethod
+    def support(self) -> Support:
+        """What is supported and what is refused, in words."""
+
+    @abstractmethod
+    def makes(self, name: str) -> bool:
+        """Whether `create` makes models of this name."""
+
+    def explain(self, name: str) -> str:
+        """What is known of a name that no family makes; empty where nothing is."""
+        return ""
+
+    # Making and storing.
+
+    @abstractmethod
+    def create(
+        self, config: ModelConfig, *, num_classes: int, in_chans: int, image_size: int
+    ) -> nn.Module:
+        """A model with random weights, for a data set's images and classes.
+
+        Raises:
+            ValueError: unknown options, or sizes that do not go together.
+        """
+
+    @abstractmethod
+    def creation(self, model: nn.Module) -> tuple[str, dict[str, Any]]:
+        """(name, JSON-able arguments) with which `build` makes a model's dense shape anew.
+
+        Raises:
+            ValueError: the model is not one that can be made anew.
+        """
+
+    @abstractmethod
+    def build(self, name: str, arguments: Mapping[str, Any]) -> nn.Module:
+        """A dense model of what `creation` gave, with random weights.
+
+        Raises:
+            ValueError: unknown arguments.
+        """
+
+    @abstractmethod
+    def convert_weights(
+        self, model: nn.Module, state: Mapping[str, Tensor], where: str
+    ) -> dict[str, Tensor]:
+        """A state dict of the authors' naming in that of a dense model of this family.
+
+        Args:
+            model: the dense model.
+            state: the weights; positions of another image size are interpolated.
+            where: what they were read from, for messages.
+
+        Raises:
+            ValueError: weights of another model.
+        """
+
+    def image_size_of(self, config: ModelConfig, state: Mapping[str, Tensor]) -> int | None:
+        """Side in pixels of the images that weights are for, as they tell; None: they do not."""
+        return None
+
+    # Inputs and outputs.
+
+    @abstractmethod
+    def input_shape(self, model: nn.Module) -> tuple[int, int, int]:
+        """(channels, height, width) of the images that a model takes.
+
+        Raises:
+            ValueError: it stands nowhere.
+        """
+
+    @abstractmethod
+    def pooling(self, model: nn.Module) -> str:
+        """How a model pools its tokens."""
+
+    @abstractmethod
+    def classifiers(self, model: nn.Module) -> tuple[str, ...]:
+        """Names of the modules whose outputs are classes."""
+
+    @abstractmethod
+    def embeddings(self, model: nn.Module) -> tuple[str, ...]:
+        """Names of the weights that make tokens of pixels."""
+
+    @abstractmethod
+    def blocks(self, model: nn.Module) -> tuple[str, ...]:
+        """Names of the blocks, whose outputs a teacher's may be compared with."""
+
+    # Parts.
+
+    @abstractmethod
+    def view(self, model: nn.Module) -> ModelView:
+        """The parts of a model that can be factorized, dense or with a method's modules in place.
+
+        Raises:
+            ValueError: a part that is not what this family knows (it is named).
+        """
+
+    @abstractmethod
+    def tokens(self, model: nn.Module) -> TokenSequence:
+        """Where the tokens of a model run, compressed or not.
+
+        Raises:
+            ValueError: a model whose tokens cannot be dropped or merged (the part is named).
+        """
+
+    def macs_outside_by_width(self, model: nn.Module, tokens: TokenSequence) -> int:
+        """MACs outside the blocks of a token sequence by DiffRate's formula (arXiv 2305.17997).
+
+        All tokens, prefix tokens too, count as patches of the embedding.
+        """
+        embeddings = sum(model.get_parameter(name).numel() for name in self.embeddings(model))
+        sizes: Any = model
+        return int(tokens.tokens * embeddings + sizes.num_features * sizes.num_classes)
