@@ -47,11 +47,10 @@ from adacomcat.methods.lowrank.config import LowRankConfig
 from adacomcat.methods.lowrank.method import LowRank
 from adacomcat.methods.lowrank.space import ALIGNMENT, Site, ranks_of
 from adacomcat.methods.lowrank.spec import model_sites
-from adacomcat.methods.tokens.form import TokenForm
 from adacomcat.methods.tokens.rates import Rates, published_at
 from adacomcat.methods.tokens.spec import shape_, shapes_for
-from adacomcat.models.timm_vit import input_shape
-from adacomcat.models.token_forms import describe_tokens
+from adacomcat.models.base import TokenSequence
+from adacomcat.models.registry import input_shape, tokens_of
 from adacomcat.plan import Plan
 from adacomcat.timing import Times, Variant, take_turns
 from experiments.published import plans
@@ -112,7 +111,7 @@ def lowrank_models(arguments: argparse.Namespace) -> Models:
     return models
 
 
-def rates_for(form: TokenForm, published: Rates) -> Rates:
+def rates_for(form: TokenSequence, published: Rates) -> Rates:
     """Published token counts for a model of another depth or with another number of patches.
 
     The counts are those of the published model, which has one prefix token, where neither differs.
@@ -135,7 +134,7 @@ def token_models(arguments: argparse.Namespace) -> Models:
     """
     models = {kind: drawn_model(arguments) for kind in (DENSE, PUBLISHED)}
     model = models[PUBLISHED]
-    rates = rates_for(describe_tokens(model), published_at(arguments.model, arguments.rate))
+    rates = rates_for(tokens_of(model), published_at(arguments.model, arguments.rate))
     shape_(model, shapes_for(model, rates))
     return models
 

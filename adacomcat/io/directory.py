@@ -199,7 +199,7 @@ def _skeleton(config: Mapping[str, Any]) -> Any:
     """The model without weights, on the meta device, so that no random number is drawn."""
     name, arguments = config["architecture"], _tupled(config["model_args"])
     with torch.device("meta"):
-        model: Any = family_for(name).build(name, arguments)
+        model: Any = family_for(name, "architecture").build(name, arguments)
     # A CAFormer knows the size of its images, and so the number of its tokens, from here alone.
     model.pretrained_cfg = {**(model.pretrained_cfg or {}), **_tupled(config["pretrained_cfg"])}
     model.default_cfg = model.pretrained_cfg  # the older name, which timm keeps

@@ -57,8 +57,8 @@ def family_of(model: nn.Module) -> ModelFamily:
     raise AssertionError
 
 
-def family_for(name: str) -> ModelFamily:
-    """The family that makes models of a name.
+def family_for(name: str, field: str = "model.name") -> ModelFamily:
+    """The family that makes models of a name; `field` is where the name stands, for messages.
 
     Raises:
         ValueError: none does; says what is known of the name.
@@ -69,7 +69,7 @@ def family_for(name: str) -> ModelFamily:
     known = {family.explain(name): None for family in families()}
     told = [each for each in known if each] or ["no family knows it"]
     names = ", ".join(f.name for f in families())
-    require(False, "model.name", name, f"models of {names} ({'; '.join(told)})")
+    require(False, field, name, f"models of {names} ({'; '.join(told)})")
     raise AssertionError
 
 

@@ -5,8 +5,9 @@ import json
 
 import pytest
 
-from adacomcat.methods.tokens.form import TokenForm
 from adacomcat.methods.tokens.rates import published_at
+from adacomcat.models.base import TokenSequence
+from adacomcat.models.timm_vit import VisionTransformerSteps
 from analysis import fig_methods
 from study.execution.body import untrained
 from study.execution.provenance import repository
@@ -18,6 +19,11 @@ from study.store import Results, TraceWriter
 TINY, RATE = "deit_tiny_patch16_224", 0.6
 EVERY = ("--modes", "eager", "onnxruntime", "--dtypes", "float32", "bfloat16")
 SMALL = {"model.options.depth": 4, "data.options.images": 400}
+
+
+def sequence(depth, patches):
+    steps = VisionTransformerSteps()
+    return TokenSequence("blocks", depth, patches, 1, 1, pooled=False, width=32, steps=steps)
 
 
 @pytest.fixture
@@ -86,14 +92,14 @@ def test_bars_apply_only_to_the_settings_that_they_are_for(benchmark, flags, exp
 
 def test_a_model_that_is_whole_has_the_published_counts(benchmark):
     published = published_at(TINY, RATE)
-    form = TokenForm("blocks", 12, 196, 1, 1, pooled=False)
+    form = sequence(12, 196)
     assert benchmark.rates_for(form, published) == published
 
 
 def test_a_model_that_is_cut_down_keeps_the_same_shares(benchmark):
     published = published_at(TINY, RATE)
     # Blocks 0 and 6 of 12, with a quarter of the patches; 76 and 86 of 197 tokens at the latter.
-    found = benchmark.rates_for(TokenForm("blocks", 2, 49, 1, 1, pooled=False), published)
+    found = benchmark.rates_for(sequence(2, 49), published)
     assert (published.merge[6], published.prune[6]) == (76, 86)
     assert (found.prune, found.merge) == ((50, 23), (50, 20))
 
