@@ -6,6 +6,10 @@ _SHORT_OF_MEMORY = "the node running low on memory"
 """What Ray says of every worker that its memory monitor has killed."""
 
 
+class MemoryShort(RuntimeError):
+    """Ray killed workers of the study for want of memory; the message is Ray's."""
+
+
 def behind(error: BaseException | None) -> Iterator[BaseException]:
     """An error and, each once, those that it names as its causes; nothing for None."""
     left, seen = [error], set()
@@ -29,4 +33,7 @@ def is_of_ray(error: BaseException) -> bool:
 
 def is_memory_short(error: BaseException | None) -> bool:
     """Whether Ray has killed a worker because a node was short of memory, whoever used it."""
-    return any(is_of_ray(found) and _SHORT_OF_MEMORY in str(found) for found in behind(error))
+    return any(
+        isinstance(found, MemoryShort) or (is_of_ray(found) and _SHORT_OF_MEMORY in str(found))
+        for found in behind(error)
+    )

@@ -21,6 +21,7 @@ from typing import Any, Literal
 
 from adacomcat.checks import require
 from study.execution.provenance import python_path, repository
+from study.execution.watch import Endpoint
 
 Executor = Literal["tune", "train"]
 
@@ -28,6 +29,9 @@ REACH_S = 3.0
 """How long the head of a cluster may take to accept a connection."""
 ANSWER_S = 15.0
 """How long it may take to answer; Ray itself would try for minutes."""
+LOOPBACK = ("127.0.0.1", "::1")
+LOCAL_PATIENCE_S, PATIENCE_S = 3.0, 45.0
+"""How long a process of Ray on this machine, and one elsewhere, may not answer."""
 TOKEN_BYTES = 32
 """As many as Ray's own tokens have."""
 FORWARDED = ("PYTHONPATH", "PYTHONSAFEPATH", "RAY_TRAIN_", "RAY_ACCEL_", "TUNE_")
@@ -366,6 +370,33 @@ def node_resources() -> list[dict[str, float]]:
     import ray
 
     return [dict(node["Resources"]) for node in ray.nodes() if node["Alive"]]
+
+
+def endpoints() -> tuple[dict[str, Endpoint], float]:
+    """Where the processes listen that a driver cannot do without.
+
+    Returns:
+        Name -> host and port, and for how many seconds one may be silent: the head of a cluster may
+        be started again, and is waited for by Ray for a minute.
+    """
+    import ray
+
+    context = ray.get_runtime_context()
+    gcs_host, _, gcs_port = context.gcs_address.rpartition(":")
+    here = next(node for node in ray.nodes() if node["NodeID"] == context.get_node_id())
+    found = {
+        "gcs_server": (gcs_host.strip("[]"), int(gcs_port)),
+        "raylet": (here["NodeManagerAddress"], here["NodeManagerPort"]),
+    }
+    local = all(host in LOOPBACK for host, _ in found.values())
+    return found, LOCAL_PATIENCE_S if local else PATIENCE_S
+
+
+def is_running() -> bool:
+    """Whether this process has a Ray already."""
+    import ray
+
+    return bool(ray.is_initialized())
 
 
 def stop() -> None:

@@ -2,11 +2,10 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
-from adacomcat.checks import NonFiniteLoss
-from adacomcat.files import atomic_write_bytes
-from study.execution.trial import ArmRun, Job, TrialFailed, failure_text, ray_folder
+from study.execution.causes import is_memory_short
+from study.execution.trial import ArmRun, Job, is_final, ray_folder
 from study.spec.schema import TrialSpec
 from study.store import Results
 
@@ -17,9 +16,12 @@ RETRIES = 3
 def run_nested(specs: Sequence[TrialSpec], job: Job) -> None:
     """Run the trials of an arm as one Train run; its reports reach Tune through Ray's callback.
 
+    A run that loses a worker, its controller or a node is started again here, not by Train, which
+    would start again whatever the error was.
+
     Raises:
-        TrialFailed: the body of a trial refused; the message is the worker's traceback.
-        Exception: of Ray, when workers were lost more often than `RETRIES`.
+        Exception: of Ray: the body of a trial refused, memory was short, or something was lost more
+            often than `RETRIES`.
     """
     import ray.train.torch
     from ray.tune.integration.ray_train import TuneReportCallback
@@ -32,8 +34,6 @@ def run_nested(specs: Sequence[TrialSpec], job: Job) -> None:
     def worker(config: dict[str, Any]) -> None:
         _train_worker([results.spec(trial_id) for trial_id in config["trials"]], job)
 
-    failure = _failure_file(specs, job)
-    failure.unlink(missing_ok=True)
     placement = job.placement
     resources: dict[str, float] = {"CPU": placement.cpus}
     if placement.gpus:
@@ -50,24 +50,40 @@ def run_nested(specs: Sequence[TrialSpec], job: Job) -> None:
             name=specs[0].trial_id,
             storage_path=str(ray_folder(job.root) / "train"),
             callbacks=[TuneReportCallback()],
-            # The controller's are failed starts of the workers, as on a machine that is busy.
-            failure_config=train.FailureConfig(
-                max_failures=RETRIES, controller_failure_limit=RETRIES
-            ),
+            failure_config=train.FailureConfig(max_failures=0, controller_failure_limit=0),
         ),
     )
     for attempt in range(RETRIES + 1):
+        free_orphans()
         try:
             trainer.fit()
             return
-        except train.ControllerError:
-            # A worker that dies before it has begun is none of those that Train starts again.
-            if attempt == RETRIES:
-                raise
         except Exception as error:
-            if failure.exists():
-                raise TrialFailed(failure.read_text()) from error
-            raise
+            workers = getattr(error, "worker_failures", {}).values()
+            if attempt == RETRIES or is_memory_short(error) or any(map(is_final, workers)):
+                raise
+
+
+def free_orphans() -> None:
+    """Free what the killed controllers of this study's Train runs still hold.
+
+    Ray frees the placement group of an actor that has died at the end of the job. Train has a
+    process that does it at once, but which needs the dashboard.
+    """
+    import ray
+    from ray._private.state import state
+    from ray.core.generated import gcs_pb2
+    from ray.util.placement_group import PlacementGroup, remove_placement_group
+
+    # Any: it is made when imported. The public table does not say whose a group is.
+    group_type = cast(Any, gcs_pb2).PlacementGroupTableData
+    job = ray.get_runtime_context().get_job_id()
+    for row in state._connect_and_get_accessor().get_placement_group_table():
+        group = group_type.FromString(row)
+        held = group.state != group_type.REMOVED and group.creator_job_id.hex() == job
+        if held and group.creator_actor_dead and not group.is_detached:
+            identity = ray.PlacementGroupID(group.placement_group_id)
+            remove_placement_group(PlacementGroup(identity))
 
 
 def _train_worker(specs: Sequence[TrialSpec], job: Job) -> None:
@@ -75,22 +91,4 @@ def _train_worker(specs: Sequence[TrialSpec], job: Job) -> None:
 
     first = ray.train.get_context().get_world_rank() == 0
     device = str(ray.train.torch.get_device())
-    failure = _failure_file(specs, job)
-    if failure.exists():
-        # Train starts again whatever the error was; this one would only come back.
-        raise TrialFailed(failure.read_text())
-    try:
-        ArmRun(specs, job, device, ray.train.report, first=first).run()
-    except Exception as error:
-        if is_final(error) and not failure.exists():
-            atomic_write_bytes(failure, failure_text(error).encode())
-        raise
-
-
-def is_final(error: Exception) -> bool:
-    """Whether an error is the trial's own: a lost peer shows as RuntimeError or OSError."""
-    return isinstance(error, NonFiniteLoss) or not isinstance(error, RuntimeError | OSError)
-
-
-def _failure_file(specs: Sequence[TrialSpec], job: Job) -> Path:
-    return Results(Path(job.root)).folder(specs[0].trial_id) / "failure.txt"
+    ArmRun(specs, job, device, ray.train.report, first=first).run()

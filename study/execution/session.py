@@ -104,10 +104,8 @@ class Session:
         from study.execution.tuner import run_study
 
         loggers = make_callbacks(self.arguments.log_to, self.results.root, self.experiment.name)
-        address = cluster.start(dashboard=self.arguments.dashboard, address=self.arguments.address)
-        placement = cluster.place(self.request, cluster.node_resources())
-        if address:
-            self._say(cluster.describe_dashboard(address))
+        restart = None if cluster.is_running() else self._start_ray
+        placement = self._start_ray()
         git = provenance.git_state(provenance.repository())
         self._begin(specs, git)
         job = Job(str(self.results.root), str(default_cache()), placement, git)
@@ -117,7 +115,14 @@ class Session:
         with _warnings_to(self.results.root / "study.log"), monitor:
             for config in by_arm.values():
                 prepare_dense(config, Path(job.cache), placement.device, monitor.dense)
-            run_study(self.experiment, job, monitor, loggers)
+            run_study(self.experiment, job, monitor, loggers, restart=restart, say=self._say)
+
+    def _start_ray(self) -> cluster.Placement:
+        url = cluster.start(dashboard=self.arguments.dashboard, address=self.arguments.address)
+        placement = cluster.place(self.request, cluster.node_resources())
+        if url:
+            self._say(cluster.describe_dashboard(url))
+        return placement
 
     def _conclude(self) -> bool:
         """Export, draw the figures, which print their tables, and name what failed."""

@@ -11,8 +11,10 @@ from typing import Any
 
 import torch
 
+from adacomcat.checks import NonFiniteLoss
 from adacomcat.parallel import from_first_worker
 from study.execution.body import Body, Outcome, train_trial
+from study.execution.causes import is_memory_short, is_of_ray
 from study.execution.cluster import Placement
 from study.execution.disk import is_disk_full
 from study.execution.lock import trial_lock
@@ -55,13 +57,6 @@ class Job:
     referee: Referee | None = None
     report_every_s: float = 0.5
     """At most how often a trial tells Ray of an epoch; the trace has all of them."""
-
-
-class TrialFailed(RuntimeError):
-    """A trial failed in a worker, for a reason that a new start would not mend.
-
-    The message is the worker's own record of it: what failed, then the traceback.
-    """
 
 
 class _TraceReporter:
@@ -246,7 +241,8 @@ def run_arm(trial_ids: Sequence[str], job: Job, report: Report) -> None:
         trial_ids: of the arm's trials, one a seed; their records say what they are.
         job: what all trials share.
         report: takes a row an epoch and, last, the `status` of each trial; before, `kept` for each
-            that ended earlier; `disk_full` where nothing can be recorded any more.
+            that ended earlier; `disk_full` where nothing can be recorded any more, `memory_short`
+            where Ray killed its workers for want of memory.
     """
     from study.execution.nested import run_nested
 
@@ -266,7 +262,9 @@ def run_arm(trial_ids: Sequence[str], job: Job, report: Report) -> None:
                 ArmRun(specs, job, job.placement.device, report, first=True).run()
     except Exception as error:
         if is_disk_full(error):
-            report({"trial": specs[0].trial_id, "disk_full": True})
+            report({"trial": specs[0].trial_id, "disk_full": str(error)})
+        elif is_memory_short(error):
+            report({"trial": specs[0].trial_id, "memory_short": str(error)})
         else:
             record_failure(specs, results, error, report)
 
@@ -283,13 +281,20 @@ def record_failure(
 
 def failure_text(error: BaseException) -> str:
     """A line that says what failed, then the traceback; of a Train run, those of its workers."""
-    if isinstance(error, TrialFailed):
-        return str(error)
     workers: Mapping[int, BaseException] = getattr(error, "worker_failures", {})
     if not workers:
         return f"{_headline(error)}\n\n{''.join(traceback.format_exception(error))}"
-    heads = (f"{_headline(workers[rank])} (worker {rank})" for rank in sorted(workers))
+    # The others only saw that one was lost.
+    guilty = [rank for rank in sorted(workers) if is_final(workers[rank])] or sorted(workers)
+    heads = (f"{_headline(workers[rank])} (worker {rank})" for rank in guilty)
     return "\n".join([*heads, "", str(error)])
+
+
+def is_final(error: BaseException) -> bool:
+    """Whether an error is the trial's own: a lost peer shows as RuntimeError or OSError."""
+    if is_of_ray(error):
+        return False
+    return isinstance(error, NonFiniteLoss) or not isinstance(error, RuntimeError | OSError)
 
 
 def _headline(error: BaseException) -> str:

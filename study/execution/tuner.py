@@ -3,7 +3,7 @@
 import errno
 import logging
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -12,8 +12,11 @@ import ray
 from ray import tune
 
 from adacomcat.settings import build_config
+from study.execution.causes import MemoryShort, is_memory_short
+from study.execution.cluster import Placement
 from study.execution.disk import is_disk_full
 from study.execution.nested import RETRIES
+from study.execution.supervisor import Halt, Supervisor
 from study.execution.trial import (
     Job,
     Referee,
@@ -22,6 +25,7 @@ from study.execution.trial import (
     record_failure,
     run_arm,
 )
+from study.execution.watch import Watch
 from study.explore.judge import Judge, Verdict
 from study.explore.optuna_study import left, open_study
 from study.explore.search import StudySearch
@@ -33,12 +37,14 @@ from study.spec.schema import FINAL, Experiment, TrialSpec, levels
 from study.store import Results, now
 
 
-class DiskFull(OSError):
-    """Nothing more can be recorded; what was finished is whole."""
-
-
 def run_study(
-    experiment: Experiment, job: Job, monitor: Monitor, loggers: Sequence[tune.Callback] = ()
+    experiment: Experiment,
+    job: Job,
+    monitor: Monitor,
+    loggers: Sequence[tune.Callback] = (),
+    *,
+    restart: Callable[[], Placement] | None = None,
+    say: Callable[[str], None] = print,
 ) -> None:
     """Run what is not finished.
 
@@ -47,21 +53,17 @@ def run_study(
         job: what its trials share.
         monitor: told what happens.
         loggers: Ray's own, which hear every report.
+        restart: starts Ray again where it is lost; None where this process found one running.
+        say: takes a line on what was lost.
 
     Raises:
-        KeyboardInterrupt: after what was running has been marked `interrupted`.
-        DiskFull: after its workers were stopped.
+        KeyboardInterrupt: after what was running has been marked `interrupted`, as before each of
+            the following.
+        DiskFull: nothing more can be recorded.
+        GivenUp: memory or Ray was lost too often.
     """
-    # Tune's files of an earlier run are of no use, and a new run would mix with them.
-    shutil.rmtree(_tune_folder(job.root), ignore_errors=True)
     study = _Study(experiment, job, monitor, loggers)
-    try:
-        study.run()
-    except Exception as error:
-        if is_disk_full(error):
-            ray.shutdown()
-            raise _disk_full(job.root) from error
-        raise
+    Supervisor(study, job.root, job.placement, restart, say).run()
     if all(record["status"] in FINAL for record in study.results.trials()):
         shutil.rmtree(ray_folder(job.root), ignore_errors=True)
 
@@ -80,19 +82,33 @@ class _Study:
         self.loggers = loggers
         self.results = Results(Path(job.root))
         self._errors: dict[str, str] = {}
+        self._running: list[str] = []
+        self._failed: set[str] = set()
+        """In this session: another one tries them again."""
 
-    def run(self) -> None:
-        """All that is left, up to its end or its user's interrupt."""
-        try:
-            if self.experiment.exploration is None:
-                self.run_grid()
-            else:
-                self.explore()
-        except KeyboardInterrupt:
-            # First the workers, then the records: a worker must not write after us.
-            ray.shutdown()
-            self.mark_interrupted()
-            raise
+    def run(self, placement: Placement, watch: Watch) -> None:
+        """Run all that is left."""
+        # Tune's files of an earlier run are of no use, and a new run would mix with them.
+        shutil.rmtree(_tune_folder(self.job.root), ignore_errors=True)
+        self.job, self._watch = replace(self.job, placement=placement), watch
+        self._running.clear()
+        if self.experiment.exploration is None:
+            self.run_grid()
+        else:
+            self.explore()
+
+    def rows(self) -> int:
+        """How many epochs are recorded."""
+        return sum(len(self.results.epochs(r["trial_id"])) for r in self.results.trials())
+
+    def running(self) -> Sequence[str]:
+        """The trials that had started and not ended when the last run ended."""
+        return tuple(self._running)
+
+    def fail(self, trial_ids: Sequence[str], error: Exception) -> None:
+        """Record trials as failed, and run them no more in this session."""
+        specs = [self.results.spec(trial_id) for trial_id in trial_ids]
+        record_failure(specs, self.results, error, self.ended)
 
     def run_grid(self) -> None:
         """Every trial of the experiment, each after those that it needs."""
@@ -126,7 +142,8 @@ class _Study:
         job = self.job
         if exploration.stopping is not None:
             references = [arm.name for arm in self.experiment.arms]
-            judge = ray.remote(num_cpus=0)(Judge).remote(
+            # Its ledger is its state: one that is killed goes on as it was.
+            judge = ray.remote(num_cpus=0, max_restarts=-1, max_task_retries=-1)(Judge).remote(
                 exploration.stopping,
                 exploration.objectives,
                 references,
@@ -141,7 +158,7 @@ class _Study:
         """Those not finished, resolved; one whose needs are missing is marked failed."""
         ready = []
         for spec in specs:
-            if self.results.status(spec.trial_id) in FINAL:
+            if self.results.status(spec.trial_id) in FINAL or spec.trial_id in self._failed:
                 continue
             try:
                 resolved = resolve_spec(spec, self.results)
@@ -150,7 +167,7 @@ class _Study:
                 ready.append(resolved)
             except ValueError as error:
                 self.monitor.started(spec)
-                record_failure([spec], self.results, error, self._ended)
+                record_failure([spec], self.results, error, self.ended)
         return ready
 
     def _fit(self, name: str, job: Job, space: dict[str, Any], config: tune.TuneConfig) -> None:
@@ -165,7 +182,7 @@ class _Study:
         def trial(config: dict[str, Any]) -> None:
             run_arm(config["trials"], job, tune.report)
 
-        events = _Events(self.results, self.monitor)
+        events = _Events(self, self._watch)
         outcome = tune.Tuner(
             tune.with_resources(trial, resources),
             param_space=space,
@@ -182,16 +199,17 @@ class _Study:
                 name=name,
                 storage_path=str(_tune_folder(job.root, logs=bool(self.loggers))),
                 verbose=0,
-                stop=_StopOnFullDisk(events),
                 # A trial that fails records it and returns: what Tune sees fail lost its worker.
                 failure_config=tune.FailureConfig(max_failures=RETRIES),
                 callbacks=[events, *self.loggers],
             ),
         ).fit()
         ended = [outcome[number] for number in range(len(outcome))]
-        # A worker that could not even say so has raised it.
-        if events.disk_full or any(is_disk_full(result.error) for result in ended):
-            raise _disk_full(job.root)
+        for result in ended:
+            # A worker that could not even say so has raised it.
+            if is_disk_full(result.error) or is_memory_short(result.error):
+                assert result.error is not None
+                raise result.error
         self._errors = {
             trial_id: failure_text(result.error)
             for result in ended
@@ -206,14 +224,26 @@ class _Study:
                 continue
             text = self._errors.get(trial_id, "the trial ended without a word")
             self.results.update(trial_id, "failed", finished=now(), error=text)
-            self._ended({"trial": trial_id, "status": "failed"})
+            self.ended({"trial": trial_id, "status": "failed"})
 
-    def _ended(self, report: Mapping[str, Any]) -> None:
-        trial_id = report["trial"]
-        self.monitor.ended(trial_id, report["status"], self.results.trial(trial_id))
+    def started(self, trial_ids: Sequence[str]) -> None:
+        """Note that Tune has started an arm."""
+        for trial_id in trial_ids:
+            if self.results.status(trial_id) not in FINAL:
+                self.monitor.started(self.results.spec(trial_id))
+                self._running.append(trial_id)
+
+    def ended(self, report: Mapping[str, Any]) -> None:
+        """Note that a trial has ended, as its record says."""
+        trial_id, status = report["trial"], report["status"]
+        if status == "failed":
+            self._failed.add(trial_id)
+        if trial_id in self._running:
+            self._running.remove(trial_id)
+        self.monitor.ended(trial_id, status, self.results.trial(trial_id))
 
     def mark_interrupted(self) -> None:
-        """Record that the running trials were stopped by their user."""
+        """Record that the running trials were stopped."""
         for record in self.results.trials():
             if record["status"] == "running":
                 self.results.update(record["trial_id"], "interrupted", finished=now())
@@ -262,48 +292,32 @@ def _trial_name(trial: Any) -> str:
     return name
 
 
-def _disk_full(root: str) -> DiskFull:
-    return DiskFull(errno.ENOSPC, f"no space left for {root}; what was finished is whole")
-
-
 class _Events(tune.Callback):
-    """Passes what Tune hears on to the monitor."""
+    """Passes on what Tune hears, and ends its loop where it cannot go on."""
 
-    def __init__(self, results: Results, monitor: Monitor) -> None:
-        self._results, self._monitor = results, monitor
-        self.disk_full = False
+    def __init__(self, study: _Study, watch: Watch) -> None:
+        self._study, self._watch = study, watch
+        self._problem: Exception | None = None
 
     def __getstate__(self) -> dict[str, Any]:
         # Tune pickles its callbacks into a file that nobody reads; a live table has no pickle.
         return {}
 
+    def on_step_begin(self, iteration: int, trials: list[Any], **info: Any) -> None:
+        if self._watch.lost is not None or self._problem is not None:
+            raise Halt from self._problem
+
     def on_trial_start(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
-        for trial_id in trial.config["trials"]:
-            if self._results.status(trial_id) not in FINAL:
-                self._monitor.started(self._results.spec(trial_id))
+        self._study.started(trial.config["trials"])
 
     def on_trial_result(
         self, iteration: int, trials: list[Any], trial: Any, result: Mapping[str, Any], **info: Any
     ) -> None:
-        trial_id = result["trial"]
         if "disk_full" in result:
-            self.disk_full = True
-        elif "kept" in result:
-            return
+            self._problem = OSError(errno.ENOSPC, result["disk_full"])
+        elif "memory_short" in result:
+            self._problem = MemoryShort(result["memory_short"])
         elif "status" in result:
-            self._monitor.ended(trial_id, result["status"], self._results.trial(trial_id))
-        else:
-            self._monitor.epoch(trial_id, result)
-
-
-class _StopOnFullDisk(tune.Stopper):
-    """Ends a run in which nothing can be recorded any more."""
-
-    def __init__(self, events: _Events) -> None:
-        self._events = events
-
-    def __call__(self, trial_id: str, result: Mapping[str, Any]) -> bool:
-        return self._events.disk_full
-
-    def stop_all(self) -> bool:
-        return self._events.disk_full
+            self._study.ended(result)
+        elif "kept" not in result:
+            self._study.monitor.epoch(result["trial"], result)

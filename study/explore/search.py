@@ -138,8 +138,13 @@ class StudySearch(OptunaSearch):
             if trial.state == TrialState.RUNNING and trial.number not in self._started:
                 self._study.sampler = make_sampler(self._exploration, trial.number)
                 running = self._start(optuna.Trial(self._study, self._storage_id(trial.number)))
-                if running is not None:
+                if running is None:
+                    continue
+                end = self._end(running, error=False)
+                if end is None or end.status != "failed":
                     return running
+                # It would only fail again, as one that takes more memory than there is.
+                self._tell(trial.number, end)
         return None
 
     def _widen(self) -> _Running | None:

@@ -131,7 +131,7 @@ def test_a_full_disk_that_ray_meets_is_an_error_in_one_line(
     monkeypatch.setattr("study.execution.session.LogFile", lambda path: LogFile("/dev/full"))
     stopped: list[bool] = []
     # The cluster is the session's.
-    monkeypatch.setattr("study.execution.tuner.ray.shutdown", lambda: stopped.append(True))
+    monkeypatch.setattr("study.execution.cluster.stop", lambda: stopped.append(True))
     monkeypatch.setattr("study.execution.tuner.tune.Tuner.fit", lambda self: fit())
     write_config(tiny_experiment, tmp_path / "study.yaml")
     asked = ("--config", str(tmp_path / "study.yaml"), "--results", str(root), "--quiet")
