@@ -1,5 +1,6 @@
 """Exit codes, signals and output streams of a command-line process; shared with the study."""
 
+import logging
 import os
 import signal
 import sys
@@ -17,6 +18,8 @@ OK, FAILED, USAGE = 0, 1, 2
 ENDING = tuple(
     getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)
 )
+_unread = logging.getLogger("output")
+"""Not below `adacomcat`, whose records a display writes to the streams."""
 GONE = (EPIPE, EIO, EBADF)
 """Of a write: a closed pipe, a terminal that has hung up, a closed stream."""
 
@@ -64,30 +67,43 @@ def interruptible() -> Iterator[None]:
 
 
 class _Stream:
-    """A text stream that falls silent, without an error, when nobody reads it any more."""
+    """A text stream that goes on in the log, without an error, when nobody reads it any more."""
 
     def __init__(self, stream: Any) -> None:
-        self._stream = stream
+        self._stream, self._gone = stream, False
+        self._unread = ""
+        """What was written since the last flush; in the log, a line that has not ended."""
 
     def write(self, text: str) -> int:
-        with self._silent_when_gone():
+        self._unread += text
+        with self._logged_when_gone():
             self._stream.write(text)
         return len(text)
 
     def flush(self) -> None:
-        with self._silent_when_gone():
+        with self._logged_when_gone():
             self._stream.flush()
+            if not self._gone:
+                self._unread = ""
+
+    def isatty(self) -> bool:
+        return not self._gone and bool(self._stream.isatty())
 
     @contextmanager
-    def _silent_when_gone(self) -> Iterator[None]:
+    def _logged_when_gone(self) -> Iterator[None]:
         try:
             yield
         except OSError as error:
             if error.errno not in GONE:
                 raise
-            # What is still buffered goes the same way, also when Python flushes at its exit.
+            self._gone = True
+            # What is still buffered goes there, also when Python flushes at its exit.
             with suppress(OSError, ValueError), open(os.devnull, "w") as nowhere:
                 os.dup2(nowhere.fileno(), self._stream.fileno())
+        if self._gone:
+            *lines, self._unread = self._unread.split("\n")
+            for line in filter(None, lines):
+                _unread.info("%s", line)
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._stream, name)
@@ -97,9 +113,12 @@ class _Stream:
 def tolerant_output() -> Iterator[None]:
     """Let no output stream end the block: neither a closed pipe nor a narrow encoding.
 
-    What the encoding lacks is written as an escape. A full disk stays an error.
+    What nobody reads any more is logged, as INFO of the logger `output`. What the encoding lacks is
+    written as an escape. A full disk stays an error.
     """
     with ExitStack() as stack:
+        stack.callback(_unread.setLevel, _unread.level)
+        _unread.setLevel(logging.INFO)
         for name in ("stdout", "stderr"):
             stream = getattr(sys, name)
             if stream is None:  # The process was started with the stream closed.

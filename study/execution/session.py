@@ -1,13 +1,12 @@
 """One driver at work on a results directory: from the lock to the last figure."""
 
 import argparse
-import logging
 import os
 import shlex
 import subprocess
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +15,8 @@ from rich.console import Console
 from adacomcat.checks import require
 from adacomcat.files import default_cache
 from study.execution import cluster, provenance
-from study.execution.disk import LogFile
 from study.execution.lock import driver_lock
+from study.execution.log import study_log
 from study.explore.export import export
 from study.show.monitor import make_monitor
 from study.show.status import describe
@@ -51,18 +50,19 @@ class Session:
             ValueError: a request that the study, the directory or the cluster does not allow.
             KeyboardInterrupt: after the running trials were marked `interrupted`.
             DiskFull: nothing more could be recorded.
+            GivenUp: memory or Ray was lost too often.
         """
         self.results.check(self.experiment, extend=self.arguments.extend)
         # A record that does not read is refused here, before anything is started.
         self.results.trials()
-        with driver_lock(self.results.root):
+        with driver_lock(self.results.root), ExitStack() as log:
             if self._is_complete():
                 count = len(self.results.trials())
                 self.console.print(f"all {count} trials have ended already", highlight=False)
             elif (record := recorder(self.experiment.name)) is not None:
                 self._read_log(record)
             else:
-                self._execute()
+                self._execute(log)
             return self._conclude()
 
     def _is_complete(self) -> bool:
@@ -91,7 +91,8 @@ class Session:
         for spec in specs:
             self.results.add(spec)
 
-    def _execute(self) -> None:
+    def _execute(self, log: ExitStack) -> None:
+        """Run what is not finished; `log` keeps the study's log open for what follows."""
         from study.execution.body import check_buildable, prepare_dense
 
         specs = expand(self.experiment)
@@ -112,7 +113,8 @@ class Session:
         monitor = make_monitor(
             self.console, self.experiment, self.results, quiet=self.arguments.quiet
         )
-        with _warnings_to(self.results.root / "study.log"), monitor:
+        log.enter_context(study_log(self.results.root / "study.log"))
+        with monitor:
             for config in by_arm.values():
                 prepare_dense(config, Path(job.cache), placement.device, monitor.dense)
             run_study(self.experiment, job, monitor, loggers, restart=restart, say=self._say)
@@ -159,22 +161,3 @@ class Session:
     def _say(self, text: str, style: str | None = None) -> None:
         # Whatever a text holds, it is no markup; and a path must not be folded.
         self.console.print(text, style=style, markup=False, highlight=False, soft_wrap=True)
-
-
-@contextmanager
-def _warnings_to(path: Path) -> Iterator[None]:
-    """Send warnings and log records to a file, so that none is lost and none spoils the display."""
-    handler = LogFile(path)
-    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
-    root, ray = logging.getLogger(), logging.getLogger("ray")
-    before = ray.handlers, ray.propagate
-    root.addHandler(handler)
-    ray.handlers, ray.propagate = [], True
-    logging.captureWarnings(True)
-    try:
-        yield
-    finally:
-        logging.captureWarnings(False)
-        ray.handlers, ray.propagate = before
-        root.removeHandler(handler)
-        handler.close()

@@ -151,7 +151,7 @@ class _Study:
             )
             referee = Referee(_Ask(judge), exploration.objectives, exploration.stopping.rungs)
             job = replace(job, referee=referee)
-        search = StudySearch(self.experiment, self.results)
+        search = StudySearch(self.experiment, self.results, self._failed)
         self._fit("explore", job, {}, tune.TuneConfig(search_alg=search, num_samples=samples))
 
     def _ready(self, specs: Sequence[TrialSpec]) -> list[TrialSpec]:

@@ -2,6 +2,7 @@
 
 import functools
 import logging
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -58,13 +59,22 @@ class StudySearch(OptunaSearch):
     `commit`, `rungs` (epochs -> objectives), and `error` or `stopped` where it ended so.
     """
 
-    def __init__(self, experiment: Experiment, results: Results) -> None:
+    def __init__(
+        self, experiment: Experiment, results: Results, given_up: Iterable[str] = ()
+    ) -> None:
+        """
+        Args:
+            experiment: with an exploration.
+            results: of the study, whose only driver this is.
+            given_up: trials that have failed and are not run again, though Optuna may not know.
+        """
         storage = open_storage(results)
         self._journal, self._study = storage, fill(experiment, storage, journal(results))
         self._experiment, self._results = experiment, results
         self._exploration = exploration = exploration_of(experiment)
         self._running: dict[str, _Running] = {}
         self._started: set[int] = set()
+        self._given_up = frozenset(given_up)
         self._short = short_of_seeds(experiment, self._study)
         self._broken: OSError | None = None
         modes = [METRICS[name].direction[:3] for name in exploration.objectives]
@@ -140,10 +150,10 @@ class StudySearch(OptunaSearch):
                 running = self._start(optuna.Trial(self._study, self._storage_id(trial.number)))
                 if running is None:
                     continue
-                end = self._end(running, error=False)
-                if end is None or end.status != "failed":
+                if self._given_up.isdisjoint(spec.trial_id for spec in running.specs):
                     return running
-                # It would only fail again, as one that takes more memory than there is.
+                end = self._end(running, error=True)
+                assert end is not None
                 self._tell(trial.number, end)
         return None
 

@@ -133,13 +133,13 @@ def exploration() -> Callable[..., Experiment]:
 
 
 @pytest.fixture
-def drive(results: Results) -> Callable[[Experiment], Driver]:
+def drive(results: Results) -> Callable[..., Driver]:
     """Starts a driver of an exploration on the results directory."""
 
-    def start(experiment: Experiment) -> Driver:
+    def start(experiment: Experiment, given_up: Sequence[str] = ()) -> Driver:
         from study.explore.search import StudySearch
 
-        return Driver(StudySearch(experiment, results), results)
+        return Driver(StudySearch(experiment, results, given_up), results)
 
     return start
 
@@ -158,16 +158,16 @@ class Script:
         hidden = ("PYTHONPATH", "RAY_ADDRESS", "RAY_API_SERVER_ADDRESS")
         return {name: value for name, value in os.environ.items() if name not in hidden}
 
-    def start(self, *arguments: object, cwd: Path) -> subprocess.Popen[str]:
+    def start(self, *arguments: object, cwd: Path, **env: str) -> subprocess.Popen[str]:
         """Start a driver; what it prints, errors included, comes back from `finish`."""
-        return self.start_python(str(self.path), *arguments, cwd=cwd)
+        return self.start_python(str(self.path), *arguments, cwd=cwd, **env)
 
-    def start_python(self, *arguments: object, cwd: Path) -> subprocess.Popen[str]:
+    def start_python(self, *arguments: object, cwd: Path, **env: str) -> subprocess.Popen[str]:
         """The same with other arguments of Python than the script."""
         driver = subprocess.Popen(
             [sys.executable, *map(str, arguments)],
             cwd=cwd,
-            env=self.environment(),
+            env=self.environment() | env,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
@@ -189,6 +189,10 @@ class Script:
     def run(self, *arguments: object, cwd: Path, status: int = 0) -> str:
         """Start a driver, wait for it and return what it printed."""
         return self.finish(self.start(*arguments, cwd=cwd), status=status)
+
+    def run_python(self, *arguments: object, cwd: Path) -> str:
+        """The same with other arguments of Python than the script."""
+        return self.finish(self.start_python(*arguments, cwd=cwd))
 
     @staticmethod
     def call(*arguments: object, status: int = 0) -> str:

@@ -1,9 +1,9 @@
-"""Real kills: of workers, of the driver, of a node, and a disk that is full."""
+"""What a machine does to a study: kills, lost nodes, full disks and memory, closed outputs."""
 
 import shutil
 import signal
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,11 +11,13 @@ import psutil
 import pytest
 import yaml
 
+from study.execution.memory import used_share
 from study.execution.provenance import repository
 from study.store import Results
 
 pytestmark = [pytest.mark.ray, pytest.mark.timeout(400)]
 
+PAIR = max(2, psutil.cpu_count() or 2)
 ARMS = ("never", "fixed_1", "adaptive")
 
 
@@ -24,6 +26,15 @@ def epochs_done(script: Any, root: Path) -> dict[str, int]:
         name: len(Results(root).epochs(record["trial_id"]))
         for name, record in script.records(root).items()
     }
+
+
+def some_arms(undisturbed: Path, arms: Sequence[str], folder: Path) -> Path:
+    """The undisturbed study with some of its arms, as a file in a folder."""
+    config = yaml.safe_load((undisturbed / "study.yaml").read_text())
+    config["arms"] = [arm for arm in config["arms"] if arm["name"] in arms]
+    path = folder / "study.yaml"
+    path.write_text(yaml.safe_dump(config))
+    return path
 
 
 def workers_of(driver: subprocess.Popen[str], title: str) -> list[psutil.Process]:
@@ -111,10 +122,7 @@ def test_the_traces_after_a_killed_worker_are_those_of_an_undisturbed_run(
     undisturbed: Path,
     tmp_path: Path,
 ) -> None:
-    config = yaml.safe_load((undisturbed / "study.yaml").read_text())
-    config["arms"] = [arm for arm in config["arms"] if arm["name"] in arms]
-    fewer = tmp_path / "study.yaml"
-    fewer.write_text(yaml.safe_dump(config))
+    fewer = some_arms(undisturbed, arms, tmp_path)
     root = tmp_path / "results"
     driver = script.start("--config", fewer, "--results", root, *flags, cwd=tmp_path)
     script.wait_for(
@@ -128,6 +136,46 @@ def test_the_traces_after_a_killed_worker_are_those_of_an_undisturbed_run(
     assert script.statuses(root) == ["finished"] * len(arms)
     expected = script.traces(undisturbed / "results")
     assert script.traces(root) == {f"{arm}-0": expected[f"{arm}-0"] for arm in arms}
+
+
+@pytest.mark.parametrize("name", ["raylet", "gcs_server"])
+def test_the_traces_after_a_killed_ray_are_those_of_an_undisturbed_run(
+    script: Any, name: str, undisturbed: Path, tmp_path: Path
+) -> None:
+    root = tmp_path / "results"
+    driver = script.start("--config", undisturbed / "study.yaml", "--results", root, cwd=tmp_path)
+    script.wait_for(
+        lambda: any(2 <= epochs < 6 for epochs in epochs_done(script, root).values()), driver
+    )
+    (victim,) = (p for p in psutil.Process(driver.pid).children() if p.name() == name)
+    victim.kill()
+    out = script.finish(driver)
+    assert script.statuses(root) == ["finished"] * 3
+    assert script.traces(root) == script.traces(undisturbed / "results")
+    assert f"Ray's {name} has died; starting Ray again (1 of 3)" in out.splitlines()
+    assert_calm(out)
+
+
+def assert_calm(out: str) -> None:
+    """Nothing of Ray's own, and no traceback, is in what a driver has printed."""
+    for raw in ("Traceback", "(raylet)", "state-dump", ".cc:", "rror"):
+        assert raw not in out, out
+
+
+def test_the_traces_after_a_killed_controller_are_those_of_an_undisturbed_run(
+    script: Any, undisturbed: Path, tmp_path: Path
+) -> None:
+    root = tmp_path / "results"
+    asked = ("--config", some_arms(undisturbed, ARMS[1:2], tmp_path), "--results", root)
+    # All CPUs: where the dead controller's are not freed, nothing more can run.
+    driver = script.start(*asked, "--workers", PAIR, cwd=tmp_path)
+    script.wait_for(
+        lambda: any(2 <= epochs < 6 for epochs in epochs_done(script, root).values()), driver
+    )
+    (victim,) = workers_of(driver, "TrainController")
+    victim.kill()
+    assert_calm(script.finish(driver))
+    assert script.statuses(root) == ["finished"]
 
 
 def test_a_trial_that_diverges_is_recorded_and_the_study_goes_on(
@@ -234,3 +282,57 @@ def test_a_full_disk_stops_the_study_with_what_is_finished_whole(
     script.call("--resume", root)
     assert script.statuses(root) == ["finished"] * 3
     assert script.traces(root) == expected
+
+
+HOG = """
+import sys, time
+from study.execution.memory import used_share
+threshold, total = float(sys.argv[1]), int(sys.argv[2])
+held, until = [], time.monotonic() + 10
+while time.monotonic() < until:
+    # No more than it takes: the machine is not ours alone.
+    if used_share() < threshold + 0.03 and sum(map(len, held)) < 6 * 2**30:
+        held.append(bytearray(b"x") * 2**27)
+    else:
+        time.sleep(0.05)
+"""
+
+
+@pytest.mark.parametrize("flags", [(), ("--executor", "train")], ids=["tune", "train"])
+def test_a_study_outlives_another_process_that_takes_the_memory(
+    script: Any, flags: tuple[str, ...], undisturbed: Path, tmp_path: Path
+) -> None:
+    root = tmp_path / "results"
+    total = psutil.virtual_memory().total
+    # Room for the study and for what others do; what is left, the other process takes.
+    threshold = used_share() + 6 * 2**30 / total
+    arms = some_arms(undisturbed, ARMS[1:], tmp_path)
+    driver = script.start(
+        *("--config", arms, "--results", root, *flags),
+        cwd=tmp_path,
+        RAY_memory_usage_threshold=f"{threshold:.3f}",
+    )
+    script.wait_for(
+        lambda: any(epochs >= 1 for epochs in epochs_done(script, root).values()), driver
+    )
+    script.run_python("-c", HOG, threshold, total, cwd=repository())
+    out = script.finish(driver)
+    assert script.statuses(root) == ["finished"] * 2
+    expected = script.traces(undisturbed / "results")
+    assert script.traces(root) == {f"{arm}-0": expected[f"{arm}-0"] for arm in ARMS[1:]}
+    said = [line for line in out.splitlines() if "short of memory; going on with" in line]
+    assert said and len(said) == out.count("short of memory")
+    assert_calm(out)
+
+
+def test_a_reader_that_goes_away_does_not_end_a_study(
+    script: Any, undisturbed: Path, tmp_path: Path
+) -> None:
+    root = tmp_path / "results"
+    arms = some_arms(undisturbed, ARMS[:1], tmp_path)
+    driver = script.start("--config", arms, "--results", root, cwd=tmp_path)
+    assert driver.stdout is not None and "started" in driver.stdout.readline()
+    driver.stdout.close()
+    assert driver.wait(timeout=300) == 0
+    assert script.statuses(root) == ["finished"]
+    assert f"results: {root}" in (root / "study.log").read_text()

@@ -56,6 +56,24 @@ def test_a_closed_pipe_ends_nothing():
         assert process("lambda: print('x' * 10**6) or 0", stdout=pipe) == (0, None, "")
 
 
+def test_what_nobody_reads_is_logged(monkeypatch, caplog):
+    reading, writing = os.pipe()
+    with os.fdopen(writing, "w") as pipe:
+        monkeypatch.setattr(sys, "stdout", pipe)
+
+        def run():
+            print("read", flush=True)
+            assert os.read(reading, 100) == b"read\n"
+            os.close(reading)
+            print("the first", flush=True)
+            print("the ", end="")
+            print("second", flush=True)
+            return 0
+
+        assert guarded(run) == 0
+    assert caplog.messages == ["the first", "the second"]
+
+
 def test_a_closed_stream_ends_nothing():
     closed = {"stdout": None, "preexec_fn": lambda: os.close(1)}
     assert process("lambda: print('x' * 10**6) or 0", **closed) == (0, None, "")

@@ -128,7 +128,7 @@ def test_a_full_disk_that_ray_meets_is_an_error_in_one_line(
     capfd: pytest.CaptureFixture[str],
 ) -> None:
     root = tmp_path / "results"
-    monkeypatch.setattr("study.execution.session.LogFile", lambda path: LogFile("/dev/full"))
+    monkeypatch.setattr("study.execution.log.LogFile", lambda path: LogFile("/dev/full"))
     stopped: list[bool] = []
     # The cluster is the session's.
     monkeypatch.setattr("study.execution.cluster.stop", lambda: stopped.append(True))

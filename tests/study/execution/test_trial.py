@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 import torch
+from ray.exceptions import OutOfMemoryError
 
 from adacomcat.config import TrialConfig
 from study.execution.body import Outcome, train_trial
@@ -297,14 +298,27 @@ def test_a_failing_seed_fails_its_arm(
         assert record is not None and record["error"].startswith("ValueError: the second seed\n")
 
 
-def test_a_full_disk_is_no_failure_of_the_trial(
-    tmp_path: Path, dense_cache: Path, spec: TrialSpec
+def killed(text: str) -> Exception:
+    return OutOfMemoryError(
+        f"1 worker(s) were killed due to the node running low on memory. {text}"
+    )
+
+
+@pytest.mark.parametrize(
+    ("error", "told"),
+    [
+        (OSError(errno.ENOSPC, "No space left on device"), "disk_full"),
+        (killed("more"), "memory_short"),
+    ],
+)
+def test_a_full_disk_or_memory_is_no_failure_of_the_trial(
+    error: Exception, told: str, tmp_path: Path, dense_cache: Path, spec: TrialSpec
 ) -> None:
     def body(config: TrialConfig, **_: Any) -> Outcome:
-        raise OSError(errno.ENOSPC, "No space left on device")
+        raise error
 
     results = add(tmp_path, spec)
     reports: list[dict[str, Any]] = []
     run_arm([spec.trial_id], job(tmp_path, dense_cache, body), reports.append)
-    assert reports == [{"trial": spec.trial_id, "disk_full": True}]
+    assert reports == [{"trial": spec.trial_id, told: str(error)}]
     assert results.status(spec.trial_id) == "running"
