@@ -8,9 +8,11 @@ import logging
 import math
 import os
 import secrets
+import signal
 import socket
 import subprocess
 import sys
+import threading
 import urllib.request
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import chdir, contextmanager, suppress
@@ -185,11 +187,18 @@ def set_environment(*, dashboard: bool = False, address: str | None = None) -> N
     os.environ["PYTHONPATH"] = python_path()
 
 
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-    return port
+def _dashboard_port() -> int:
+    """A free port; after a restart the same again, where a browser may be looking."""
+    before = os.environ.get("RAY_API_SERVER_ADDRESS", "").removeprefix("http://127.0.0.1:")
+    for port in [*([int(before)] if before.isdecimal() else []), 0]:
+        with socket.socket() as probe:
+            # As the dashboard does: the last one's connections linger.
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            with suppress(OSError, OverflowError):
+                probe.bind(("127.0.0.1", port))
+                found: int = probe.getsockname()[1]
+                return found
+    raise OSError("no port is free on 127.0.0.1")
 
 
 def start(*, dashboard: bool = False, address: str | None = None) -> str | None:
@@ -221,28 +230,29 @@ def start(*, dashboard: bool = False, address: str | None = None) -> str | None:
         # `local`, or Ray would look for a cluster that somebody else runs on this machine.
         options |= {"address": "local", "include_dashboard": dashboard}
         if dashboard:
-            port = _free_port()
+            port = _dashboard_port()
             options |= {"dashboard_host": "127.0.0.1", "dashboard_port": port}
             # Without it a nested run whose trial is killed asks any other Ray on this machine.
             os.environ["RAY_API_SERVER_ADDRESS"] = f"http://127.0.0.1:{port}"
-        with _own_code_only():
+        with _on_our_terms():
             context = ray.init(**options)
     else:
         protect_token(create=False)
         _require_cluster(asked, field)
-        with _own_code_only():
+        with _on_our_terms():
             context = _join(asked, field, options)
     url = context.dashboard_url
     return f"http://{url}" if url else None
 
 
 @contextmanager
-def _own_code_only() -> Iterator[None]:
-    """A block in which a Ray that starts does not learn of the current directory.
+def _on_our_terms() -> Iterator[None]:
+    """A block in which Ray starts without what it takes from, and does to, its driver.
 
-    Ray puts the directory of its driver at the head of the workers' path, before these packages.
+    Ray puts the current directory at the head of its workers' path, before these packages; and it
+    replaces the handler of SIGTERM, so that the signal would abort the driver.
     """
-    before = os.environ.get("PYTHONSAFEPATH")
+    before, handler = os.environ.get("PYTHONSAFEPATH"), signal.getsignal(signal.SIGTERM)
     os.environ["PYTHONSAFEPATH"] = "1"
     try:
         with chdir(repository()):
@@ -251,6 +261,9 @@ def _own_code_only() -> Iterator[None]:
         del os.environ["PYTHONSAFEPATH"]
         if before is not None:
             os.environ["PYTHONSAFEPATH"] = before
+        # In another thread Ray leaves the handler alone, and Python could not set it.
+        if threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGTERM, handler or signal.SIG_DFL)
 
 
 def protect_token(*, create: bool) -> None:

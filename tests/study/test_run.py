@@ -265,37 +265,48 @@ def test_a_finished_study_is_summed_up_again_without_running(
     assert (tmp_path / "figures" / "accuracy_vs_searches.png").is_file()
 
 
+LONG = (*EXPERIMENT, "--seeds", 1, "--set", "search_phase.epochs=5000", "--cpus-per-worker", 1)
+
+
+def sizes(root: Path) -> list[int]:
+    return [path.stat().st_size for path in sorted(root.glob("trials/*/epochs.jsonl"))]
+
+
+def assert_interrupted(script: Any, root: Path, out: str) -> None:
+    """One line says so, no trial is left running, and no worker writes on."""
+    assert out.splitlines()[-1] == "interrupted; --resume, or the same command, runs what is left"
+    for raw in ("Traceback", "rror", ".cc:", "SIGTERM"):
+        assert raw not in out
+    assert set(script.statuses(root)) == {"interrupted", "pending"}
+    before = sizes(root)
+    time.sleep(2)
+    assert sizes(root) == before
+
+
 @pytest.mark.ray
 @pytest.mark.timeout(400)
 def test_a_second_driver_is_refused_and_an_interrupt_marks_what_was_running(
     script: Any, tmp_path: Path
 ) -> None:
     root = tmp_path / "r"
-    driver = script.start(
-        *EXPERIMENT,
-        "--results",
-        root,
-        "--seeds",
-        1,
-        "--set",
-        "search_phase.epochs=5000",
-        "--cpus-per-worker",
-        1,
-        cwd=tmp_path,
-    )
-
-    def under_way() -> bool:
-        return any(path.stat().st_size for path in root.glob("trials/*/epochs.jsonl"))
-
-    script.wait_for(under_way, driver)
+    driver = script.start(*LONG, "--results", root, cwd=tmp_path)
+    script.wait_for(lambda: any(sizes(root)), driver)
     refused = script.call("--resume", root, status=2)
     assert str(driver.pid) in refused and "error: " in refused
     driver.send_signal(signal.SIGINT)
-    out = script.finish(driver, status=130)
-    assert out.splitlines()[-1] == ("interrupted; --resume, or the same command, runs what is left")
-    assert "Traceback" not in out
-    assert set(script.statuses(root)) == {"interrupted", "pending"}
-    # No worker outlives the driver and goes on writing.
-    sizes = [p.stat().st_size for p in sorted(root.glob("trials/*/epochs.jsonl"))]
-    time.sleep(2)
-    assert [p.stat().st_size for p in sorted(root.glob("trials/*/epochs.jsonl"))] == sizes
+    time.sleep(0.3)
+    # Of somebody who is impatient.
+    driver.send_signal(signal.SIGINT)
+    assert_interrupted(script, root, script.finish(driver, status=130))
+
+
+@pytest.mark.ray
+@pytest.mark.timeout(400)
+def test_other_signals_end_a_study_as_ctrl_c_does(script: Any, tmp_path: Path) -> None:
+    root, before = tmp_path / "r", 0
+    for number, status in ((signal.SIGTERM, 143), (signal.SIGHUP, 129)):
+        driver = script.start(*LONG, "--results", root, cwd=tmp_path)
+        script.wait_for(lambda before=before: sum(sizes(root)) > before, driver)
+        driver.send_signal(number)
+        assert_interrupted(script, root, script.finish(driver, status=status))
+        before = sum(sizes(root))

@@ -126,6 +126,22 @@ def test_the_environment_keeps_what_the_user_set(monkeypatch: pytest.MonkeyPatch
     assert others == ["/somewhere"]
 
 
+def test_a_dashboard_that_is_started_again_keeps_its_port(monkeypatch: pytest.MonkeyPatch) -> None:
+    for given in (
+        "",
+        "https://elsewhere:1",
+        "http://127.0.0.1:99999999999",
+        "http://127.0.0.1:99999",
+    ):
+        monkeypatch.setenv("RAY_API_SERVER_ADDRESS", given)
+        port = cluster._dashboard_port()
+        monkeypatch.setenv("RAY_API_SERVER_ADDRESS", f"http://127.0.0.1:{port}")
+        assert cluster._dashboard_port() == port
+    # Another program has it.
+    with socket.create_server(("127.0.0.1", port)):
+        assert cluster._dashboard_port() != port
+
+
 @pytest.fixture
 def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """An empty home, and no word about tokens in the environment."""
