@@ -167,6 +167,8 @@ def set_environment(*, dashboard: bool = False, address: str | None = None) -> N
         "TUNE_DISABLE_SIGINT_HANDLER": "1",
         # The trace is ours; Tune's own loggers would write a second one.
         "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
+        # A worker that is stopped is in the middle of an epoch, and would be waited for.
+        "TUNE_FORCE_TRIAL_CLEANUP_S": "10",
         "TUNE_WARN_EXCESSIVE_EXPERIMENT_CHECKPOINT_SYNC_THRESHOLD_S": "0",
         "RAY_AIR_NEW_OUTPUT": "0",
         "RAY_SCHEDULER_EVENTS": "0",

@@ -109,7 +109,8 @@ class Session:
         placement = self._start_ray()
         git = provenance.git_state(provenance.repository())
         self._begin(specs, git)
-        job = Job(str(self.results.root), str(default_cache()), placement, git)
+        where = (str(self.results.root), str(default_cache()))
+        job = Job(*where, placement, git, named=self.arguments.dashboard)
         monitor = make_monitor(
             self.console, self.experiment, self.results, quiet=self.arguments.quiet
         )

@@ -55,6 +55,8 @@ class Job:
     git: dict[str, Any]
     body: Body = train_trial
     referee: Referee | None = None
+    named: bool = False
+    """Whether each trial has an actor of its own, which Ray's dashboard shows by the trial's id."""
     report_every_s: float = 0.5
     """At most how often a trial tells Ray of an epoch; the trace has all of them."""
 

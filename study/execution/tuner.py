@@ -10,6 +10,7 @@ from typing import Any
 
 import ray
 from ray import tune
+from ray.tune.trainable import Trainable, wrap_function
 
 from adacomcat.settings import build_config
 from study.execution.causes import MemoryShort, is_memory_short
@@ -27,7 +28,7 @@ from study.execution.trial import (
 )
 from study.execution.watch import Watch
 from study.explore.judge import Judge, Verdict
-from study.explore.optuna_study import left, open_study
+from study.explore.optuna_study import fail_arm, left, open_study
 from study.explore.search import StudySearch
 from study.show.monitor import Monitor
 from study.spec.expand import as_json, expand
@@ -109,6 +110,9 @@ class _Study:
         """Record trials as failed, and run them no more in this session."""
         specs = [self.results.spec(trial_id) for trial_id in trial_ids]
         record_failure(specs, self.results, error, self.ended)
+        if self.experiment.exploration is not None:
+            for arm in dict.fromkeys(spec.arm for spec in specs):
+                fail_arm(self.experiment, self.results, arm, failure_text(error))
 
     def run_grid(self) -> None:
         """Every trial of the experiment, each after those that it needs."""
@@ -151,7 +155,7 @@ class _Study:
             )
             referee = Referee(_Ask(judge), exploration.objectives, exploration.stopping.rungs)
             job = replace(job, referee=referee)
-        search = StudySearch(self.experiment, self.results, self._failed)
+        search = StudySearch(self.experiment, self.results)
         self._fit("explore", job, {}, tune.TuneConfig(search_alg=search, num_samples=samples))
 
     def _ready(self, specs: Sequence[TrialSpec]) -> list[TrialSpec]:
@@ -179,19 +183,16 @@ class _Study:
             gpu = {"GPU": placement.gpus} if placement.gpus else {}
             resources = {"CPU": placement.cpus} | gpu
 
-        def trial(config: dict[str, Any]) -> None:
-            run_arm(config["trials"], job, tune.report)
-
         events = _Events(self, self._watch)
         outcome = tune.Tuner(
-            tune.with_resources(trial, resources),
+            tune.with_resources(_trainable(job), resources),
             param_space=space,
             tune_config=replace(
                 config,
                 max_concurrent_trials=placement.concurrent,
                 # Saves starting and importing. It would not do for nested runs that Tune kills
                 # (their workers live on), but ours end by themselves.
-                reuse_actors=True,
+                reuse_actors=not job.named,
                 trial_name_creator=_trial_name,
                 trial_dirname_creator=_trial_name,
             ),
@@ -283,6 +284,18 @@ class _Ask:
 def _tune_folder(root: str, *, logs: bool = False) -> Path:
     """Where Tune writes; what loggers leave there is kept."""
     return Path(root) / "logs" if logs else ray_folder(root) / "tune"
+
+
+def _trainable(job: Job) -> type[Trainable]:
+    """What Tune runs in an actor, of which Ray's dashboard shows the class and the `repr`."""
+
+    def trial(config: dict[str, Any]) -> None:
+        run_arm(config["trials"], job, tune.report)
+
+    function = wrap_function(trial)
+    # An actor that is used again keeps the `repr` that it has begun with.
+    named = {"__repr__": lambda self: self.trial_name} if job.named else {}
+    return type("Trial", (function,), named)
 
 
 def _trial_name(trial: Any) -> str:

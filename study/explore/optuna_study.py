@@ -74,6 +74,22 @@ def explored_arms(experiment: Experiment, study: optuna.Study) -> list[tuple[Arm
     return [(arm_of(experiment, trial), trial) for trial in found.values()]
 
 
+def fail_arm(experiment: Experiment, results: Results, arm: str, error: str) -> None:
+    """Tell Optuna that an arm, which it takes for a running one, has failed for good.
+
+    Args:
+        experiment: with an exploration.
+        results: of the study, whose only driver this is.
+        arm: its name.
+        error: why; the first line is kept.
+    """
+    study = open_study(experiment, results)
+    for trial in study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
+        if trial.user_attrs.get("arm") == arm:
+            optuna.Trial(study, trial._trial_id).set_user_attr("error", error.partition("\n")[0])
+            study.tell(trial.number, state=TrialState.FAIL)
+
+
 def exploration_of(experiment: Experiment) -> Exploration:
     """The exploration of an experiment that has one."""
     assert experiment.exploration is not None, experiment.name

@@ -2,7 +2,6 @@
 
 import functools
 import logging
-from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -59,22 +58,13 @@ class StudySearch(OptunaSearch):
     `commit`, `rungs` (epochs -> objectives), and `error` or `stopped` where it ended so.
     """
 
-    def __init__(
-        self, experiment: Experiment, results: Results, given_up: Iterable[str] = ()
-    ) -> None:
-        """
-        Args:
-            experiment: with an exploration.
-            results: of the study, whose only driver this is.
-            given_up: trials that have failed and are not run again, though Optuna may not know.
-        """
+    def __init__(self, experiment: Experiment, results: Results) -> None:
         storage = open_storage(results)
         self._journal, self._study = storage, fill(experiment, storage, journal(results))
         self._experiment, self._results = experiment, results
         self._exploration = exploration = exploration_of(experiment)
         self._running: dict[str, _Running] = {}
         self._started: set[int] = set()
-        self._given_up = frozenset(given_up)
         self._short = short_of_seeds(experiment, self._study)
         self._broken: OSError | None = None
         modes = [METRICS[name].direction[:3] for name in exploration.objectives]
@@ -148,13 +138,8 @@ class StudySearch(OptunaSearch):
             if trial.state == TrialState.RUNNING and trial.number not in self._started:
                 self._study.sampler = make_sampler(self._exploration, trial.number)
                 running = self._start(optuna.Trial(self._study, self._storage_id(trial.number)))
-                if running is None:
-                    continue
-                if self._given_up.isdisjoint(spec.trial_id for spec in running.specs):
+                if running is not None:
                     return running
-                end = self._end(running, error=True)
-                assert end is not None
-                self._tell(trial.number, end)
         return None
 
     def _widen(self) -> _Running | None:

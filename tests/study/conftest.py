@@ -133,13 +133,13 @@ def exploration() -> Callable[..., Experiment]:
 
 
 @pytest.fixture
-def drive(results: Results) -> Callable[..., Driver]:
+def drive(results: Results) -> Callable[[Experiment], Driver]:
     """Starts a driver of an exploration on the results directory."""
 
-    def start(experiment: Experiment, given_up: Sequence[str] = ()) -> Driver:
+    def start(experiment: Experiment) -> Driver:
         from study.explore.search import StudySearch
 
-        return Driver(StudySearch(experiment, results, given_up), results)
+        return Driver(StudySearch(experiment, results), results)
 
     return start
 

@@ -109,7 +109,7 @@ def _trace_files(script: Any, root: Path, name: str) -> list[Path]:
 @pytest.mark.parametrize(
     ("flags", "title", "arms"),
     [
-        ((), "ImplicitFunc", ARMS),
+        ((), "ray::Trial", ARMS),
         # Each of its runs starts three processes: two at once are enough.
         (("--executor", "train"), "RayTrainWorker", ARMS[1:]),
     ],

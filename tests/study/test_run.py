@@ -1,9 +1,11 @@
+import json
 import shutil
 import signal
 import time
 from contextlib import closing
 from pathlib import Path
 from typing import Any
+from urllib.request import Request, urlopen
 
 import pytest
 
@@ -310,3 +312,21 @@ def test_other_signals_end_a_study_as_ctrl_c_does(script: Any, tmp_path: Path) -
         driver.send_signal(number)
         assert_interrupted(script, root, script.finish(driver, status=status))
         before = sum(sizes(root))
+
+
+@pytest.mark.ray
+@pytest.mark.timeout(400)
+def test_the_dashboard_tells_the_trials_apart(script: Any, tmp_path: Path) -> None:
+    root = tmp_path / "r"
+    driver = script.start(*LONG, "--results", root, "--dashboard", cwd=tmp_path)
+    url = driver.stdout.readline().split()[-1]
+    script.wait_for(lambda: all(sizes(root)) and len(sizes(root)) == 2, driver)
+    token = (Path.home() / ".ray" / "auth_token").read_text()
+    ask = Request(f"{url}/api/v0/actors?detail=1", headers={"Authorization": f"Bearer {token}"})
+    with urlopen(ask) as reply:
+        actors = json.load(reply)["data"]["result"]["result"]
+    driver.send_signal(signal.SIGTERM)
+    script.finish(driver, status=143)
+    names = [actor["repr_name"] for actor in actors if actor["class_name"] == "Trial"]
+    running = [r["trial_id"] for r in script.records(root).values() if r["status"] == "interrupted"]
+    assert sorted(names) == sorted(running) and len(running) == 2

@@ -1,6 +1,7 @@
 import json
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import optuna
 import pytest
@@ -8,7 +9,7 @@ from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend
 from optuna.trial import TrialState
 
-from study.explore.optuna_study import journal, left, open_study, read_study
+from study.explore.optuna_study import fail_arm, journal, left, open_study, read_study
 from study.spec.exploration import Dimension
 from study.spec.schema import Experiment
 from study.spec.space import quasi_random
@@ -122,3 +123,20 @@ def test_reading_changes_nothing_also_of_a_half_written_line(
     other = exploration().model_copy(update={"name": "other"})
     with pytest.raises(ValueError, match="study: got 'other', allowed: exploring"):
         read_study(other, results)
+
+
+def test_an_arm_that_was_given_up_is_not_run_again(
+    exploration: Make, results: Results, drive: Callable[[Experiment], Any]
+) -> None:
+    experiment = exploration(samples=3)
+    specs = drive(experiment).ask()
+    for spec in specs:
+        results.update(spec.trial_id, "failed", error="OutOfMemoryError: alone")
+    fail_arm(experiment, results, specs[0].arm, "OutOfMemoryError: alone\n\nTraceback")
+    again = drive(experiment)
+    again.run()
+    assert specs[0].arm not in again.arms
+    first, *others = read_study(experiment, results).trials
+    assert first.state == TrialState.FAIL
+    assert first.user_attrs["error"] == "OutOfMemoryError: alone"
+    assert {trial.state for trial in others} == {TrialState.COMPLETE}

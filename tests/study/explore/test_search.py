@@ -14,7 +14,7 @@ from study.spec.schema import Experiment, Status, TrialSpec
 from study.store import EPOCHS, Results
 
 Make = Callable[..., Experiment]
-Drive = Callable[..., Any]
+Drive = Callable[[Experiment], Any]
 
 COMPLETE, PRUNED, FAIL = TrialState.COMPLETE, TrialState.PRUNED, TrialState.FAIL
 
@@ -109,22 +109,6 @@ def test_a_lost_worker_fails_its_arm(exploration: Make, results: Results, drive:
     driver.search.on_trial_complete("tune-0", error=True)
     trial = trials(exploration(), results)[0]
     assert (trial.state, trial.user_attrs["error"]) == (FAIL, "its worker was lost")
-
-
-def test_an_arm_that_was_given_up_is_not_gone_on_with(
-    exploration: Make, results: Results, drive: Drive
-) -> None:
-    experiment = exploration(samples=3)
-    specs = drive(experiment).ask()
-    for spec in specs:
-        results.update(spec.trial_id, "failed", error="OutOfMemory: alone\n\nTraceback")
-    again = drive(experiment, [spec.trial_id for spec in specs])
-    again.run()
-    assert specs[0].arm not in again.arms
-    first, *others = trials(experiment, results)
-    assert first.state == FAIL
-    assert first.user_attrs["error"] == "OutOfMemory: alone"
-    assert {trial.state for trial in others} == {COMPLETE}
 
 
 def test_an_interrupted_arm_goes_on_with_the_next_driver(
