@@ -32,8 +32,9 @@ REACH_S = 3.0
 ANSWER_S = 15.0
 """How long it may take to answer; Ray itself would try for minutes."""
 LOOPBACK = ("127.0.0.1", "::1")
-LOCAL_PATIENCE_S, PATIENCE_S = 3.0, 45.0
-"""How long a process of Ray on this machine, and one elsewhere, may not answer."""
+LOCAL_PATIENCE_S, PATIENCE_S = 3.0, 30.0
+"""How long a process of Ray on this machine, and one elsewhere, may not answer: Ray itself ends its
+driver after 60 s."""
 TOKEN_BYTES = 32
 """As many as Ray's own tokens have."""
 FORWARDED = ("PYTHONPATH", "PYTHONSAFEPATH", "RAY_TRAIN_", "RAY_ACCEL_", "TUNE_")
@@ -392,7 +393,7 @@ def endpoints() -> tuple[dict[str, Endpoint], float]:
 
     Returns:
         Name -> host and port, and for how many seconds one may be silent: the head of a cluster may
-        be started again, and is waited for by Ray for a minute.
+        be started again.
     """
     import ray
 

@@ -158,7 +158,10 @@ class Supervisor:
             time.sleep(min(PAUSE_S * 2 ** (self._in_row - 2), LONGEST_PAUSE_S))
         self._wait_for_memory()
         if self._restart is not None:
-            again = self._restart()
+            try:
+                again = self._restart()
+            except (ValueError, OSError, RuntimeError) as error:
+                raise GivenUp(f"Ray does not start again: {error}; {AGAIN}") from error
             concurrent = min(again.concurrent, self._placement.concurrent)
             self._placement = replace(again, concurrent=concurrent)
 

@@ -9,7 +9,7 @@ from typing import Self
 
 EVERY_S = 1.0
 CONNECT_S = 3.0
-LEAVE_S = 30.0
+LEAVE_S = 20.0
 """How long the main thread may take to hear of a loss: a call into Ray may never come back."""
 
 Endpoint = tuple[str, int]

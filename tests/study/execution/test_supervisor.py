@@ -198,6 +198,17 @@ def test_it_gives_up_a_ray_that_dies_again_and_again(machine: Machine) -> None:
     machine.supervise(Study(iter([*["raylet"] * 9, None]), epoch_each=True))
 
 
+def test_a_ray_that_does_not_start_again_is_an_error_in_one_line(
+    machine: Machine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(self: Machine) -> Placement:
+        raise ValueError("--address: no connection")
+
+    monkeypatch.setattr(Machine, "restart", refuse)
+    with pytest.raises(GivenUp, match="not start again: --address: no connection; what was"):
+        machine.supervise(Study(iter(["raylet"])))
+
+
 def test_a_ray_of_somebody_else_is_not_started_again(machine: Machine) -> None:
     with pytest.raises(GivenUp, match="Ray's raylet has died; what was recorded is whole"):
         machine.supervise(Study(iter(["raylet"])), ours=False)
