@@ -172,6 +172,8 @@ def set_environment(*, dashboard: bool = False, address: str | None = None) -> N
         "TUNE_FORCE_TRIAL_CLEANUP_S": "10",
         "TUNE_WARN_EXCESSIVE_EXPERIMENT_CHECKPOINT_SYNC_THRESHOLD_S": "0",
         "RAY_AIR_NEW_OUTPUT": "0",
+        # What Ray's threads print goes to the study's log; at its end it would print what is left.
+        "RAY_DEDUP_LOGS": "0",
         "RAY_SCHEDULER_EVENTS": "0",
         "RAY_USAGE_STATS_ENABLED": "0",
         "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
