@@ -148,11 +148,12 @@ class Session:
     def _draw(self, figure: str) -> bool:
         """Draw a figure in a process of its own: `analysis` is no part of a study."""
         # Without -P a folder `analysis` of the current directory would run in place of ours.
+        command = [sys.executable, "-P", "-m", f"analysis.{figure}", str(self.results.root)]
+        env = {"PYTHONPATH": provenance.python_path(), "MPLBACKEND": "Agg"}
+        # Its text is read here, whatever the console takes.
+        env |= {"PYTHONIOENCODING": "utf-8"}
         done = subprocess.run(
-            [sys.executable, "-P", "-m", f"analysis.{figure}", str(self.results.root)],
-            env=os.environ | {"PYTHONPATH": provenance.python_path(), "MPLBACKEND": "Agg"},
-            capture_output=True,
-            text=True,
+            command, env=os.environ | env, capture_output=True, encoding="utf-8", check=False
         )
         self._say(done.stdout.rstrip())
         if done.returncode:

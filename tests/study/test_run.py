@@ -246,10 +246,17 @@ def test_a_request_that_cannot_be_placed_is_an_error_and_no_hang(
 
 
 def test_a_finished_study_is_summed_up_again_without_running(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    # Somebody else's package in the current directory is not run, and a figure may print more.
+    here, root = tmp_path / "here", tmp_path / "results"
+    (here / "analysis").mkdir(parents=True)
+    (here / "analysis" / "__init__.py").write_text("raise SystemExit('not ours')\n")
+    monkeypatch.chdir(here)
+    monkeypatch.setenv("PYTHONPATH", "")
+    monkeypatch.setenv("PYTHONIOENCODING", "ascii")
     experiment = load_experiment("adaptive_vs_fixed", "synthetic", 1)
-    results = Results(tmp_path)
+    results = Results(root)
     results.begin(experiment, command="", provenance={})
     for spec in expand(experiment):
         results.add(spec)
@@ -258,13 +265,13 @@ def test_a_finished_study_is_summed_up_again_without_running(
             trace.epoch({"phase": "search", "epoch": 0, "step_epoch": 0, "searches": 0})
         summary = {"test_acc": 0.5, "searches": 3, "params": 1000, "dense_test_acc": 0.75}
         results.update(spec.trial_id, "finished", summary=summary)
-    assert main([*EXPERIMENT, "--results", str(tmp_path), "--seeds", "1"]) == 0
+    assert main([*EXPERIMENT, "--results", str(root), "--seeds", "1"]) == 0
     printed = capsys.readouterr().out
     assert "all 8 trials have ended already" in printed
     assert "dense model 75.00%" in printed
     rows = [line.split() for line in printed.splitlines()]
     assert ["adaptive", "1", "50.00", "3.0", "1,000", "*"] in rows
-    assert (tmp_path / "figures" / "accuracy_vs_searches.png").is_file()
+    assert (root / "figures" / "accuracy_vs_searches.png").is_file()
 
 
 LONG = (*EXPERIMENT, "--seeds", 1, "--set", "search_phase.epochs=5000", "--cpus-per-worker", 1)
