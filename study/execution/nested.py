@@ -81,7 +81,9 @@ def free_orphans() -> None:
     for row in state._connect_and_get_accessor().get_placement_group_table():
         group = group_type.FromString(row)
         held = group.state != group_type.REMOVED and group.creator_job_id.hex() == job
-        if held and group.creator_actor_dead and not group.is_detached:
+        # Those of the driver, as of Tune, have no creator among the actors.
+        of_actor = not ray.ActorID(group.creator_actor_id).is_nil()
+        if held and of_actor and group.creator_actor_dead and not group.is_detached:
             identity = ray.PlacementGroupID(group.placement_group_id)
             remove_placement_group(PlacementGroup(identity))
 

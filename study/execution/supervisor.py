@@ -198,6 +198,9 @@ class Supervisor:
 
     def _abandon(self, lost: str) -> None:
         """End this process, whose main thread hangs in a call of Ray's that never comes back."""
+        import faulthandler
+
+        faulthandler.dump_traceback(all_threads=True)  # DEBUG
         with suppress(Exception):
             self._study.mark_interrupted()
             print(f"error: Ray's {lost} has died; {AGAIN}", file=sys.stderr, flush=True)

@@ -190,10 +190,6 @@ class Script:
         """Start a driver, wait for it and return what it printed."""
         return self.finish(self.start(*arguments, cwd=cwd), status=status)
 
-    def run_python(self, *arguments: object, cwd: Path) -> str:
-        """The same with other arguments of Python than the script."""
-        return self.finish(self.start_python(*arguments, cwd=cwd))
-
     @staticmethod
     def call(*arguments: object, status: int = 0) -> str:
         """What a command prints, errors included, without the seconds that a process costs.
