@@ -14,9 +14,9 @@ import pandas as pd
 
 from adacomcat.checks import require
 from adacomcat.config import leakage_note
+from adacomcat.io.trace import read_rows
 from adacomcat.schedule import build_schedule
 from analysis import load
-from study.store import read_rows
 
 PARTS = ("objective", "parameter", "importance", "rule", "stopped")
 

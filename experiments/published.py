@@ -18,9 +18,11 @@ from typing import Any
 
 import study
 from adacomcat.checks import require
+from adacomcat.io.run import now
+from adacomcat.io.trace import TraceWriter
 from adacomcat.plan import Plan
 from study.spec.schema import Arm, Experiment, Workload
-from study.store import Results, TraceWriter, now
+from study.store import Results
 
 WORKLOAD = "deit_small_imagenet_upstream"
 """The only workload that was published."""

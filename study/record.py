@@ -1,107 +1,14 @@
-"""The records of a study: how they are read, what `study.json` keeps, what may change of it."""
+"""The content of `study.json`, and what may change of it."""
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from adacomcat.checks import require
-from adacomcat.config import DataConfig, from_mapping
+from adacomcat.io.run import SCHEMA_VERSION
 from adacomcat.settings import differences
-from study.spec.configfile import check_version
 from study.spec.expand import arm_configs
-from study.spec.schema import SCHEMA_VERSION, Experiment
-
-TRIAL_FIELDS: Mapping[str, type | tuple[type, ...]] = {
-    "trial_id": str,
-    "workload": str,
-    "arm": str,
-    "label": str,
-    "seed": int,
-    "status": str,
-    "config": dict,
-    "leakage": list,
-    "provenance": (dict, type(None)),
-    "started": (str, type(None)),
-    "finished": (str, type(None)),
-    "error": (str, type(None)),
-    "summary": (dict, type(None)),
-    "stopped": (dict, type(None)),
-}
-"""What every reader of a `trial.json` counts on."""
-
-
-class UnreadableError(ValueError):
-    """A record that this version cannot read.
-
-    Attributes:
-        short: the cause in a few words that follow a number of trials, as in `2 of schema 7`.
-    """
-
-    def __init__(self, message: str, short: str) -> None:
-        super().__init__(message)
-        self.short = short
-
-
-def read_record(path: Path) -> dict[str, Any]:
-    """The content of `study.json` or of a `trial.json`, its version checked and nothing else.
-
-    Raises:
-        UnreadableError: a file that cannot be read, is no JSON object, or has a newer schema.
-    """
-    try:
-        content = json.loads(path.read_bytes())
-    except OSError as error:
-        raise UnreadableError(f"{path}: cannot be read ({error.strerror})", "not read") from None
-    except ValueError as error:
-        raise UnreadableError(f"{path}: not JSON ({error})", "not JSON") from None
-    if not isinstance(content, dict):
-        kind = type(content).__name__
-        raise UnreadableError(f"{path}: got {kind!r}, allowed: a JSON object", "not JSON")
-    try:
-        check_version(content, f"{path}: schema_version")
-    except ValueError as error:
-        version = content.get("schema_version")
-        short = f"of schema {version}" if isinstance(version, int) else "without a schema version"
-        raise UnreadableError(str(error), short) from None
-    return content
-
-
-def read_trial(path: Path) -> dict[str, Any]:
-    """The content of a `trial.json`, what older versions did not write filled in.
-
-    Schema 1 knew no early end. What leaked was not written down at first: it follows from the
-    configuration, as it does for a new trial, since a setting that an old one does not have did
-    then what its default does now.
-
-    Raises:
-        UnreadableError: as `read_record`, or an entry that is missing or of another type.
-    """
-    record = read_record(path)
-    record.setdefault("stopped", None)
-    if "leakage" not in record and isinstance(record.get("config"), dict):
-        record["leakage"] = _leakage(record["config"], path)
-    for name, kind in TRIAL_FIELDS.items():
-        if name not in record:
-            raise UnreadableError(
-                f"{path}: {name}: got nothing, allowed: a value", f"without {name}"
-            )
-        if not isinstance(record[name], kind) or isinstance(record[name], bool):
-            wrong = f"{path}: {name}: got {record[name]!r}, allowed: another type"
-            raise UnreadableError(wrong, f"of a strange {name}")
-    return record
-
-
-def _leakage(config: Mapping[str, Any], path: Path) -> list[str]:
-    data = config.get("data")
-    try:
-        require(
-            isinstance(data, dict), "config.data", data, "the settings that leakage is known by"
-        )
-        assert isinstance(data, dict)
-        return list(from_mapping(DataConfig, data, "config.data").leakage)
-    except ValueError as error:
-        raise UnreadableError(f"{path}: {error}", "of unknown leakage") from None
+from study.spec.schema import Experiment
 
 
 def study_record(experiment: Experiment) -> dict[str, Any]:

@@ -9,14 +9,13 @@ from torch import nn
 
 import adacomcat
 from adacomcat.checks import require
-from adacomcat.cli.folder import RunFolder
 from adacomcat.cli.request import CROP, Origin, model_options, skeleton
 from adacomcat.config import ModelConfig
-from adacomcat.data import Splits
 from adacomcat.data.datasets import CROP_PCT
 from adacomcat.data.splits import IMAGENET_MEAN, IMAGENET_STD
 from adacomcat.io.comcat import BLOCK_KINDS, CHECKPOINT, LAYER, RANKS, load_comcat
 from adacomcat.io.directory import read_config, read_plan
+from adacomcat.io.run import Run
 from adacomcat.methods.tokens.rates import published_at
 from adacomcat.methods.tokens.spec import form_of, shape_, shapes_for
 from adacomcat.models.pickles import load_pickle
@@ -34,7 +33,7 @@ def stored_model(arguments: argparse.Namespace) -> tuple[nn.Module, nn.Module]:
         ValueError: a directory that is damaged, foreign or of another model.
     """
     if arguments.source is not None:
-        RunFolder(arguments.source).require_finished()
+        Run(arguments.source).require_finished()
         config = read_config(arguments.source)
         model = adacomcat.load(arguments.source)
         dense = ModelConfig(name=config["architecture"], options=config["model_args"])
@@ -114,28 +113,15 @@ def origin_of(directory: Path) -> Origin:
     Raises:
         ValueError: a directory that is damaged or foreign, or of a run that is not finished.
     """
-    folder = RunFolder(directory)
-    folder.require_finished()
+    run = Run(directory)
+    run.require_finished()
     config = read_config(directory)
     options = {key: value for key, value in config["model_args"].items() if key not in SIZES}
     known = config["pretrained_cfg"]
     images = {"data.image_size": known["input_size"][-1]}
     keys = {"data.mean": "mean", "data.std": "std", CROP: "crop_pct"}
     images |= {name: known[key] for name, key in keys.items() if key in known}
-    stored = folder.read()["config"] if folder.exists else None
+    stored = run.record()["config"] if run.exists else None
     model = ModelConfig(name=config["architecture"], options=options)
     method, macs = read_plan(directory).method, config["adacomcat"]["macs"]
     return Origin(model, method, macs, images, stored)
-
-
-def describe_images(model: nn.Module, splits: Splits) -> None:
-    """Write down on a model how images get into it, for `adacomcat.save`."""
-    described: Any = model
-    described.pretrained_cfg = {
-        **(described.pretrained_cfg or {}),
-        "mean": splits.mean,
-        "std": splits.std,
-        "crop_pct": getattr(splits.test.images, "crop_pct", 1.0),
-        "interpolation": "bicubic",
-        "label_names": splits.classes,
-    }

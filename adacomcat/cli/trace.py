@@ -28,10 +28,10 @@ from torch import Tensor, nn
 import adacomcat
 from adacomcat.checks import require
 from adacomcat.cli.console import Display
-from adacomcat.cli.folder import RunFolder
 from adacomcat.data.transforms import evaluation
 from adacomcat.files import atomic_write_bytes
 from adacomcat.io.directory import read_config
+from adacomcat.io.run import Run
 from adacomcat.methods.tokens.blocks import TokenBlocks
 from adacomcat.models.registry import input_shape
 
@@ -46,7 +46,7 @@ def trace(arguments: argparse.Namespace, display: Display) -> None:
         ValueError: a directory that is damaged, foreign or not finished, a model that keeps all its
             tokens, or a file that is no image.
     """
-    RunFolder(arguments.source).require_finished()
+    Run(arguments.source).require_finished()
     name = read_config(arguments.source)["architecture"]
     model = adacomcat.load(arguments.source)
     container, blocks = token_blocks(model)

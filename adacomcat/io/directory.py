@@ -25,14 +25,17 @@ import safetensors.torch
 import torch
 from torch import nn
 
+from adacomcat import parallel
 from adacomcat.checks import require
 from adacomcat.cost import count_macs, count_params
+from adacomcat.data import Splits
 from adacomcat.files import atomic_write_bytes, atomic_write_json
 from adacomcat.io.hub import HUB, fetch
 from adacomcat.methods.specs import check_plan, plan_of, shape_, shapes_of
 from adacomcat.models.registry import family_for, family_of, input_shape
 from adacomcat.models.tensors import check_tensors
 from adacomcat.plan import Plan
+from adacomcat.training import Trial
 from adacomcat.training.checkpoint import CheckpointError
 
 WEIGHTS, PLAN, CONFIG = "model.safetensors", "plan.json", "config.json"
@@ -94,6 +97,44 @@ def save(
     atomic_write_bytes(directory / WEIGHTS, data)
     atomic_write_json(directory / PLAN, plan.to_json())
     atomic_write_json(directory / CONFIG, config)
+
+
+def check_saveable(model: nn.Module) -> None:
+    """Refuse a model that `save` would refuse: before its training, not after.
+
+    Raises:
+        ValueError: as `save`.
+    """
+    _verify(model, _config(model, None, None))
+
+
+def save_result(trial: Trial, directory: Path) -> None:
+    """Write the model that a trial stands for, with how images get into it, on the first worker.
+
+    Args:
+        trial: that has run.
+        directory: of its run.
+
+    Raises:
+        ValueError: as `save`.
+    """
+    if parallel.rank() == 0:
+        describe_images(trial.result, trial.splits)
+        save(trial.result, directory, plan=trial.method.plan)
+    parallel.wait_for_all()
+
+
+def describe_images(model: nn.Module, splits: Splits) -> None:
+    """Write down on a model how images get into it, for `save`."""
+    described: Any = model
+    described.pretrained_cfg = {
+        **(described.pretrained_cfg or {}),
+        "mean": splits.mean,
+        "std": splits.std,
+        "crop_pct": getattr(splits.test.images, "crop_pct", 1.0),
+        "interpolation": "bicubic",
+        "label_names": splits.classes,
+    }
 
 
 def load(directory: Path | str) -> nn.Module:

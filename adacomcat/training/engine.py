@@ -132,6 +132,7 @@ class Trial:
             The summary; None where the trial was paused.
         """
         started = time.perf_counter() - sum(row["wall_s"] for row in self.rows)
+        self.reporter.begin(self.rows, self.search_rows)
         while not self._phase_is_over():
             if until is not None and self._step_epoch() >= until:
                 return None

@@ -1,7 +1,8 @@
 """What a trial does in its worker: the engine on the workload's cached dense model."""
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import Any, Protocol
 import torch
 from torch import nn
 
+from adacomcat.checks import require
 from adacomcat.config import (
     DataConfig,
     DenseConfig,
@@ -18,9 +20,14 @@ from adacomcat.config import (
     from_mapping,
 )
 from adacomcat.data import Splits, build_splits
+from adacomcat.io.directory import check_saveable, save_result
+from adacomcat.io.run import Run
+from adacomcat.io.trace import TraceWriter
 from adacomcat.schedule import Never
 from adacomcat.training import Reporter, Trial, dense_model
+from adacomcat.training.checkpoint import CheckpointError, load_state
 from adacomcat.training.dense import build_dense
+from adacomcat.training.rows import Row
 from study.spec.expand import RESOLVED
 
 
@@ -60,14 +67,36 @@ def train_trial(
     device: str,
     until: int | None,
 ) -> Outcome | None:
-    """The body of every study."""
+    """Train the trial on its workload's dense model, and leave its finished model."""
     dense, splits = _prepared(_workload_key(config), cache, device)
     trial = Trial(
         config, dense=dense, splits=splits, directory=directory, reporter=reporter, device=device
     )
     trial.resume()
     summary = trial.run(until)
-    return None if summary is None else Outcome(summary, dict(splits.hashes))
+    if summary is None:
+        return None
+    save_result(trial, directory)
+    return Outcome(summary, dict(splits.hashes))
+
+
+def restore_trace(run: Run) -> None:
+    """Write the trace of an ended trial again, with the rows that its checkpoint holds.
+
+    Raises:
+        ValueError: the checkpoint is damaged or gone, or has no more rows.
+    """
+    missing, again = run.missing_rows(), f"delete {run.path} to train the trial again"
+    try:
+        state = load_state(run.path / "checkpoint")
+    except CheckpointError as error:
+        raise ValueError(
+            f"{run.path}: {missing}, and {error.path} does not read; {again}"
+        ) from error
+    with closing(TraceWriter(run.path)) as writer:
+        writer.begin(state["rows"], state["search_rows"])
+    missing = run.missing_rows()
+    require(not missing, str(run.path), missing, f"all of them; {again}")
 
 
 def prepare_dense(
@@ -114,9 +143,11 @@ def untrained(config: TrialConfig, device: str = "cpu") -> Trial:
 
 
 class _Silent:
-    def epoch(self, row: dict[str, Any]) -> None: ...
+    def begin(self, epochs: Sequence[Row], searches: Sequence[Row]) -> None: ...
 
-    def search(self, row: dict[str, Any]) -> None: ...
+    def epoch(self, row: Row) -> None: ...
+
+    def search(self, row: Row) -> None: ...
 
 
 def _workload_key(config: TrialConfig) -> str:
@@ -145,4 +176,6 @@ def _prepared(key: str, cache: Path, device: str) -> tuple[nn.Module, Splits]:
 def _untrained(key: str) -> tuple[nn.Module, Splits]:
     config = _workload(key)
     splits = build_splits(config.data)
-    return build_dense(config, splits), splits
+    model = build_dense(config, splits)
+    check_saveable(model)
+    return model, splits

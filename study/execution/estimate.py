@@ -118,6 +118,8 @@ class _Rows:
     def __init__(self) -> None:
         self.epochs: list[dict[str, Any]] = []
 
+    def begin(self, epochs: Any, searches: Any) -> None: ...
+
     def epoch(self, row: dict[str, Any]) -> None:
         self.epochs.append(row)
 

@@ -15,15 +15,14 @@ from rich.console import Console
 
 from adacomcat.checks import require
 from adacomcat.files import default_cache
+from adacomcat.io.run import FINAL, LogFile
 from study.execution import cluster, provenance
-from study.execution.disk import LogFile
-from study.execution.lock import driver_lock
 from study.explore.export import export
 from study.show.monitor import make_monitor
 from study.show.status import describe
 from study.spec.catalog import recorder
 from study.spec.expand import expand
-from study.spec.schema import FINAL, Experiment, TrialSpec
+from study.spec.schema import Experiment, TrialSpec
 from study.store import Results
 
 
@@ -55,7 +54,8 @@ class Session:
         self.results.check(self.experiment, extend=self.arguments.extend)
         # A record that does not read is refused here, before anything is started.
         self.results.trials()
-        with driver_lock(self.results.root):
+        with self.results.locked():
+            self._restore_traces()
             if self._is_complete():
                 count = len(self.results.trials())
                 self.console.print(f"all {count} trials have ended already", highlight=False)
@@ -74,6 +74,17 @@ class Session:
         from study.explore.optuna_study import left, open_study
 
         return left(self.experiment, open_study(self.experiment, self.results)) == 0
+
+    def _restore_traces(self) -> None:
+        """Give ended trials back the rows that their files have lost."""
+        for record in self.results.trials():
+            run = self.results.run(record["trial_id"])
+            missing = run.missing_rows() if record["status"] in FINAL else ""
+            if missing:
+                from study.execution.body import restore_trace
+
+                restore_trace(run)
+                self._say(f"{run.path.name}: {missing}; restored from its checkpoint")
 
     def _read_log(self, record: Callable[[Results, str], None]) -> None:
         specs = expand(self.experiment)

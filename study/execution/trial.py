@@ -1,31 +1,32 @@
 """The trials of one arm in a worker, under Ray Tune or Ray Train, and what is recorded of them."""
 
-import logging
+import math
 import time
 import traceback
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import closing, contextmanager
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import closing
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from adacomcat.io.run import FINAL, lock, now
+from adacomcat.io.trace import TraceWriter
 from adacomcat.parallel import from_first_worker
+from adacomcat.training.rows import Row
 from study.execution.body import Body, Outcome, train_trial
 from study.execution.cluster import Placement
 from study.execution.disk import is_disk_full
-from study.execution.lock import trial_lock
 from study.execution.provenance import collect
 from study.explore.judge import Verdict
 from study.spec.objectives import mean_values
-from study.spec.schema import FINAL, TrialSpec
-from study.store import Results, TraceWriter, now
+from study.spec.schema import TrialSpec
+from study.store import Results
 
 Report = Callable[[dict[str, Any]], None]
 """Takes flat metrics on their way to Ray."""
 
-LOG = "trial.log"
 PREDECESSOR_WAIT_S = 60.0
 """A worker outlives its killed driver by a second or two, and may still be writing."""
 
@@ -85,7 +86,11 @@ class _TraceReporter:
         self._every_s = 0.0 if nested else job.report_every_s
         self._told = 0.0
 
-    def epoch(self, row: dict[str, Any]) -> None:
+    def begin(self, epochs: Sequence[Row], searches: Sequence[Row]) -> None:
+        if self._writer is not None:
+            self._writer.begin(epochs, searches)
+
+    def epoch(self, row: Row) -> None:
         if self._writer is not None:
             self._writer.epoch(row)
         if time.monotonic() - self._told >= self._every_s:
@@ -95,26 +100,9 @@ class _TraceReporter:
             step = {"training_iteration": self._before + row["step_epoch"] + 1}
             self._report(self._who | told | step)
 
-    def search(self, row: dict[str, Any]) -> None:
+    def search(self, row: Row) -> None:
         if self._writer is not None:
             self._writer.search(row)
-
-
-@contextmanager
-def _logged_to(path: Path) -> Iterator[None]:
-    """Append what the engine logs to a file: a line an epoch, and what it warns of."""
-    handler = logging.FileHandler(path)
-    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
-    logger = logging.getLogger("adacomcat")
-    level = logger.level
-    logger.addHandler(handler)
-    logger.setLevel(logging.INFO)
-    try:
-        yield
-    finally:
-        logger.setLevel(level)
-        logger.removeHandler(handler)
-        handler.close()
 
 
 class ArmRun:
@@ -171,10 +159,10 @@ class ArmRun:
 
     def _record(self, spec: TrialSpec, until: int | None) -> Outcome | None:
         """The body, and what it leaves, in the trial's folder."""
-        folder = self.results.folder(spec.trial_id)
-        with trial_lock(folder, PREDECESSOR_WAIT_S):
+        run = self.results.run(spec.trial_id)
+        with run.locked(PREDECESSOR_WAIT_S):
             self._begin(spec)
-            with closing(TraceWriter(folder)) as writer, _logged_to(folder / LOG):
+            with closing(TraceWriter(run.path)) as writer, run.logged():
                 outcome = self._run_body(spec, until, writer)
             if outcome is not None:
                 self._finish(spec, outcome)
@@ -183,7 +171,12 @@ class ArmRun:
     def _is_there(self, spec: TrialSpec, until: int | None) -> bool:
         if self.results.status(spec.trial_id) in FINAL:
             return True
-        return until is not None and len(self.results.epochs(spec.trial_id)) >= until
+        if until is None:
+            return False
+        try:
+            return len(self.results.epochs(spec.trial_id)) >= until
+        except ValueError:  # A damaged row: the trial goes on, and writes its trace anew.
+            return False
 
     def _run_body(
         self, spec: TrialSpec, until: int | None, writer: TraceWriter | None = None
@@ -259,7 +252,7 @@ def run_arm(trial_ids: Sequence[str], job: Job, report: Report) -> None:
             report({"trial": spec.trial_id, "kept": True})
     try:
         # The same arm, suggested twice, waits here and finds its trials finished.
-        with trial_lock(results.folder(specs[0].trial_id) / "arm", float("inf")):
+        with lock(results.folder(specs[0].trial_id) / ".arm.lock", math.inf):
             if job.placement.executor == "train":
                 run_nested(specs, job)
             else:

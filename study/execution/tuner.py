@@ -11,6 +11,7 @@ from typing import Any
 import ray
 from ray import tune
 
+from adacomcat.io.run import FINAL, now
 from adacomcat.settings import build_config
 from study.execution.disk import is_disk_full
 from study.execution.nested import RETRIES
@@ -29,8 +30,8 @@ from study.show.monitor import Monitor
 from study.spec.expand import as_json, expand
 from study.spec.exploration import Exploration
 from study.spec.resolve import Trace, resolve
-from study.spec.schema import FINAL, Experiment, TrialSpec, levels
-from study.store import Results, now
+from study.spec.schema import Experiment, TrialSpec, levels
+from study.store import Results
 
 
 class DiskFull(OSError):

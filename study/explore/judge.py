@@ -39,9 +39,9 @@ import numpy as np
 import numpy.typing as npt
 
 from adacomcat.checks import require
+from adacomcat.io.trace import Rows, read_rows
 from study.spec.exploration import Stopping
 from study.spec.objectives import losses
-from study.store import Rows, read_rows
 
 REFERENCE_POINT = 1.1
 """In losses scaled to 0..1: a little beyond the worst, so that the ends of a front count too."""

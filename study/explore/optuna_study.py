@@ -13,6 +13,7 @@ from optuna.storages.journal import JournalFileBackend
 from optuna.trial import FrozenTrial, TrialState
 
 from adacomcat.checks import require
+from adacomcat.io.trace import Rows
 from adacomcat.settings import differences
 from study.explore.samplers import OUTSIDE
 from study.spec.expand import suggested_arm
@@ -20,7 +21,7 @@ from study.spec.exploration import Exploration
 from study.spec.objectives import METRICS
 from study.spec.schema import Arm, Experiment
 from study.spec.space import quasi_random
-from study.store import Results, Rows
+from study.store import Results
 
 
 def journal(results: Results) -> Path:

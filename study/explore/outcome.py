@@ -9,9 +9,9 @@ import moocore
 import numpy as np
 
 from adacomcat.checks import require
+from adacomcat.io.run import Status
 from study.spec.exploration import Exploration
 from study.spec.objectives import losses, mean_values
-from study.spec.schema import Status
 from study.store import Results
 
 

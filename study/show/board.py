@@ -7,8 +7,9 @@ from typing import Any
 
 import numpy as np
 
+from adacomcat.io.run import FINAL, Status
 from study.explore.outcome import on_front
-from study.spec.schema import FINAL, Status, TrialSpec
+from study.spec.schema import TrialSpec
 
 PHASES = (("search", "search_phase"), ("finetune", "finetune"))
 """Name of a phase in a trace, and its key in a configuration."""

@@ -12,9 +12,10 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
+from adacomcat.io.run import Status
 from study.show.board import Board, Line
 from study.spec.expand import expand
-from study.spec.schema import Experiment, Status, TrialSpec
+from study.spec.schema import Experiment, TrialSpec
 from study.store import Results
 
 EPOCH_LINE_EVERY_S = 30.0

@@ -11,13 +11,13 @@ from rich.table import Table
 from rich.text import Text
 
 from adacomcat.config import leakage_note
-from study.execution.lock import holder
+from adacomcat.io.run import FINAL, Status
 from study.explore.outcome import arm_status, on_front, read_outcome
 from study.show.monitor import STYLES, count
 from study.spec.expand import expand
 from study.spec.exploration import Exploration
 from study.spec.objectives import losses
-from study.spec.schema import FINAL, Experiment, Status
+from study.spec.schema import Experiment
 from study.store import Results
 
 UNDER_WAY = ("running", "interrupted")
@@ -61,11 +61,10 @@ def describe(results: Results, experiment: Experiment) -> RenderableType:
     """
     records = results.trials()
     arms = _arms(experiment, records)
-    driver = holder(results.root)
     exploration = experiment.exploration
     front = _front(arms, exploration, results) if exploration else []
     parts: list[RenderableType] = [
-        _head(experiment, results, arms, driver),
+        _head(experiment, results, arms),
         _arm_table(arms, results, {arm.name for arm, _ in front}),
     ]
     if exploration is not None and front:
@@ -90,9 +89,7 @@ def _arms(experiment: Experiment, records: Sequence[dict[str, Any]]) -> list[_Ar
     return list(arms.values())
 
 
-def _head(
-    experiment: Experiment, results: Results, arms: Sequence[_Arm], driver: Mapping[str, Any] | None
-) -> Table:
+def _head(experiment: Experiment, results: Results, arms: Sequence[_Arm]) -> Table:
     study = results.study()
     counts = Counter(status for arm in arms for status in arm.statuses())
     tally = ", ".join(f"{counts[s]} {s}" for s in get_args(Status) if counts[s])
@@ -100,7 +97,7 @@ def _head(
         "experiment": f"{experiment.name} on {experiment.workload.name}",
         "question": experiment.question,
         "started": f"{study['started']} by {study['command']}",
-        "driver": _driver(driver, results, _is_left(experiment, results, counts)),
+        "driver": _driver(results, _is_left(experiment, results, counts)),
         "trials": tally,
     }
     notes = {leakage_note(spec.leakage) for spec in expand(experiment)} - {""}
@@ -120,9 +117,9 @@ def _head(
     return table
 
 
-def _driver(driver: Mapping[str, Any] | None, results: Results, is_left: bool) -> str:
-    if driver is not None:
-        return f"process {driver['pid']} on {driver['host']}, since {driver['since']}"
+def _driver(results: Results, is_left: bool) -> str:
+    if results.has_driver():
+        return "at work"
     return f"none; to go on: --resume {results.root}" if is_left else "none, and nothing is left"
 
 

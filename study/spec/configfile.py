@@ -7,13 +7,14 @@ from typing import Any, get_args
 
 from pydantic import ValidationError
 
-from adacomcat.checks import require, require_known
+from adacomcat.checks import require_known
 from adacomcat.files import atomic_write_bytes
+from adacomcat.io.run import SCHEMA_VERSION, check_version
 from adacomcat.schedule import build_schedule
 from adacomcat.settings import build_config, read_yaml, write_yaml
 from study.spec.expand import RESOLVED, apply_settings
 from study.spec.exploration import Record
-from study.spec.schema import SCHEMA_VERSION, Experiment
+from study.spec.schema import Experiment
 
 HEAD = """\
 # The experiment {experiment} on the workload {workload}, with every setting spelled out.
@@ -51,18 +52,6 @@ def read_config(path: Path) -> Experiment:
         return _experiment(read_yaml(text))
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from None
-
-
-def check_version(content: Mapping[str, Any], field: str) -> None:
-    """Refuse what a newer version of this software has written.
-
-    Raises:
-        ValueError: no version, or one above `SCHEMA_VERSION`.
-    """
-    version = content.get("schema_version")
-    known = type(version) is int and 1 <= version <= SCHEMA_VERSION
-    allowed = f"up to {SCHEMA_VERSION}; a newer one needs a newer adacomcat"
-    require(known, field, version, allowed)
 
 
 def _experiment(content: Any) -> Experiment:

@@ -3,21 +3,13 @@
 import hashlib
 import json
 from collections.abc import Mapping
-from typing import Any, Literal
+from typing import Any
 
 from pydantic import Field, model_validator
 
 from adacomcat.checks import require, require_known
 from adacomcat.config import TrialConfig, from_mapping
 from study.spec.exploration import Exploration, Name, Record
-
-SCHEMA_VERSION = 2
-"""Of `study.json`, `study.yaml` and `trial.json`; a reader refuses a newer one."""
-
-Status = Literal["pending", "running", "finished", "stopped", "failed", "interrupted"]
-"""`stopped`: ended early by the judge of an exploration."""
-FINAL: frozenset[Status] = frozenset({"finished", "stopped"})
-"""What a resume does not run again."""
 
 
 class Workload(Record):

@@ -5,8 +5,8 @@ import json
 import pandas as pd
 import pytest
 
+from adacomcat.io.run import SCHEMA_VERSION
 from analysis import load, make_all, notes, report, table_arms
-from study.spec.schema import SCHEMA_VERSION
 
 NEWER = SCHEMA_VERSION + 5
 

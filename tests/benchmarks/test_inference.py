@@ -5,6 +5,7 @@ import json
 
 import pytest
 
+from adacomcat.io.trace import TraceWriter
 from adacomcat.methods.tokens.rates import published_at
 from adacomcat.models.base import TokenSequence
 from adacomcat.models.timm_vit import VisionTransformerSteps
@@ -14,7 +15,7 @@ from study.execution.provenance import repository
 from study.spec.catalog import load_experiment
 from study.spec.expand import expand
 from study.spec.schema import Experiment
-from study.store import Results, TraceWriter
+from study.store import Results
 
 TINY, RATE = "deit_tiny_patch16_224", 0.6
 EVERY = ("--modes", "eager", "onnxruntime", "--dtypes", "float32", "bfloat16")

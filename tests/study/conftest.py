@@ -17,11 +17,13 @@ from typing import Any
 
 import pytest
 
+from adacomcat.io.run import Status
+from adacomcat.io.trace import EPOCHS
 from study.execution.provenance import repository
 from study.run import main
 from study.spec.exploration import Dimension, Exploration, Stopping
-from study.spec.schema import Arm, Experiment, Status, TrialSpec, Workload
-from study.store import EPOCHS, Results
+from study.spec.schema import Arm, Experiment, TrialSpec, Workload
+from study.store import Results
 
 ROWS = 4
 CLOCKS = {"images_per_s", "seconds"}

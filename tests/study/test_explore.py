@@ -18,7 +18,7 @@ from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend
 from optuna.trial import TrialState
 
-from study.store import read_rows
+from adacomcat.io.trace import read_rows
 
 pytestmark = [pytest.mark.ray, pytest.mark.timeout(600)]
 
@@ -68,7 +68,7 @@ class Explored:
 def written(*folders: Path) -> dict[Path, int]:
     """Files -> when they were written; not the lock of a worker, which outlives the record."""
     found = (path for folder in folders for path in folder.rglob("*") if path.is_file())
-    return {path: path.stat().st_mtime_ns for path in found if path.name[:7] != ".worker"}
+    return {path: path.stat().st_mtime_ns for path in found if path.suffix != ".lock"}
 
 
 def folder_of(root: Path, record: dict[str, Any]) -> Path:

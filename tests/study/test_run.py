@@ -7,12 +7,13 @@ from typing import Any
 
 import pytest
 
+from adacomcat.io.trace import TraceWriter
 from adacomcat.settings import read_yaml, write_yaml
 from study.run import main
 from study.spec.catalog import load_experiment
 from study.spec.configfile import to_yaml
 from study.spec.expand import expand
-from study.store import Results, TraceWriter
+from study.store import Results
 
 EXPERIMENT = ("--experiment", "adaptive_vs_fixed", "--workload", "synthetic")
 EXPLORE = ("--experiment", "dp_coefficients", "--workload", "synthetic")

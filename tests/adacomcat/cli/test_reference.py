@@ -11,6 +11,7 @@ import torch
 
 import adacomcat
 from adacomcat.cli.sources import comcat_model
+from adacomcat.io.run import Run
 from adacomcat.testing.images import write_image_folder
 
 SHARED = Path(__file__).parents[4] / "shared"
@@ -94,7 +95,7 @@ def test_a_finetune_of_a_converted_model(cli, dense, searched, weights, images, 
     done = cli(*words, "--data", images, "--weights", weights)
     assert done.status == 0, done.err
     assert (
-        json.loads((tuned / "summary.json").read_text())["plan"]
+        Run(tuned).record()["summary"]["plan"]
         == json.loads((ours / "plan.json").read_text())["decisions"]
     )
 

@@ -10,6 +10,7 @@ import torch
 
 from adacomcat.cli.main import parse
 from adacomcat.cli.request import search_config
+from adacomcat.io.run import Run
 
 
 @pytest.fixture
@@ -29,7 +30,7 @@ def refused(cli, asked, tmp_path):
             given[given.index("--data") + 1] = str(data)
         done = cli("search", *given, *more, "--output", folder)
         assert done.status == status, done.out + done.err
-        assert not (folder / "summary.json").exists()
+        assert Run(folder).status in ("pending", "failed")
         assert done.err.startswith("error: ") and done.err.count("\n") == 1
         return done.err
 
@@ -105,7 +106,7 @@ def test_a_directory_that_is_there(cli, asked, searched, command):
 
 def test_a_run_that_is_not_finished(cli, searched, tmp_path):
     half = shutil.copytree(searched, tmp_path / "half")
-    (half / "summary.json").unlink()
+    Run(half).update("interrupted")
     for command in (["eval"], ["info"], ["finetune", "--output", tmp_path / "new"]):
         done = cli(*command, "--from", half)
         assert done.status == 2
@@ -116,7 +117,7 @@ def test_a_directory_of_another_command(cli, searched, tmp_path):
     done = cli("finetune", "--resume", searched)
     assert done.status == 2 and f"search --resume {searched}" in done.err
     done = cli("search", "--resume", tmp_path)
-    assert done.status == 2 and "no run.json" in done.err
+    assert done.status == 2 and "no trial.json" in done.err
 
 
 @pytest.mark.parametrize(

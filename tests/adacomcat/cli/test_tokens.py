@@ -11,6 +11,7 @@ import adacomcat
 from adacomcat.cli.commands.search import METHODS
 from adacomcat.cli.main import main, parse
 from adacomcat.cli.request import eval_config, measured_config, search_config
+from adacomcat.io.run import Run
 from adacomcat.methods.registry import build_method
 from adacomcat.methods.tokens.rates import published_at
 from adacomcat.methods.tokens.spec import rates_of, shape_, shapes_for
@@ -63,7 +64,7 @@ def config_of(*words):
 
 
 def test_a_search_reaches_its_target_with_the_dense_weights(dropped, dense):
-    summary = json.loads((dropped / "summary.json").read_text())
+    summary = Run(dropped).record()["summary"]
     assert summary["dense_macs"] == DENSE_MACS and summary["params"] == summary["dense_params"]
     # Within the target, and less than a token in the last block away from it.
     assert 0.97 * TARGET * 1e9 < summary["macs"] <= TARGET * 1e9
@@ -75,7 +76,7 @@ def test_a_search_reaches_its_target_with_the_dense_weights(dropped, dense):
 
 
 def test_info_shows_tokens_and_eval_says_what_the_search_said(dropped, cli):
-    summary = json.loads((dropped / "summary.json").read_text())
+    summary = Run(dropped).record()["summary"]
     found = cli("info", "--from", dropped, "--json").json
     assert found["macs"] == summary["macs"] and found["sites"] == []
     last = rates_of(adacomcat.load(dropped)).steps(17)[-1]
@@ -136,7 +137,7 @@ def test_a_model_without_a_record_is_finetuned_by_its_method(
         tmp_path / "tuned",
     )
     assert done.status == 0, done.err
-    config = json.loads((tmp_path / "tuned" / "run.json").read_text())["config"]
+    config = Run(tmp_path / "tuned").record()["config"]
     assert config["method"]["name"] == "diffrate" and config["finetune"]["lr"] == 2e-5
 
 

@@ -30,6 +30,9 @@ class Rows:
     def __init__(self, stop_after=None):
         self.epochs, self.searches, self.stop_after = [], [], stop_after
 
+    def begin(self, epochs, searches):
+        pass
+
     def epoch(self, row):
         self.epochs.append({k: v for k, v in row.items() if k not in CLOCKS})
         if len(self.epochs) == self.stop_after:

@@ -70,6 +70,9 @@ def test_the_clocks_stay_apart_and_add_up(config, dense, splits, tmp_path):
     class Keep:
         rows = []
 
+        def begin(self, epochs, searches):
+            pass
+
         def epoch(self, row):
             self.rows.append(row)
 
@@ -221,6 +224,9 @@ def test_a_non_finite_loss_names_epoch_step_and_last_checkpoint(
 ):
     class Poison:
         """Spoils a weight once an epoch is reported."""
+
+        def begin(self, epochs, searches):
+            pass
 
         def epoch(self, row):
             trial.model.get_parameter("head.bias").data.fill_(math.nan)

@@ -22,6 +22,9 @@ class Keep:
     def __init__(self):
         self.epochs, self.searches = [], []
 
+    def begin(self, epochs, searches):
+        pass
+
     def epoch(self, row):
         self.epochs.append(row)
 

@@ -181,7 +181,10 @@ def test_unreadable_images_are_counted(config, tmp_path):
         config, data=data, search_phase=recipe, finetune=recipe, schedule={"kind": "never"}
     )
     splits = build_splits(data)
-    dense, silent = build_dense(config, splits), SimpleNamespace(epoch=id, search=id)
+    dense, silent = (
+        build_dense(config, splits),
+        SimpleNamespace(begin=lambda *rows: None, epoch=id, search=id),
+    )
     trial = Trial(config, dense=dense, splits=splits, directory=tmp_path, reporter=silent)
     trial.run()
     assert [row["unreadable"] for row in trial.rows] == [1, 1]

@@ -1,6 +1,5 @@
 import errno
 import logging
-import os
 import traceback
 from collections.abc import Callable
 from pathlib import Path
@@ -12,7 +11,8 @@ from ray.exceptions import RayTaskError
 from ray.train import ControllerError, WorkerGroupError
 from ray.tune import TuneError
 
-from study.execution.disk import LogFile, is_disk_full
+from adacomcat.io.run import LogFile
+from study.execution.disk import is_disk_full
 from study.run import main
 from study.spec.configfile import write_config
 from study.spec.schema import Experiment
@@ -86,26 +86,6 @@ def test_errors_that_lie_behind_one_another_in_a_ring() -> None:
     one, other = RuntimeError("one"), RuntimeError("other")
     one.__cause__, other.__cause__ = other, one
     assert not is_disk_full(one)
-
-
-def test_a_log_on_a_full_disk_stays_silent_to_its_end(capfd: pytest.CaptureFixture[str]) -> None:
-    log = LogFile("/dev/full")
-    for _ in range(2):
-        log.handle(logging.makeLogRecord({"msg": "a line", "levelno": logging.ERROR}))
-    log.close()
-    assert capfd.readouterr() == ("", "")
-
-
-def test_any_other_trouble_with_a_log_shows(
-    tmp_path: Path, capfd: pytest.CaptureFixture[str]
-) -> None:
-    log = LogFile(tmp_path / "a.log")
-    log.handle(logging.makeLogRecord({"msg": "%d", "args": ("no number",)}))
-    os.close(log.stream.fileno())
-    log.handle(logging.makeLogRecord({"msg": "a line"}))
-    with pytest.raises(OSError, match="Bad file descriptor"):
-        log.close()
-    assert capfd.readouterr().err.count("--- Logging error ---") == 2
 
 
 def raised() -> Any:

@@ -8,10 +8,12 @@ import optuna
 import pytest
 from optuna.trial import FrozenTrial, TrialState
 
+from adacomcat.io.run import Status
+from adacomcat.io.trace import EPOCHS
 from study.explore.optuna_study import explored_arms, journal, left, read_study
 from study.spec.exploration import Dimension
-from study.spec.schema import Experiment, Status, TrialSpec
-from study.store import EPOCHS, Results
+from study.spec.schema import Experiment, TrialSpec
+from study.store import Results
 
 Make = Callable[..., Experiment]
 Drive = Callable[[Experiment], Any]

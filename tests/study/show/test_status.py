@@ -1,18 +1,17 @@
 import io
-import os
-import socket
 from pathlib import Path
 from typing import Any
 
 import pytest
 from rich.console import Console
 
-from study.execution.lock import driver_lock
+from adacomcat.io.run import Status
+from adacomcat.io.trace import TraceWriter
 from study.show.status import describe
 from study.spec.expand import arm_specs, expand, suggested_arm
 from study.spec.exploration import Dimension, Exploration, Stopping
-from study.spec.schema import Arm, Experiment, Status, TrialSpec
-from study.store import Results, TraceWriter
+from study.spec.schema import Arm, Experiment, TrialSpec
+from study.store import Results
 
 
 def begun(root: Path, experiment: Experiment) -> Results:
@@ -99,9 +98,8 @@ def test_every_seed_of_every_arm_is_counted(tmp_path: Path, grid: Experiment) ->
 
 def test_a_driver_at_work_is_told(tmp_path: Path, grid: Experiment) -> None:
     results = begun(tmp_path, grid)
-    with driver_lock(tmp_path):
-        told = line(page(results, grid), "driver")
-    assert told.startswith(f"driver process {os.getpid()} on {socket.gethostname()}, since 20")
+    with results.locked():
+        assert line(page(results, grid), "driver") == "driver at work"
     assert line(page(results, grid), "driver").startswith("driver none; to go on:")
 
 
