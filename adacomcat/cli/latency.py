@@ -14,7 +14,7 @@ from adacomcat.cli.console import Display
 from adacomcat.cli.request import measured_config
 from adacomcat.cli.workers import Workers
 from adacomcat.config import TrialConfig
-from adacomcat.methods.lowrank.latency import ATTENTION, MODEL, measure, measure_plans, table_of
+from adacomcat.methods.lowrank.latency import MODEL, dense_name, measure, measure_plans, table_of
 from adacomcat.methods.lowrank.method import LowRank
 from adacomcat.methods.lowrank.spec import model_sites
 from adacomcat.methods.lowrank.timetable import write_timetable
@@ -106,9 +106,8 @@ def _table(table: Mapping[str, Any], times: Mapping[str, Times], batch_size: int
         shown.add_column(name, justify="left" if name in ("site", "") else "right")
     shown.add_row("model", "dense", *_times(times[MODEL], batch_size), _us(table["model_ns"]), "")
     for kind, entry in table["kinds"].items():
-        name = ATTENTION if kind in ("qk", "vo") else kind
         dense = entry["dense_ns"]
-        shown.add_row(kind, "dense", *_times(times[name], batch_size), _us(dense), "")
+        shown.add_row(kind, "dense", *_times(times[dense_name(kind)], batch_size), _us(dense), "")
         for rank, ns in entry["rank_ns"].items():
             left = "left dense" if ns >= dense else ""
             cells = _times(times[f"{kind} {rank}"], batch_size)

@@ -100,6 +100,7 @@ class TimmMetaFormer(TimmFamily):
 
     def tokens(self, model: nn.Module) -> TokenSequence:
         stages: Any = model.stages
+        require_exact(model, "model", self.types)
         require(len(stages) == STAGES, "model.stages", len(stages), f"{STAGES}, as a CAFormer has")
         require_unshared(model)
         for index in range(COMPRESSED, STAGES):

@@ -173,6 +173,7 @@ class TimmVisionTransformer(TimmFamily):
 
     def _check_model(self, model: nn.Module) -> None:
         parts: Any = model
+        require_exact(model, "model", self.types)
         embedding = type(parts.patch_embed)
         require(
             embedding is PatchEmbed, "model.patch_embed", embedding.__name__, "timm's PatchEmbed"
