@@ -14,12 +14,11 @@ from adacomcat.config import ModelConfig
 from adacomcat.data.datasets import CROP_PCT
 from adacomcat.data.splits import IMAGENET_MEAN, IMAGENET_STD
 from adacomcat.io.comcat import BLOCK_KINDS, CHECKPOINT, LAYER, RANKS, load_comcat
-from adacomcat.io.directory import read_config, read_plan
+from adacomcat.io.directory import dense_skeleton, read_config, read_plan
 from adacomcat.io.run import Run
 from adacomcat.methods.tokens.rates import published_at
 from adacomcat.methods.tokens.spec import form_of, shape_, shapes_for
 from adacomcat.models.pickles import load_pickle
-from adacomcat.models.registry import input_shape
 from adacomcat.models.weights import plain_state
 
 SIZES = ("num_classes", "in_chans", "img_size")
@@ -36,9 +35,7 @@ def stored_model(arguments: argparse.Namespace) -> tuple[nn.Module, nn.Module]:
         Run(arguments.source).require_finished()
         config = read_config(arguments.source)
         model = adacomcat.load(arguments.source)
-        dense = ModelConfig(name=config["architecture"], options=config["model_args"])
-        # A CAFormer's arguments do not have the size of its images.
-        return model, skeleton(dense, image_size=input_shape(model)[-1])
+        return model, dense_skeleton(config)
     return comcat_model(arguments.comcat_dir, arguments.model, model_options(arguments))
 
 

@@ -4,7 +4,8 @@
     plan.json            the decision of every searched site
     config.json          what the model is: timm's keys of a hub model (architecture, num_classes,
                          num_features, global_pool, model_args, pretrained_cfg), and `adacomcat`:
-                         format version, the modules that a method put in, costs, the hash of the
+                         format version, the modules that a method put in, sizes of parts that
+                         the arguments do not make (of pruned models), costs, the hash of the
                          weights
 
 `config.json` is written last and names the weights by their hash: after a kill in the middle the
@@ -219,6 +220,10 @@ def _config(
     if len(known.get("label_names") or ()) != model.num_classes:
         known.pop("label_names", None)  # of another classifier, before `reset_classifier`
     shape = family.input_shape(model)
+    with torch.device("meta"):
+        made = family.sizes(family.build(architecture, _tupled(arguments)))
+    # What structural pruning left, which no argument makes.
+    sizes = {k: v for k, v in family.sizes(model).items() if k in made and made[k] != v}
     return {
         "architecture": architecture,
         "num_classes": model.num_classes,
@@ -229,6 +234,7 @@ def _config(
         "adacomcat": {
             "version": VERSION,
             "modules": shapes_of(model),
+            "sizes": sizes,
             "params": count_params(model),
             "macs": count_macs(model, shape),
             "extra": dict(extra or {}),
@@ -236,14 +242,27 @@ def _config(
     }
 
 
-def _skeleton(config: Mapping[str, Any]) -> Any:
-    """The model without weights, on the meta device, so that no random number is drawn."""
+def dense_skeleton(config: Mapping[str, Any]) -> Any:
+    """The dense model of a `config.json` without weights, on the meta device.
+
+    Raises:
+        ValueError: an architecture, arguments or sizes that no family makes.
+    """
     name, arguments = config["architecture"], _tupled(config["model_args"])
+    family = family_for(name, "architecture")
     with torch.device("meta"):
-        model: Any = family_for(name, "architecture").build(name, arguments)
+        # On the meta device no random number is drawn.
+        model: Any = family.build(name, arguments)
+    family.resize_(model, config["adacomcat"].get("sizes", {}))
     # A CAFormer knows the size of its images, and so the number of its tokens, from here alone.
     model.pretrained_cfg = {**(model.pretrained_cfg or {}), **_tupled(config["pretrained_cfg"])}
     model.default_cfg = model.pretrained_cfg  # the older name, which timm keeps
+    return model
+
+
+def _skeleton(config: Mapping[str, Any]) -> Any:
+    """The model of a `config.json` without weights, on the meta device."""
+    model = dense_skeleton(config)
     shape_(model, config["adacomcat"]["modules"])
     return model
 

@@ -15,6 +15,7 @@ from typing import Any, ClassVar, Literal
 
 from torch import Tensor, nn
 
+from adacomcat.checks import require
 from adacomcat.config import ModelConfig
 from adacomcat.models.heads import HeadAttention, Heads
 
@@ -328,6 +329,34 @@ class ModelFamily(ABC):
         Raises:
             ValueError: unknown arguments.
         """
+
+    def sizes(self, model: nn.Module) -> dict[str, dict[str, Any]]:
+        """Name of each part of `view` -> its sizes, as JSON-able data.
+
+        Of an attention `heads`, `head_width` and `scale`, of a linear layer `inputs` and `outputs`:
+        those of the dense model, also where a method's module stands in its place.
+        """
+        view = self.view(model)
+        found: dict[str, dict[str, Any]] = {
+            name: {"heads": part.heads, "head_width": part.head_width, "scale": part.scale}
+            for name, part in view.attentions.items()
+        }
+        return found | {
+            name: {"inputs": part.inputs, "outputs": part.outputs}
+            for name, part in view.linears.items()
+        }
+
+    def resize_(self, model: nn.Module, sizes: Mapping[str, Mapping[str, Any]]) -> None:
+        """Give parts of a dense model other sizes, as pruning left them; weights are undefined.
+
+        Args:
+            model: as `build` made it.
+            sizes: of some parts, as `sizes` gives them.
+
+        Raises:
+            ValueError: parts that this family cannot resize.
+        """
+        require(not sizes, "sizes", sorted(sizes)[:5], f"none: {self.name} has no other sizes")
 
     @abstractmethod
     def convert_weights(

@@ -34,6 +34,9 @@ from adacomcat.models.plain import (
     require_stand_in,
 )
 
+LARGEST = 1_000_000
+"""No size that is read from a file may be larger: a damaged one must not take all memory."""
+
 
 class TimmFamily(ModelFamily):
     """Models that `timm.create_model` makes."""
@@ -212,6 +215,56 @@ def linear_view(layer: nn.Module, module: str, site: str, kind: str, tokens: int
     weight: Any = layer.weight
     outputs, inputs = weight.shape
     return LinearView(site, module, kind, inputs, outputs, tokens)
+
+
+def check_sizes(sizes: Any, names: Iterable[str], field: str, also: Iterable[str] = ()) -> None:
+    """Raise unless sizes are integers of 1 or more by these names.
+
+    Args:
+        sizes: what is looked at.
+        names: of the sizes.
+        field: where they stand, for messages.
+        also: names of finite numbers above 0 beside them.
+
+    Raises:
+        ValueError: a name that is missing or unknown, or a value that is no size.
+    """
+    names, also = tuple(names), tuple(also)
+    sound = isinstance(sizes, Mapping) and set(sizes) == {*names, *also}
+    require(sound, field, sizes, f"exactly {', '.join((*names, *also))}")
+    for name in names:
+        size = sizes[name]
+        sound = type(size) is int and 0 < size <= LARGEST
+        require(sound, f"{field}.{name}", size, f"an integer from 1 to {LARGEST}")
+    for name in also:
+        number = sizes[name]
+        sound = isinstance(number, float) and 0 < number < math.inf
+        require(sound, f"{field}.{name}", number, "a number above 0")
+
+
+def resized(layer: Any, inputs: int, outputs: int) -> nn.Linear:
+    """A Linear of other sizes, with a bias where `layer` has one; its weights are undefined."""
+    like, bias = layer.weight, layer.bias is not None
+    new = nn.Linear(inputs, outputs, bias=bias, device="meta", dtype=like.dtype)
+    return new.to_empty(device=like.device).train(layer.training)
+
+
+def resize_attention_(attention: Any, sizes: Mapping[str, Any]) -> None:
+    """Give timm's usual attention other heads; its weights are undefined.
+
+    Args:
+        attention: what is changed.
+        sizes: `heads`, `head_width` and `scale`.
+    """
+    width, columns = attention.qkv.in_features, sizes["heads"] * sizes["head_width"]
+    attention.qkv = resized(attention.qkv, width, 3 * columns)
+    attention.proj = resized(attention.proj, columns, attention.proj.out_features)
+    attention.num_heads, attention.head_dim = sizes["heads"], sizes["head_width"]
+    attention.scale = sizes["scale"]
+    # The fused kernel has a scale of its own.
+    attention.fused_attn = attention.fused_attn and sizes["scale"] == sizes["head_width"] ** -0.5
+    if hasattr(attention, "attn_dim"):
+        attention.attn_dim = columns
 
 
 def check_attention(attention: Any, name: str, kind: type[nn.Module], parts: Iterable[str]) -> None:

@@ -57,6 +57,10 @@ class TimmMetaFormer(TimmFamily):
             refused={},
         )
 
+    def sizes(self, model: nn.Module) -> dict[str, dict[str, Any]]:
+        """None are read; they are those that the arguments make."""
+        return {}
+
     def convert_weights(
         self, model: nn.Module, state: Mapping[str, Tensor], where: str
     ) -> dict[str, Tensor]:

@@ -14,7 +14,7 @@ from timm.models.deit import VisionTransformerDistilled
 from timm.models.vision_transformer import Block, VisionTransformer
 from torch import Tensor, nn
 
-from adacomcat.checks import require
+from adacomcat.checks import require, require_known
 from adacomcat.models.base import (
     AttentionView,
     BlockView,
@@ -31,8 +31,11 @@ from adacomcat.models.timm_base import (
     TimmSteps,
     check_attention,
     check_container,
+    check_sizes,
     fused_view,
     linear_view,
+    resize_attention_,
+    resized,
     stand_in_view,
 )
 
@@ -162,6 +165,18 @@ class TimmVisionTransformer(TimmFamily):
             width=parts.embed_dim,
             steps=VisionTransformerSteps(),
         )
+
+    def resize_(self, model: nn.Module, sizes: Mapping[str, Mapping[str, Any]]) -> None:
+        view = self.view(model)
+        for name, wanted in sizes.items():
+            parts = {**view.attentions, **view.linears}
+            require_known(name, parts, "sizes")
+            if name in view.attentions:
+                check_sizes(wanted, ("heads", "head_width"), f"sizes.{name}", also=("scale",))
+                resize_attention_(model.get_submodule(name), wanted)
+            else:
+                check_sizes(wanted, ("inputs", "outputs"), f"sizes.{name}")
+                model.set_submodule(name, resized(model.get_submodule(name), **wanted))
 
     def _check_made(self, model: Any, name: str) -> None:
         embedding = getattr(model, "patch_embed", None)

@@ -220,7 +220,7 @@ def _first_of_each(sites: Sequence[Site]) -> dict[str, Site]:
     return found
 
 
-@torch.inference_mode()
+@torch.no_grad()
 def _inputs(
     model: nn.Module, names: Sequence[str], images: Tensor
 ) -> dict[str, tuple[tuple[Any, ...], dict[str, Any]]]:

@@ -1,6 +1,7 @@
 """Models whose heads or hidden units structural pruners cut away in some blocks."""
 
 import copy
+import json
 
 import pytest
 import torch
@@ -20,6 +21,7 @@ from adacomcat.plan import Plan
 from adacomcat.testing.models import tiny_images, tiny_vit
 
 IMAGES = tiny_images(3)
+ARGUMENTS = {"img_size": 16, "patch_size": 4, "embed_dim": 32, "depth": 2, "num_heads": 4}
 
 
 def narrower(model, block, keep, *, scale=None):
@@ -147,7 +149,7 @@ def test_a_search_runs_and_gives_the_mixture_at_hard_logits(model):
 
 def test_tokens_are_dropped_as_in_any_model(model):
     method = build_method(model, {"name": "diffrate"})
-    budget = method.budget(BudgetConfig(unit="macs", reduction=0.2))
+    budget = method.budget(BudgetConfig(unit="macs", reduction=0.1))
     plan = method.default_plan(budget)
     searched, fixed = method.dense_cost("macs")
     assert searched + fixed == count_macs(model, (3, 16, 16))
@@ -179,7 +181,7 @@ def test_latency_measures_each_size(monkeypatch):
 def test_a_committed_model_is_saved_and_loaded(model, tmp_path):
     committed(model)
     expected = model(IMAGES)
-    adacomcat.save(model, tmp_path)
+    adacomcat.save(model, tmp_path, model_args=ARGUMENTS)
     loaded = adacomcat.load(tmp_path)
     assert torch.equal(loaded(IMAGES), expected)
     assert plan_of(loaded) == plan_of(model)
@@ -188,5 +190,39 @@ def test_a_committed_model_is_saved_and_loaded(model, tmp_path):
 @torch.no_grad()
 def test_a_dense_model_is_saved_and_loaded(model, tmp_path):
     expected = model(IMAGES)
-    adacomcat.save(model, tmp_path)
+    adacomcat.save(model, tmp_path, model_args=ARGUMENTS)
     torch.testing.assert_close(adacomcat.load(tmp_path)(IMAGES), expected, rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("name", "sizes", "message"),
+    [
+        ("blocks.0.attn", {"heads": 4, "head_width": 5}, "exactly heads, head_width, scale"),
+        ("blocks.0.attn", {"heads": 0, "head_width": 5, "scale": 0.4}, r"heads: got 0"),
+        (
+            "blocks.0.attn",
+            {"heads": 10**9, "head_width": 5, "scale": 0.4},
+            r"heads: got 1000",
+        ),
+        ("blocks.0.attn", {"heads": 4, "head_width": 5, "scale": "x"}, r"scale: got 'x'"),
+        ("blocks.0.mlp.fc1", {"inputs": 32, "outputs": 1.5}, r"outputs: got 1\.5"),
+        ("blocks.7.mlp.fc1", {"inputs": 32, "outputs": 9}, r"sizes: got 'blocks\.7\.mlp\.fc1'"),
+    ],
+)
+def test_damaged_sizes_are_named(tmp_path, name, sizes, message):
+    adacomcat.save(tiny_vit(), tmp_path, model_args=ARGUMENTS)
+    path = tmp_path / "config.json"
+    config = json.loads(path.read_text())
+    config["adacomcat"]["sizes"] = {name: sizes}
+    path.write_text(json.dumps(config))
+    with pytest.raises(ValueError, match=message):
+        adacomcat.load(tmp_path)
+
+
+def test_what_has_no_other_sizes_is_refused(tmp_path):
+    """A width that pruning cut everywhere stands in more places than the blocks."""
+    model = tiny_vit(embed_dim=24)
+    with pytest.raises(
+        ValueError, match=r"cls_token: got \(1, 1, 32\), allowed: shape \(1, 1, 24\)"
+    ):
+        adacomcat.save(model, tmp_path, model_args=ARGUMENTS)
