@@ -24,8 +24,7 @@ from study.execution.trial import (
     run_arm,
 )
 from study.explore.judge import Judge, Verdict
-from study.explore.optuna_study import left, open_study
-from study.explore.search import StudySearch
+from study.explore.searcher import OptunaSearcher
 from study.show.monitor import Monitor
 from study.spec.expand import as_json, expand
 from study.spec.exploration import Exploration
@@ -116,27 +115,23 @@ class _Study:
         """The references, then what Optuna suggests, judged on the way."""
         exploration = self.experiment.exploration
         assert exploration is not None
-        study = open_study(self.experiment, self.results)
-        samples = left(self.experiment, study)
-        if samples:
-            self._explore(exploration, samples)
+        searcher = OptunaSearcher(self.experiment, self.results)
+        if searcher.left:
+            config = tune.TuneConfig(search_alg=searcher, num_samples=searcher.left)
+            self._fit("explore", self._judged(exploration), {}, config)
         lost = [r["trial_id"] for r in self.results.trials() if r["status"] not in FINAL]
         self._mark_lost(lost)
 
-    def _explore(self, exploration: Exploration, samples: int) -> None:
-        job = self.job
-        if exploration.stopping is not None:
-            references = [arm.name for arm in self.experiment.arms]
-            judge = ray.remote(num_cpus=0)(Judge).remote(
-                exploration.stopping,
-                exploration.objectives,
-                references,
-                self.results.rungs_file,
-            )
-            referee = Referee(_Ask(judge), exploration.objectives, exploration.stopping.rungs)
-            job = replace(job, referee=referee)
-        search = StudySearch(self.experiment, self.results)
-        self._fit("explore", job, {}, tune.TuneConfig(search_alg=search, num_samples=samples))
+    def _judged(self, exploration: Exploration) -> Job:
+        """The job with the judge, if the exploration stops arms early."""
+        if exploration.stopping is None:
+            return self.job
+        references = [arm.name for arm in self.experiment.arms]
+        judge = ray.remote(num_cpus=0)(Judge).remote(
+            exploration.stopping, exploration.objectives, references, self.results.rungs_file
+        )
+        referee = Referee(_Ask(judge), exploration.objectives, exploration.stopping.rungs)
+        return replace(self.job, referee=referee)
 
     def _ready(self, specs: Sequence[TrialSpec]) -> list[TrialSpec]:
         """Those not finished, resolved; one whose needs are missing is marked failed."""

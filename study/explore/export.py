@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from adacomcat.files import atomic_write_bytes, atomic_write_json
-from study.explore.outcome import Outcome, on_front, read_outcome
+from study.explore.outcome import ArmOutcome, on_front, read_outcome
 from study.spec.exploration import Exploration
 from study.spec.objectives import losses
 from study.spec.schema import Arm, Experiment
@@ -47,7 +47,7 @@ class ArmRow:
 
     arm: Arm
     trial: "FrozenTrial"
-    outcome: Outcome
+    outcome: ArmOutcome
     seeds: int
     leakage: tuple[str, ...]
     reference: bool

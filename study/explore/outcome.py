@@ -16,7 +16,7 @@ from study.store import Results
 
 
 @dataclass(frozen=True)
-class Outcome:
+class ArmOutcome:
     """What became of an arm.
 
     Attributes:
@@ -49,7 +49,9 @@ def arm_status(statuses: Sequence[Status]) -> Status:
     return next((status for status in order if status in statuses), "finished")
 
 
-def read_outcome(trial_ids: Sequence[str], exploration: Exploration, results: Results) -> Outcome:
+def read_outcome(
+    trial_ids: Sequence[str], exploration: Exploration, results: Results
+) -> ArmOutcome:
     """Read how an arm stands.
 
     An objective that its rows lack, or that is no finite number, makes it a failed one.
@@ -84,8 +86,8 @@ def read_outcome(trial_ids: Sequence[str], exploration: Exploration, results: Re
             details["deviations"] = _deviations(traces, exploration)
     except (ValueError, KeyError, TypeError, IndexError) as problem:
         reason = f"its trace does not serve: {type(problem).__name__}: {problem}"
-        return Outcome("failed", **{"error": reason, **details})
-    return Outcome(status, **details)
+        return ArmOutcome("failed", **{"error": reason, **details})
+    return ArmOutcome(status, **details)
 
 
 def on_front(points: Sequence[tuple[float, ...] | None], objectives: Sequence[str]) -> list[bool]:

@@ -94,7 +94,7 @@ class Driver:
     def ask(self) -> list[TrialSpec] | None:
         """The specs of the next arm; None when nothing is left."""
         suggested = self.search.suggest(f"tune-{len(self.arms)}")
-        if suggested == "FINISHED":
+        if suggested == "FINISHED":  # Searcher.FINISHED of Tune.
             return None
         specs = [self.results.spec(trial_id) for trial_id in suggested["trials"]]
         self.arms.append(specs[0].arm)
@@ -139,9 +139,9 @@ def drive(results: Results) -> Callable[[Experiment], Driver]:
     """Starts a driver of an exploration on the results directory."""
 
     def start(experiment: Experiment) -> Driver:
-        from study.explore.search import StudySearch
+        from study.explore.searcher import OptunaSearcher
 
-        return Driver(StudySearch(experiment, results), results)
+        return Driver(OptunaSearcher(experiment, results), results)
 
     return start
 
