@@ -12,8 +12,8 @@ from adacomcat import parallel
 from adacomcat.checks import require
 from adacomcat.cli.console import Display
 from adacomcat.cli.process import is_first
-from adacomcat.cli.request import data_config, eval_config
-from adacomcat.cli.sources import comcat_model, comcat_sizes, drop_published_, origin_of
+from adacomcat.cli.request import data_config, eval_config, published_of
+from adacomcat.cli.sources import comcat_model, comcat_sizes, origin_of
 from adacomcat.cli.train import warn_of_leakage
 from adacomcat.cli.workers import Workers
 from adacomcat.config import PhaseConfig, TrialConfig
@@ -113,5 +113,5 @@ def _model(
         return comcat_model(arguments.comcat_dir, name, options)[0]
     model = dense_model(config, splits, default_cache(), device=device)
     if arguments.published_rate is not None:
-        drop_published_(model, config.model.name, arguments.published_rate)
+        published_of(arguments).insert_(model, config.model.name, arguments.published_rate)
     return model

@@ -7,13 +7,14 @@ from typing import Any
 
 from adacomcat.checks import require
 from adacomcat.cli.console import Display
-from adacomcat.cli.info import describe_model
+from adacomcat.cli.info import totals_of
 from adacomcat.cli.sources import stored_model
 from adacomcat.config import leakage_note
 from adacomcat.io.directory import CONFIG, PLAN, read_config, read_plan
 from adacomcat.io.export import Exported, export_hub, export_onnx, export_program
 from adacomcat.io.hub import Origin, model_card
 from adacomcat.io.run import Run
+from adacomcat.methods.specs import summaries
 
 BUDGET = ("unit", "reduction", "absolute")
 
@@ -85,7 +86,7 @@ def _write(arguments: argparse.Namespace, output: Path) -> tuple[Exported, Origi
     config, plan = read_config(source), read_plan(source)
     origin = origin_of_run(Run(source))
     if arguments.to == "hub":
-        card = model_card(config, describe_model(model, dense), origin)
+        card = model_card(config, totals_of(model, dense), summaries(model, dense), origin)
         extra: dict[str, Any] = config["adacomcat"]["extra"]
         return export_hub(model, output, card, plan=plan, extra=extra), origin
     write = export_onnx if arguments.to == "onnx" else export_program

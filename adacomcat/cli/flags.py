@@ -8,10 +8,9 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
 from adacomcat.checks import require
+from adacomcat.methods.registry import registrations
 from adacomcat.recipes import recipes
 
-PUBLISHED = ("diffrate",)
-"""Methods of which plans are published."""
 Add = Callable[..., argparse.Action]
 
 
@@ -47,7 +46,8 @@ def add_published(add: Add) -> None:
     """A plan that is published for a model."""
     rate = "billions of MACs: the model (--model) with the tokens that are published for it"
     add("--published-rate", metavar="X", type=float, help=rate)
-    add("--method", choices=PUBLISHED, help="whose rates, with --published-rate")
+    published = [name for name, method in registrations().items() if method.published is not None]
+    add("--method", choices=published, help="whose rates, with --published-rate")
 
 
 def add_recipe(add: Add, phase: str) -> None:

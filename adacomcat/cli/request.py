@@ -14,9 +14,10 @@ from adacomcat import recipes
 from adacomcat.checks import require, require_known
 from adacomcat.config import ModelConfig, TrialConfig
 from adacomcat.files import sha256_file
-from adacomcat.methods.lowrank.space import PAPER_MENUS
+from adacomcat.methods.base import SupportsMeasuringTimes
+from adacomcat.methods.lowrank.recipe import imagenet_recipe, space
 from adacomcat.methods.lowrank.timetable import read_timetable
-from adacomcat.methods.tokens.rates import published_options
+from adacomcat.methods.registry import DEFAULT, registrations
 from adacomcat.models.registry import create_model
 from adacomcat.models.weights import TIMM
 from adacomcat.schedule import Schedule
@@ -68,13 +69,12 @@ def search_config(arguments: argparse.Namespace) -> TrialConfig:
     Raises:
         ValueError: a missing flag, an unknown setting, or a value that is refused.
     """
+    base, flags = _base(arguments, {}), Settings()
     upstream = arguments.preset == "upstream"
-    base = _for_method(_base(arguments, {}), arguments.method, upstream=upstream)
-    flags: Settings = {}
-    epochs = flagged(arguments).get("search_phase.epochs")
-    if arguments.method == "diffrate" and epochs is not None:
-        # Nothing but searches happens in its epochs.
-        base["schedule"] = {"kind": "explicit", "epochs": list(range(epochs))}
+    if upstream or arguments.method is not None:
+        epochs = flagged(arguments).get("search_phase.epochs")
+        name = arguments.method or DEFAULT
+        base = recipes.for_method(base, name, reference=upstream, epochs=epochs)
     if arguments.schedule is not None:
         flags["schedule"] = _schedule(arguments.schedule)
     if "budget.reduction" in flagged(arguments):
@@ -124,7 +124,7 @@ def eval_config(arguments: argparse.Namespace, sizes: Settings) -> TrialConfig:
     """
     flags = _weights(arguments)
     if arguments.published_rate is not None:
-        sizes = published_options(arguments.model or "")
+        sizes = published_of(arguments).model_options(arguments.model or "")
         if arguments.workload is None and arguments.weights is None:
             # Rates were published for the published weights.
             flags |= {"dense.weights": TIMM}
@@ -156,7 +156,7 @@ def model_options(arguments: argparse.Namespace) -> Settings:
     plain = build_config({"model.name": arguments.model, "model.options": config.model.options})
     require(config == plain, "--set", arguments.settings, "model.options.X=Y alone")
     published = getattr(arguments, "published_rate", None) is not None
-    options = published_options(arguments.model) if published else {}
+    options = published_of(arguments).model_options(arguments.model) if published else {}
     return {**options, **config.model.options}
 
 
@@ -177,12 +177,17 @@ def measured_config(arguments: argparse.Namespace) -> TrialConfig:
     options = _entries(settings, "model.options")
     model = ModelConfig(name=arguments.model, options=options)
     plain = skeleton(model)
-    method = {"name": "lowrank", "space": _space(plain.num_features, plain.num_classes)}
+    method = {"name": DEFAULT, "space": space(plain.num_features, plain.num_classes)}
     side = _images(plain, options.get("img_size"))["image_size"]
     base = {"model.name": arguments.model, "method": method, "data.image_size": side}
     config = build_config(base, settings)
+    timed = [
+        known.name
+        for known in registrations().values()
+        if issubclass(known.load_method(), SupportsMeasuringTimes)
+    ]
     name = config.method["name"]
-    require(name == "lowrank", "method.name", name, "lowrank: what is measured is its ranks")
+    require(name in timed, "method.name", name, f"{', '.join(timed)}, whose options can be timed")
     return config
 
 
@@ -216,14 +221,13 @@ def folder_settings(model: ModelConfig, root: Path, image_size: int | None = Non
     files = (entry for folder in classes for entry in os.scandir(folder))
     if len(list(islice(files, LARGE))) == LARGE:
         data |= {"search_images": SEARCH_IMAGES, "val_fraction": VAL_FRACTION}
-    space = _space(plain.num_features, len(classes))
     options = {"drop_path_rate": 0.1, **model.options}
     return {
         "data": data,
         "model": {"name": model.name, "options": options},
         "dense": {"recipe": {"epochs": 0}},
-        "method": {"name": "lowrank", "space": space},
-        **recipes.imagenet_recipe(base=plain.num_features >= 768),
+        "method": {"name": DEFAULT, "space": space(plain.num_features, len(classes))},
+        **imagenet_recipe(base=plain.num_features >= 768),
     }
 
 
@@ -275,24 +279,15 @@ def _origin_base(arguments: argparse.Namespace, origin: Origin) -> Settings:
     return _for_origin(base | images, origin)
 
 
-def _for_method(base: Settings, method: str | None, *, upstream: bool = False) -> Settings:
-    """A recipe for ranks changed to one of another method, or to that of its reference."""
-    if method == "lowrank+diffrate":
-        allowed = "nothing with --method lowrank+diffrate, which no reference has"
-        require(not upstream, "--preset", "upstream", allowed)
-        return recipes.both(base)
-    if method == "diffrate":
-        return recipes.diffrate_reference(base) if upstream else recipes.diffrate(base)
-    return recipes.upstream(base) if upstream else base
+def published_of(arguments: argparse.Namespace) -> recipes.PublishedPlans:
+    """The published plans of the method that a flag names."""
+    plans: recipes.PublishedPlans = registrations()[arguments.method].load_published()
+    return plans
 
 
 def _for_origin(base: Settings, origin: Origin) -> Settings:
     """A recipe for ranks changed to one of a stored model's method."""
-    changed = _for_method(base, origin.method)
-    if origin.method == "diffrate":
-        # The recipe's budget, made for DeiT, may be out of reach; what the model has is not.
-        changed |= {"budget.absolute": origin.macs, "budget.reduction": None}
-    return changed
+    return recipes.for_method(base, origin.method, macs=origin.macs)
 
 
 def _require_data(arguments: argparse.Namespace) -> None:
@@ -355,12 +350,6 @@ def _entries(settings: Settings, prefix: str) -> Settings:
     require(isinstance(whole, Mapping), f"--set {prefix}", whole, "a mapping of settings")
     parts = {key.removeprefix(start): v for key, v in settings.items() if key.startswith(start)}
     return {**whole, **parts}
-
-
-def _space(width: int, classes: int) -> str:
-    """The published menus where there are any for the model's width and its classifier's."""
-    menus = dict(PAPER_MENUS)
-    return "paper" if width in menus and min(width, classes) in menus else "fractions"
 
 
 def _schedule(kind: str) -> Settings:

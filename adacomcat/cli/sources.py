@@ -8,7 +8,6 @@ from typing import Any
 from torch import nn
 
 import adacomcat
-from adacomcat.checks import require
 from adacomcat.cli.request import CROP, Origin, model_options, skeleton
 from adacomcat.config import ModelConfig
 from adacomcat.data.datasets import CROP_PCT
@@ -16,8 +15,6 @@ from adacomcat.data.splits import IMAGENET_MEAN, IMAGENET_STD
 from adacomcat.io.comcat import BLOCK_KINDS, CHECKPOINT, LAYER, RANKS, load_comcat
 from adacomcat.io.directory import dense_skeleton, read_config, read_plan
 from adacomcat.io.run import Run
-from adacomcat.methods.tokens.rates import published_at
-from adacomcat.methods.tokens.spec import form_of, shape_, shapes_for
 from adacomcat.models.pickles import load_pickle
 from adacomcat.models.weights import plain_state
 
@@ -37,26 +34,6 @@ def stored_model(arguments: argparse.Namespace) -> tuple[nn.Module, nn.Module]:
         model = adacomcat.load(arguments.source)
         return model, dense_skeleton(config)
     return comcat_model(arguments.comcat_dir, arguments.model, model_options(arguments))
-
-
-def drop_published_(model: nn.Module, name: str, rate: float) -> None:
-    """Make a dense model drop as many tokens as is published for it.
-
-    Args:
-        model: on any device, the meta device too.
-        name: timm's, of the model.
-        rate: in billions of MACs.
-
-    Raises:
-        ValueError: nothing is published for that name or that rate, or the model has another depth
-            or other tokens.
-    """
-    rates = published_at(name, rate)
-    shapes, own = shapes_for(model, rates), form_of(model).tokens
-    # All lists begin with all tokens.
-    allowed = f"{rates.merge[0]}, of which the published rates are"
-    require(rates.merge[0] == own, "model: tokens", own, allowed)
-    shape_(model, shapes)
 
 
 def comcat_model(folder: Path, name: str, options: dict[str, Any]) -> tuple[nn.Module, nn.Module]:

@@ -10,7 +10,7 @@ from adacomcat.checks import require
 class SearchConfig:
     """One search pass and the annealing across passes.
 
-    The defaults are ComCAT's (arXiv 2305.17235, section 3.3); `adacomcat.recipes.diffrate` has
+    The defaults are ComCAT's (arXiv 2305.17235, section 3.3); `adacomcat.methods.tokens.recipe` has
     those of DiffRate (arXiv 2305.17997).
     """
 

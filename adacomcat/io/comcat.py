@@ -29,6 +29,7 @@ from adacomcat.files import atomic_write_bytes
 from adacomcat.methods.lowrank.attention import LowRankAttention
 from adacomcat.methods.lowrank.linear import LowRankLinear
 from adacomcat.methods.lowrank.spec import model_sites, shape_, shapes_for, shapes_of
+from adacomcat.methods.lowrank.spec import plan_of as ranks_of
 from adacomcat.methods.specs import plan_of
 from adacomcat.models.pickles import load_pickle
 from adacomcat.models.registry import family_of
@@ -78,6 +79,20 @@ def read_ranks(path: Path, model: nn.Module) -> Plan:
     return Plan("lowrank", {s.name: r for s, r in zip(sites, ranks, strict=True)})
 
 
+def insert_ranks_(model: nn.Module, path: Path, *, biases: bool) -> None:
+    """Factorize a dense model at the ranks of a `ranks.txt`, without weights yet.
+
+    Args:
+        model: on any device, the meta device too.
+        path: of the file.
+        biases: whether those of the attention fold into the factors, or are dropped.
+
+    Raises:
+        ValueError: as `read_ranks`.
+    """
+    shape_(model, shapes_for(model, read_ranks(path, model), biases=biases))
+
+
 def load_comcat(folder: Path, model: nn.Module) -> nn.Module:
     """The model in a folder of the reference, committed, in evaluation mode.
 
@@ -121,7 +136,8 @@ def save_comcat(model: nn.Module, folder: Path) -> None:
             (each is named).
     """
     plan, sites = plan_of(model), model_sites(model)
-    require(plan.method == "lowrank", "model", plan.method, "lowrank: the format has no tokens")
+    own = ranks_of(model).method
+    require(plan.method == own, "model", plan.method, f"{own}: the format has nothing else")
     pool = family_of(model).pooling(model)
     require(pool == "token", "model.global_pool", pool, "token, all that the reference has")
     require("head" in plan.decisions, "model.head", None, "a classifier: the format has its rank")

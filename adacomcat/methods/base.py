@@ -14,6 +14,7 @@ never by a method's name:
     SupportsOptionLosses    estimates the loss of each option of each site without a search
     SupportsTrainingLoss    adds a term to the training loss in every phase
     SupportsMeasuredTimes   counts a budget in time, by a table of what was measured
+    SupportsMeasuringTimes  makes such a table
 """
 
 from abc import ABC, abstractmethod
@@ -28,6 +29,7 @@ from adacomcat.budget import Budget, Unit
 from adacomcat.checks import require
 from adacomcat.config import BudgetConfig
 from adacomcat.plan import Decision, Plan
+from adacomcat.timing import Times
 
 Carry = Callable[[Mapping[str, Tensor], int], dict[str, Tensor]]
 """(state by old parameter, power) -> state by new parameter; see `Move`."""
@@ -303,6 +305,49 @@ class SupportsTrainingLoss(Protocol):
 
     def training_loss(self) -> Tensor:
         """The term for the batch of the last forward, shape (); added in every training phase."""
+
+
+@dataclass(frozen=True)
+class MeasuredOption:
+    """An option of a kind of sites, as it was timed.
+
+    Attributes:
+        site: the kind.
+        option: in words.
+        times: of the module that was timed, seconds a call.
+        cost_ns: that a budget in latency counts for it, an image.
+        dense_ns: the same of a dense site.
+    """
+
+    site: str
+    option: str
+    times: Times
+    cost_ns: int
+    dense_ns: int
+
+
+@runtime_checkable
+class SupportsMeasuringTimes(Protocol):
+    """A method that can time its options on a device, for budgets in measured time."""
+
+    def measure_times(
+        self, images: Tensor, *, repeats: int, on: str
+    ) -> tuple[dict[str, Any], dict[str, Times], list[MeasuredOption]]:
+        """Time the dense model and the options of its sites.
+
+        Args:
+            images: (B, C, H, W) of one call, on the model's device and of its data type.
+            repeats: rounds of the measurement.
+            on: what the times are of, in words.
+
+        Returns:
+            The table that `use_times_` takes, seconds a call by name, and the options.
+        """
+
+    def measure_plans(
+        self, plans: Mapping[str, Plan], images: Tensor, *, repeats: int
+    ) -> dict[str, Times]:
+        """Seconds a call of the whole model, dense as `model` and committed to each plan."""
 
 
 @runtime_checkable

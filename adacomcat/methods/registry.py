@@ -46,17 +46,35 @@ class Registration:
         method: `MODULE:CLASS`, a `Method` that is bound by `CLASS(model, config)`.
         spec: module that describes what the method leaves in a model, an
             `adacomcat.methods.specs.Spec`; None for a method that leaves no modules of its own.
+        recipe: module with the method's published settings, an `adacomcat.recipes.MethodRecipe`;
+            None: a recipe for another method is taken as it is.
+        published: module with plans that were published for some models, an
+            `adacomcat.recipes.PublishedPlans`; None: there are none.
     """
 
     name: str
     config: type
     method: str
-    spec: str | None
+    spec: str | None = None
+    recipe: str | None = None
+    published: str | None = None
 
-    def load_method(self) -> Callable[["nn.Module", Any], "Method"]:
+    def load_method(self) -> "type[Method]":
         """The method's class."""
         module, _, name = self.method.partition(":")
-        return cast("Callable[[nn.Module, Any], Method]", _attribute(module, name))
+        return cast("type[Method]", getattr(importlib.import_module(module), name))
+
+    def load_spec(self) -> Any:
+        """The module `spec`, or None."""
+        return None if self.spec is None else importlib.import_module(self.spec)
+
+    def load_recipe(self) -> Any:
+        """The module `recipe`, or None."""
+        return None if self.recipe is None else importlib.import_module(self.recipe)
+
+    def load_published(self) -> Any:
+        """The module `published`, or None."""
+        return None if self.published is None else importlib.import_module(self.published)
 
 
 _REGISTERED: dict[type, Registration] = {}
@@ -64,14 +82,19 @@ _REGISTERED: dict[type, Registration] = {}
 
 
 def register(
-    name: str, *, method: str, spec: str | None = None
+    name: str,
+    *,
+    method: str,
+    spec: str | None = None,
+    recipe: str | None = None,
+    published: str | None = None,
 ) -> Callable[[type[Config]], type[Config]]:
     """Register a method by its configuration class; a decorator of that class.
 
     Args:
         name: of the method, in plans and as `method.name`; without `+`.
         method: `MODULE:CLASS`; see `Registration`.
-        spec: module; see `Registration`.
+        spec, recipe, published: modules; see `Registration`.
 
     Raises:
         ValueError: a name that another class has.
@@ -86,7 +109,7 @@ def register(
             require(known.name != name or own == other, "register", name, f"not that of {other}")
             if own == other:
                 del _REGISTERED[known.config]
-        _REGISTERED[config] = Registration(name, config, method, spec)
+        _REGISTERED[config] = Registration(name, config, method, spec, recipe, published)
         return config
 
     return enter
@@ -98,17 +121,21 @@ def registrations() -> dict[str, Registration]:
     return {known.name: known for known in _REGISTERED.values()}
 
 
-def registrations_of(name: str) -> list[Registration]:
+def registrations_of(name: str, field: str = "method.name") -> list[Registration]:
     """The methods that a name is of: one, or those that `+` joins.
+
+    Args:
+        name: of one method or of several.
+        field: what the user wrote it for, for messages.
 
     Raises:
         ValueError: an unknown name (the nearest valid one is given), or one twice.
     """
     known, parts = registrations(), name.split(JOIN)
     for part in parts:
-        require_known(part, known, "method.name")
+        require_known(part, known, field)
     twice = sorted({part for part in parts if parts.count(part) > 1})
-    require(not twice, "method.name", name, f"{', '.join(twice)} once")
+    require(not twice, field, name, f"{', '.join(twice)} once")
     return [known[part] for part in parts]
 
 
@@ -154,11 +181,17 @@ def build_method(model: "nn.Module", config: Mapping[str, Any]) -> "Method":
     checked = method_config(config)
     found = registrations_of(str(config.get("name", DEFAULT)))
     if len(found) == 1:
-        return found[0].load_method()(model, checked)
+        return _bind(found[0], model, checked)
     from adacomcat.methods.compose import compose
 
     parts, how = checked
-    return compose([each.load_method()(model, parts[each.name]) for each in found], how)
+    return compose([_bind(each, model, parts[each.name]) for each in found], how)
+
+
+def _bind(registration: Registration, model: "nn.Module", config: Any) -> "Method":
+    # Typed where it is defined: the base class does not say what a method is made of.
+    kind: Any = registration.load_method()
+    return cast("Method", kind(model, config))
 
 
 @cache
@@ -170,7 +203,3 @@ def _load_known() -> None:
             importlib.import_module(f"{package.__name__}.{folder.name}.config")
     for point in entry_points(group=ENTRY_POINTS):
         point.load()
-
-
-def _attribute(module: str, name: str) -> Any:
-    return getattr(importlib.import_module(module), name)

@@ -16,6 +16,7 @@ KINDS = (*BLOCK_KINDS, "head")
     "lowrank",
     method="adacomcat.methods.lowrank.method:LowRank",
     spec="adacomcat.methods.lowrank.spec",
+    recipe="adacomcat.methods.lowrank.recipe",
 )
 @dataclass(frozen=True, kw_only=True)
 class LowRankConfig:

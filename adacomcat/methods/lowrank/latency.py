@@ -30,6 +30,7 @@ import torch
 from torch import Tensor, nn
 
 from adacomcat.checks import require
+from adacomcat.methods.base import MeasuredOption
 from adacomcat.methods.lowrank.space import Site, SiteTimes
 from adacomcat.methods.lowrank.spec import shape_, shaped_modules, shapes_for
 from adacomcat.plan import Plan
@@ -210,6 +211,18 @@ def dense_name(entry: str) -> str:
     """What the time of the dense module of an entry is called; two sites share an attention."""
     block, _, kind = entry.rpartition(".")
     return f"{ATTENTION} {block}".strip() if kind in ("qk", "vo") else entry
+
+
+def measured_options(table: Mapping[str, Any], times: Mapping[str, Times]) -> list[MeasuredOption]:
+    """The rows of a table, with the times that it was made of."""
+    whole = table["model_ns"]
+    found = [MeasuredOption(MODEL, "dense", times[MODEL], whole, whole)]
+    for kind, entry in table["kinds"].items():
+        dense = entry["dense_ns"]
+        found.append(MeasuredOption(kind, "dense", times[dense_name(kind)], dense, dense))
+        for rank, ns in entry["rank_ns"].items():
+            found.append(MeasuredOption(kind, rank, times[f"{kind} {rank}"], ns, dense))
+    return found
 
 
 def _first_of_each(sites: Sequence[Site]) -> dict[str, Site]:

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from adacomcat.budget import COUNTED_IN, Budget, Unit, project
 from adacomcat.checks import require
 from adacomcat.cost import BlockMacs, Number, count_macs
-from adacomcat.methods.base import Move, Option, ParameterMap, Proposal, Searchable
+from adacomcat.methods.base import MeasuredOption, Move, Option, ParameterMap, Proposal, Searchable
 from adacomcat.methods.lowrank.attention import (
     Factors,
     attention_factors,
@@ -27,7 +27,13 @@ from adacomcat.methods.lowrank.attention import (
 from adacomcat.methods.lowrank.calibrate import Metrics, input_metrics
 from adacomcat.methods.lowrank.config import LowRankConfig
 from adacomcat.methods.lowrank.factorize import Spectrum
-from adacomcat.methods.lowrank.latency import timed_sites
+from adacomcat.methods.lowrank.latency import (
+    measure,
+    measure_plans,
+    measured_options,
+    table_of,
+    timed_sites,
+)
 from adacomcat.methods.lowrank.linear import (
     bias_of,
     build_linear,
@@ -45,6 +51,7 @@ from adacomcat.models.plain import require_dense
 from adacomcat.models.registry import family_of
 from adacomcat.models.tensors import require_finite
 from adacomcat.plan import Decision, Plan
+from adacomcat.timing import Times
 
 
 class LowRank(Searchable):
@@ -215,6 +222,22 @@ class LowRank(Searchable):
         """Count `latency` by a table: all candidates of all searched sites have to be in it."""
         self.sites, self._dense_ns = timed_sites(self.sites, self.all_sites, table)
         self.mixture.count_("latency", self.sites)
+
+    def measure_times(
+        self, images: Tensor, *, repeats: int, on: str
+    ) -> tuple[dict[str, Any], dict[str, Times], list[MeasuredOption]]:
+        """Time the dense model, and one site of each kind at each of its candidates."""
+        biases = self.config.biases == "exact"
+        times = measure(self.model, self.sites, images, biases=biases, repeats=repeats)
+        table = table_of(times, self.sites, self.all_sites, batch_size=len(images), on=on)
+        return table, times, measured_options(table, times)
+
+    def measure_plans(
+        self, plans: Mapping[str, Plan], images: Tensor, *, repeats: int
+    ) -> dict[str, Times]:
+        """Seconds a call of the whole model, dense as `model` and committed to each plan."""
+        biases = self.config.biases == "exact"
+        return measure_plans(self.model, plans, images, biases=biases, repeats=repeats)
 
     def plan_cost(self, plan: Plan, unit: Unit) -> float:
         ranks = ranks_of(plan)

@@ -22,16 +22,9 @@ from adacomcat.budget import Unit
 from adacomcat.checks import require
 from adacomcat.methods.base import Option
 from adacomcat.methods.lowrank.config import KINDS, LowRankConfig
+from adacomcat.methods.lowrank.recipe import PAPER_MENUS
 from adacomcat.models.base import AttentionView, LinearView, ModelView
 from adacomcat.plan import Decision, Plan, relative_distance
-
-PAPER_MENUS = (
-    (192, (32, 64, 96, 128, 160)),
-    (384, (64, 128, 192, 256, 320)),
-    (768, (128, 192, 256, 320, 384, 448, 512)),
-)
-"""(width, ranks): the published menus, one for all kinds; a linear site's width is its smaller
-side."""
 
 ALIGNMENT = 8
 """Matrix units of current accelerators want sizes in multiples of 8 (bf16)."""

@@ -10,6 +10,7 @@ Dropout and whatever else training alone needs stays with the dense module that 
 """
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from torch import Tensor, nn
@@ -18,6 +19,7 @@ from adacomcat.checks import require, require_known
 from adacomcat.methods.lowrank.attention import LowRankAttention
 from adacomcat.methods.lowrank.linear import LowRankLinear
 from adacomcat.methods.lowrank.space import Site, all_sites
+from adacomcat.methods.summary import Summary, Tokens
 from adacomcat.models.base import AttentionView, LinearView
 from adacomcat.models.registry import view_of
 from adacomcat.models.tensors import check_tensors
@@ -26,6 +28,8 @@ from adacomcat.plan import Plan
 Shape = Mapping[str, Any]
 """A description, as above."""
 
+ROWS = "sites"
+KINDS = ("attention", "linear")
 FIELDS = {
     "attention": ("width", "heads", "head_width", "qk_rank", "vo_rank", "query_bias", "out_bias"),
     "linear": ("inputs", "outputs", "rank", "bias"),
@@ -275,6 +279,45 @@ def check_plan(model: nn.Module, plan: Plan) -> None:
 def model_sites(model: nn.Module) -> list[Site]:
     """Every site of a model, dense or factorized, in the reference's order."""
     return all_sites(view_of(model))
+
+
+def tokens_of(model: nn.Module) -> Tokens:
+    """Nothing: ranks leave the tokens alone."""
+    return {}
+
+
+def summary(model: nn.Module, dense: nn.Module, tokens: Tokens) -> Summary:
+    """Ranks and costs of a model, site by site; MACs at the tokens that other methods leave."""
+    ranks = plan_of(model).decisions
+    rows = [_row(site, ranks[site.name], tokens) for site in model_sites(model)]
+    factorized = any(rank is not None for rank in ranks.values())
+    return Summary(
+        key=ROWS,
+        columns={"site": "site", "rank": "rank", "of": "full_rank"},
+        rows=rows,
+        units=("params", "macs"),
+        rest="all else, biases too",
+        changed="its products of matrices kept at searched ranks" if factorized else "",
+        tag="low-rank",
+        note="Ranks of `qk` and `vo` are sums over the heads.",
+    )
+
+
+def _row(site: Site, rank: Any, tokens: Tokens) -> dict[str, Any]:
+    """Rank (None: dense), weights without biases and MACs of one site."""
+    here, block = site, site.name.rpartition(".")[0]
+    if block in tokens:
+        rows = tokens[block][0 if site.attention else 1]
+        here = replace(site, tokens=rows, pairs=rows**2 if site.attention else 0)
+    return {
+        "site": site.name,
+        "rank": rank,
+        "full_rank": site.full,
+        "params": site.cost("params", rank),
+        "macs": here.cost("macs", rank),
+        "dense_params": site.cost("params", None),
+        "dense_macs": site.cost("macs", None),
+    }
 
 
 def _scale(scale: float, head_width: int) -> dict[str, float]:

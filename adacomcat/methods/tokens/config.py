@@ -11,6 +11,8 @@ from adacomcat.methods.registry import register
     "diffrate",
     method="adacomcat.methods.tokens.method:DiffRate",
     spec="adacomcat.methods.tokens.spec",
+    recipe="adacomcat.methods.tokens.recipe",
+    published="adacomcat.methods.tokens.published",
 )
 @dataclass(frozen=True, kw_only=True)
 class DiffRateConfig:

