@@ -137,7 +137,7 @@ def save_comcat(model: nn.Module, folder: Path) -> None:
     """
     plan, sites = plan_of(model), model_sites(model)
     own = ranks_of(model).method
-    require(plan.method == own, "model", plan.method, f"{own}: the format has nothing else")
+    require(plan.method == own, "model", plan.method, f"{own}: the format has no more")
     pool = family_of(model).pooling(model)
     require(pool == "token", "model.global_pool", pool, "token, all that the reference has")
     require("head" in plan.decisions, "model.head", None, "a classifier: the format has its rank")
