@@ -7,7 +7,6 @@ import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
-import moocore
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy import stats
@@ -179,19 +178,3 @@ def holm(p_values: ArrayLike) -> list[float]:
     if tested.any():
         corrected[tested] = multipletests(corrected[tested], method="holm")[1]
     return [float(p) for p in corrected]
-
-
-def on_front(costs: ArrayLike, gains: ArrayLike) -> list[bool]:
-    """Which points no other dominates by less cost and more gain; equal ones all are.
-
-    Args:
-        costs: less is better; nan for a point that is not there, and is not on the front.
-        gains: more is better; as `costs`.
-    """
-    points = np.column_stack([np.asarray(costs, float), np.asarray(gains, float)])
-    flags = np.isfinite(points).all(axis=1)
-    if flags.any():
-        flags[flags] = moocore.is_nondominated(
-            points[flags], maximise=[False, True], keep_weakly=True
-        )
-    return [bool(flag) for flag in flags]

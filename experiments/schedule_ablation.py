@@ -43,7 +43,7 @@ def experiment(workload: Workload, seeds: int = 5) -> Experiment:
             _matched("oracle", "oracle (hindsight)", "oracle_schedule", plans="fixed_1"),
         ),
         seeds=tuple(range(seeds)),
-        figures=("fig_accuracy_vs_searches", "fig_staleness"),
+        figures=("fig_accuracy_vs_searches", "table_staleness"),
     )
 
 

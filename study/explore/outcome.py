@@ -5,11 +5,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-import moocore
 import numpy as np
 
 from adacomcat.checks import require
 from adacomcat.io.run import Status
+from study import pareto
 from study.spec.exploration import Exploration
 from study.spec.objectives import losses, mean_values
 from study.store import Results
@@ -97,14 +97,10 @@ def on_front(points: Sequence[tuple[float, ...] | None], objectives: Sequence[st
         points: objectives of each arm; None for one that has not finished, and is not on the front.
         objectives: their names.
     """
-    flags = [False] * len(points)
-    there = [index for index, point in enumerate(points) if point is not None]
-    turned = [losses(point, objectives) for point in points if point is not None]
-    if there:
-        found = moocore.is_nondominated(np.array(turned), keep_weakly=True)
-        for index, flag in zip(there, found, strict=True):
-            flags[index] = bool(flag)
-    return flags
+    missing = (math.nan,) * len(objectives)
+    return pareto.on_front(
+        [missing if point is None else losses(point, objectives) for point in points]
+    )
 
 
 def _values(

@@ -2,7 +2,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from analysis import fig_probabilities as fig
+from analysis import table_probabilities as fig
 
 LOGITS = {"blocks.0.qk": {"4": 0.0, "8": 1.0, "16": 3.0}, "head": {"2": 0.0, "10": 0.5}}
 PLANS = {1: {"blocks.0.qk": 8, "head": 10}, 3: {"blocks.0.qk": 8, "head": 2}}
@@ -50,7 +50,7 @@ def test_ranks_above_the_current_one_are_no_candidates(source, searched):
 
 
 def test_the_smallest_candidate_always_stays():
-    found = fig._likeliest({"4": 0.0, "8": 9.0}, 1.0, 2)
+    found = fig.likeliest({"4": 0.0, "8": 9.0}, 1.0, 2)
     assert found["candidates"] == 1 and found["top_rank"] == 4
     assert found["top_probability"] == found["top_probability_plain"] == 1
 
@@ -62,12 +62,13 @@ def test_an_arm_that_never_searches_keeps_a_row(searched):
     )
 
 
-def test_without_logits_there_are_ranks_alone(searched, drawn, note):
+def test_without_logits_there_are_ranks_alone(searched):
     made = fig.data(searched("dense", logits={}, temperature=None))
     assert made["top_probability"].isna().all()
-    panels = drawn(fig, made)
-    assert panels.shape == (1, 1)
-    assert "No logits were recorded" in note(panels)
+    assert "No logits were recorded" in fig.note(made)
+    first, ranks = fig.summarize(made).values()
+    assert set(first["in the search"]) == {""}
+    assert ranks.to_dict("records") == [{"arm": "adaptive", "qk": "8.0", "head": "2.0"}]
 
 
 def test_a_study_without_a_search_is_refused(tmp_path, record, write_results, trace):
@@ -78,61 +79,18 @@ def test_a_study_without_a_search_is_refused(tmp_path, record, write_results, tr
         fig.data(root)
 
 
-def test_the_curves_are_medians_and_the_marks_last_ranks(searched, drawn):
+def test_the_summary_has_medians_of_first_and_last_searches(searched):
     made = fig.data(searched("dense"))
-    above, below = drawn(fig, made)[:, 0]
-    curves = {line.get_gid(): line for line in above.lines}
-    medians = made.groupby("epoch")["top_probability"].median()
-    np.testing.assert_allclose(curves["top_probability"].get_ydata(), medians)
-    assert list(curves["top_probability"].get_xdata()) == [1, 3]
-    marks = {line.get_gid(): line for line in below.lines}
-    assert list(marks["rank:qk"].get_ydata()) == [8] and list(marks["rank:head"].get_ydata()) == [2]
-    assert [text.get_text() for text in below.get_xticklabels()] == ["0", "head"]
-
-
-def large(arms, blocks, epochs):
-    kinds = ("qk", "vo", "fc1", "fc2")
-    rows = [
-        {
-            "arm": f"a{arm}",
-            "label": f"{arm}: a label that is much too long for any figure",
-            "workload": "deit_small_imagenet",
-            "seed": float(seed),
-            "epoch": float(epoch),
-            "search": float(epoch),
-            "last": epoch == epochs,
-            "temperature": 1.0,
-            "site": f"blocks.{block}.{kind}",
-            "block": float(block),
-            "kind": kind,
-            "rank": 60.0 * (1 + (block + number) % 5),
-            "candidates": 5.0,
-            "top_rank": 60.0,
-            "top_probability": 0.5,
-            "top_probability_plain": 0.9,
-        }
-        for arm in range(arms)
-        for seed in range(3)
-        for epoch in range(1, epochs + 1)
-        for block in range(blocks)
-        for number, kind in enumerate(kinds)
-    ]
-    return pd.DataFrame(rows).assign(left_out=0, left_out_why="", leakage="")
-
-
-@pytest.mark.parametrize("size", [(1, 1, 1), (1, 12, 6), (3, 24, 30)])
-def test_everything_is_inside_the_page(size, drawn, note):
-    panels = drawn(fig, large(*size))
-    figure = panels[0, 0].figure
-    whole = figure.get_tightbbox()
-    assert whole.x0 >= 0 and whole.x1 <= figure.get_figwidth()
-    assert whole.y0 >= 0 and whole.y1 <= figure.get_figheight()
-    if size[0] > fig.PANELS:
-        assert "1 further arm" in note(panels)
+    lines, _ = fig.summarize(made).values()
+    assert list(lines["search"]) == ["first", "last"]
+    for row, epoch in zip(lines.to_dict("records"), (1, 3), strict=True):
+        median = made.loc[made["epoch"] == epoch, "top_probability"].median()
+        assert row["in the search"].startswith(f"{median:.3f} (")
+        assert (row["even odds"], row["alone"]) == ("0.333", "0%")
 
 
 def test_main_writes_the_table(searched, capsys):
     root = searched("dense")
     assert fig.main([str(root)]) == 0
     assert "likeliest rank" in capsys.readouterr().out
-    assert tuple(pd.read_csv(root / "figures" / "probabilities.csv")) == fig.COLUMNS
+    assert tuple(pd.read_csv(root / "figures" / "table_probabilities.csv")) == fig.COLUMNS

@@ -4,7 +4,7 @@ import pytest
 
 from adacomcat.plan import Plan
 from adacomcat.schedule import regret, stale_distance
-from analysis import fig_staleness as fig
+from analysis import table_staleness as fig
 
 
 def test_distances_are_those_to_the_plan_of_the_trial_that_always_searched(schedules):
@@ -36,7 +36,7 @@ def test_regret_is_that_of_the_oracle(schedules):
     assert made.loc[("never", 0), "stale_distance"] == 9
 
 
-def test_other_settings_have_no_reference(tmp_path, record, write_results, trace, drawn, note):
+def test_other_settings_have_no_reference(tmp_path, record, write_results, trace):
     records = [record("fixed_1", 0, searches=3), record("adaptive", 0, searches=1)]
     records[1]["config"] = {"seed": 0, "budget": {"reduction": 0.3}}
     root = write_results(tmp_path / "r", records, seeds=(0,))
@@ -45,8 +45,7 @@ def test_other_settings_have_no_reference(tmp_path, record, write_results, trace
     made = fig.data(root).set_index("arm")
     assert np.isnan(made.loc["adaptive", "epoch"]) and made.loc["adaptive", "seed"] == 0
     assert made.loc["never", "left_out_why"] == "1 pending" and np.isnan(made.loc["never", "seed"])
-    panels = drawn(fig, made.reset_index())
-    assert "to compare with: 1 of adaptive." in note(panels)
+    assert "to compare with: 1 of adaptive." in fig.note(made.reset_index())
 
 
 def test_the_schedule_is_the_one_setting_that_may_differ(tmp_path, record, write_results, trace):
@@ -70,57 +69,17 @@ def test_a_study_without_a_trial_that_always_searched_is_refused(
         fig.data(root)
 
 
-def test_areas_are_the_means_and_the_marks_the_regrets(schedules, drawn, note):
-    left, right = drawn(fig, fig.data(schedules))[0]
-    lines = dict(zip(("never", "fixed_1", "adaptive"), left.lines, strict=True))
-    # The scale is the largest mean of an arm that searched: 0.25 of one seed of two.
-    height = lines["adaptive"].get_ydata() + 2
-    np.testing.assert_allclose(height[:9], [0] * 3 + [0.72] * 6, atol=1e-12)
-    np.testing.assert_allclose(lines["never"].get_ydata(), 0.72)
-    marks = {line.get_gid(): line.get_xdata() for line in right.lines if line.get_gid()}
-    assert list(marks["regret:adaptive"]) == pytest.approx([0, 1.5])
-    said = [text.get_text() for text in right.texts]
-    assert "no search" in said and "0.75" in said
-    assert "mean over 2 seeds" in note(np.array([[left]]))
-
-
-def test_every_row_has_its_own_height_where_nothing_is_stale(schedules, drawn):
-    made = fig.data(schedules).assign(distance=0.0, regret=0.0)
-    left, right = drawn(fig, made)[0]
-    assert right.get_xlim()[1] > 0 and left.get_ylim()[0] < -2
-
-
-@pytest.mark.parametrize("arms", [1, 18, 60])
-def test_everything_is_inside_the_page(arms, drawn, note):
-    rows = [
-        {
-            "arm": f"arm{n}",
-            "label": f"{n} of labels that are far too long",
-            "workload": "digits",
-            "seed": float(seed),
-            "reference": "arm0",
-            "epoch": float(epoch),
-            "searched": epoch % 2 == 0,
-            "distance": 0.01 * n,
-            "searches": 5.0,
-            "stale_distance": 100.0 + n,
-            "regret": 0.1 * n,
-        }
-        for n in range(arms)
-        for seed in range(5)
-        for epoch in range(1, 20)
-    ]
-    panels = drawn(fig, pd.DataFrame(rows).assign(left_out=0, left_out_why="", leakage=""))
-    figure = panels[0, 0].figure
-    whole = figure.get_tightbbox()
-    assert whole.x0 >= 0 and whole.x1 <= figure.get_figwidth()
-    assert whole.y0 >= 0 and whole.y1 <= figure.get_figheight()
-    if arms > fig.MOST:
-        assert f"{arms - fig.MOST} further arms: see the CSV." in note(panels)
-
-
-def test_main_writes_the_table(schedules, capsys):
+def test_main_writes_the_means_over_seeds(schedules, capsys):
     assert fig.main([str(schedules)]) == 0
-    assert "largest_regret" in capsys.readouterr().out
-    written = pd.read_csv(schedules / "figures" / "staleness.csv")
+    (shown,) = fig.summarize(fig.data(schedules)).values()
+    rows = shown.set_index("arm")
+    assert rows.loc["adaptive", ["distance", "stale", "regret", "largest regret"]].tolist() == [
+        "0.0833",
+        "0.750",
+        "0.750",
+        "1.500",
+    ]
+    assert rows.loc["never (uniform ranks)", ["regret", "largest regret"]].tolist() == ["", ""]
+    assert "largest regret" in capsys.readouterr().out
+    written = pd.read_csv(schedules / "figures" / "table_staleness.csv")
     assert tuple(written) == fig.COLUMNS and len(written) == 6 * 9
