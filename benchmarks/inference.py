@@ -49,8 +49,8 @@ from adacomcat.methods.lowrank.space import ALIGNMENT, Site, ranks_of
 from adacomcat.methods.lowrank.spec import model_sites
 from adacomcat.methods.tokens.rates import Rates, published_at
 from adacomcat.methods.tokens.spec import shape_, shapes_for
-from adacomcat.models.base import TokenSequence
 from adacomcat.models.registry import input_shape, tokens_of
+from adacomcat.models.tokens import TokenSequence
 from adacomcat.plan import Plan
 from adacomcat.timing import Times, Variant, take_turns
 from experiments.published import plans

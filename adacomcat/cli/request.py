@@ -12,14 +12,14 @@ import torch
 
 from adacomcat import recipes
 from adacomcat.checks import require, require_known
-from adacomcat.config import ModelConfig, TrialConfig
-from adacomcat.files import sha256_file
+from adacomcat.config import DenseConfig, ModelConfig, TrialConfig
+from adacomcat.files import default_cache, sha256_file
 from adacomcat.methods.base import SupportsMeasuringTimes
 from adacomcat.methods.lowrank.recipe import imagenet_recipe, space
 from adacomcat.methods.lowrank.timetable import read_timetable
 from adacomcat.methods.registry import DEFAULT, registrations
-from adacomcat.models.registry import create_model
-from adacomcat.models.weights import TIMM
+from adacomcat.models.registry import create_model, family_for
+from adacomcat.models.weights import TIMM, image_size_of_weights
 from adacomcat.schedule import Schedule
 from adacomcat.settings import build_config, parse_settings, read_yaml
 
@@ -207,7 +207,7 @@ def folder_settings(model: ModelConfig, root: Path, image_size: int | None = Non
         ValueError: an unknown model, or a folder that is missing.
     """
     require(root.is_dir(), "--data", str(root), "a folder with train/ and val/")
-    plain = skeleton(model, image_size=image_size or 224)
+    plain = skeleton(model, image_size=image_size)
     train = root / "train"
     entries = os.scandir(train) if train.is_dir() else ()
     classes = [entry.path for entry in entries if entry.is_dir()]
@@ -231,14 +231,20 @@ def folder_settings(model: ModelConfig, root: Path, image_size: int | None = Non
     }
 
 
-def skeleton(model: ModelConfig, *, num_classes: int = 1000, image_size: int = 224) -> Any:
+def skeleton(model: ModelConfig, *, num_classes: int = 1000, image_size: int | None = None) -> Any:
     """A model's modules without weights, on the meta device.
+
+    Args:
+        model: which one.
+        num_classes: of its classifier.
+        image_size: side in pixels; None: what models of this name are made for.
 
     Raises:
         ValueError: an unknown model or option, or sizes that do not go together.
     """
     with torch.device("meta"):
-        return create_model(model, num_classes=num_classes, in_chans=3, image_size=image_size)
+        side = image_size or family_for(model.name).image_size(model.name)
+        return create_model(model, num_classes=num_classes, in_chans=3, image_size=side)
 
 
 def _base(arguments: argparse.Namespace, sizes: Settings) -> Settings:
@@ -253,6 +259,10 @@ def _base(arguments: argparse.Namespace, sizes: Settings) -> Settings:
         model = ModelConfig(name=arguments.model, options=options)
         root = Path(arguments.data).absolute()
         side = settings.get("data.image_size", options.get("img_size"))
+        weights = arguments.weights or settings.get("dense.weights")
+        if side is None and weights not in (None, TIMM):
+            dense = DenseConfig(weights=weights, sha256=settings.get("dense.sha256"))
+            side = image_size_of_weights(dense, model, default_cache())
         return folder_settings(model, root, side)
     base = dict(recipes.find_recipe(arguments.workload, "--workload").settings)
     if arguments.data is not None:

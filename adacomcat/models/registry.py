@@ -11,8 +11,9 @@ from torch import nn
 
 from adacomcat.checks import require
 from adacomcat.config import ModelConfig
-from adacomcat.models.base import ModelFamily, ModelView, TokenSequence
+from adacomcat.models.base import ModelFamily, ModelView
 from adacomcat.models.plain import way_out
+from adacomcat.models.tokens import TokenSequence
 
 BUILT_IN = ("timm_vit", "timm_metaformer")
 """Modules of this package, each with a family that registers itself."""

@@ -14,10 +14,12 @@ from timm.models.metaformer import Attention, Downsampling, MetaFormer, MetaForm
 from torch import Tensor, nn
 
 from adacomcat.checks import require
-from adacomcat.models.base import ModelView, Support, TokenSequence
+from adacomcat.models.base import ModelView, Support
 from adacomcat.models.plain import require_exact, require_no_hooks, require_unshared
 from adacomcat.models.registry import register_family
-from adacomcat.models.timm_base import TimmFamily, TimmSteps, check_attention, check_container
+from adacomcat.models.timm_base import TimmFamily
+from adacomcat.models.timm_parts import TimmSteps, check_attention, check_container
+from adacomcat.models.tokens import TokenSequence
 
 STAGES, COMPRESSED = 4, 2
 """Stages of a CAFormer, and the index of the one whose tokens are merged."""

@@ -5,9 +5,11 @@ two classifiers), with class-token, average or maximum pooling. Whatever would m
 of a factorized model is refused by name.
 """
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
+import torch
 from timm.layers import Attention, Mlp, PatchEmbed
 from timm.models import vision_transformer
 from timm.models.deit import VisionTransformerDistilled
@@ -15,19 +17,19 @@ from timm.models.vision_transformer import Block, VisionTransformer
 from torch import Tensor, nn
 
 from adacomcat.checks import require, require_known
+from adacomcat.config import ModelConfig
 from adacomcat.models.base import (
     AttentionView,
     BlockView,
     ModelView,
     Support,
-    TokenSequence,
 )
 from adacomcat.models.heads import HeadAttention
 from adacomcat.models.plain import require_exact, require_no_hooks, require_unshared
 from adacomcat.models.registry import register_family
 from adacomcat.models.tensors import check_tensors
-from adacomcat.models.timm_base import (
-    TimmFamily,
+from adacomcat.models.timm_base import TimmFamily
+from adacomcat.models.timm_parts import (
     TimmSteps,
     check_attention,
     check_container,
@@ -38,7 +40,10 @@ from adacomcat.models.timm_base import (
     resized,
     stand_in_view,
 )
+from adacomcat.models.tokens import TokenSequence
 
+POSITIONS = ("pos_embed", "visual.positional_embedding", "position_embeddings")
+"""Ends of the names of positions in checkpoints of timm, DINOv2, CLIP and others."""
 POOLS = ("token", "avg", "avgmax", "max")
 PATCHES = "patch_embed.proj.weight"
 PARTS = ("qkv", "q_norm", "k_norm", "attn_drop", "norm", "gate", "proj", "proj_drop")
@@ -98,6 +103,25 @@ class TimmVisionTransformer(TimmFamily):
             # Weights of another model: what differs says more than where timm gave up.
             check_tensors(state, own, where)
             raise
+
+    def image_size_of(self, config: ModelConfig, state: Mapping[str, Tensor]) -> int | None:
+        """By the number of positions and the patches; None where there are none or no square."""
+        with torch.device("meta"):
+            size = self.image_size(config.name)
+            model: Any = self.create(config, num_classes=0, in_chans=3, image_size=size)
+        if model.pos_embed is None:
+            return None
+        own_prefix = model.pos_embed.shape[1] - model.patch_embed.num_patches
+        patch = model.patch_embed.patch_size[0]
+        for key, positions in state.items():
+            if not key.endswith(POSITIONS) or positions.shape[-1] != model.embed_dim:
+                continue
+            # Registers and distillation tokens have positions or not, by who trained them.
+            for prefix in (own_prefix, 1, 0, 2):
+                side = math.isqrt(max(0, positions.shape[-2] - prefix))
+                if side > 0 and side**2 == positions.shape[-2] - prefix:
+                    return int(side * patch)
+        return None
 
     def input_shape(self, model: nn.Module) -> tuple[int, int, int]:
         parts: Any = model

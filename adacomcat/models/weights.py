@@ -21,7 +21,7 @@ from adacomcat.checks import require
 from adacomcat.config import DenseConfig, ModelConfig
 from adacomcat.files import sha256_file
 from adacomcat.models.pickles import load_pickle
-from adacomcat.models.registry import family_of
+from adacomcat.models.registry import family_for, family_of
 from adacomcat.models.tensors import check_tensors
 
 TIMM = "timm"
@@ -53,6 +53,24 @@ def load_dense_weights_(
         path = _local(config, cache)
         where, state = str(path), read_weights(path)
     load_state_(model, state, where, new_head=config.new_head)
+
+
+def image_size_of_weights(config: DenseConfig, name: ModelConfig, cache: Path) -> int | None:
+    """Side in pixels of the images that given weights are for, by their positions.
+
+    Args:
+        config: names a file or a URL.
+        name: of the model that the weights are for.
+        cache: as in `load_dense_weights_`.
+
+    Returns:
+        None where the weights do not tell.
+
+    Raises:
+        ValueError: weights that cannot be had or have another hash, or an unknown model.
+    """
+    state = read_weights(_local(config, cache))
+    return family_for(name.name).image_size_of(name, state)
 
 
 def weights_identity(config: DenseConfig) -> str | None:

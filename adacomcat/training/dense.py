@@ -10,9 +10,10 @@ from typing import Any
 
 from torch import nn
 
+from adacomcat.checks import require
 from adacomcat.config import TrialConfig
 from adacomcat.data import Splits, make_loader
-from adacomcat.models.registry import create_model
+from adacomcat.models.registry import create_model, input_shape
 from adacomcat.models.weights import load_dense_weights_, weights_identity
 from adacomcat.seeds import seed_everything
 from adacomcat.training.checkpoint import CHECKPOINT_FILE, load_state, save_state
@@ -50,12 +51,22 @@ def build_dense(config: TrialConfig, splits: Splits) -> nn.Module:
     Raises:
         ValueError: unknown model or option, or sizes that do not go together.
     """
-    return create_model(
+    model = create_model(
         config.model,
         num_classes=splits.num_classes,
         in_chans=splits.in_chans,
         image_size=splits.image_size,
     )
+    channels, *sides = input_shape(model)
+    sizes = {
+        "num_classes": (model.num_classes, splits.num_classes),
+        "in_chans": (channels, splits.in_chans),
+        "img_size": (sides, [splits.image_size] * 2),
+    }
+    for option, (made, wanted) in sizes.items():
+        got = config.model.options.get(option, made)
+        require(made == wanted, f"model.options.{option}", got, f"{wanted}, that of the data")
+    return model
 
 
 def is_cached(config: TrialConfig, splits: Splits, cache: Path) -> bool:

@@ -7,8 +7,8 @@ import pytest
 
 from adacomcat.io.trace import TraceWriter
 from adacomcat.methods.tokens.rates import published_at
-from adacomcat.models.base import TokenSequence
 from adacomcat.models.timm_vit import VisionTransformerSteps
+from adacomcat.models.tokens import TokenSequence
 from analysis import fig_methods
 from study.execution.body import untrained
 from study.execution.provenance import repository

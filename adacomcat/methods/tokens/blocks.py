@@ -32,8 +32,8 @@ from adacomcat.methods.tokens.compress import (
     take,
 )
 from adacomcat.methods.tokens.rates import Rates, Step
-from adacomcat.models.base import TokenSequence
 from adacomcat.models.heads import BlockContainer, attend
+from adacomcat.models.tokens import TokenSequence
 
 
 class TokenBlocks(BlockContainer):

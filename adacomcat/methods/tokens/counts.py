@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from adacomcat.methods.tokens.blocks import fixed_rows
-from adacomcat.models.base import TokenSequence
+from adacomcat.models.tokens import TokenSequence
 
 ROUNDING = 1e-4
 """Tokens by which an expected count may exceed an integer and still be that integer."""

@@ -18,8 +18,8 @@ from torch import Tensor, nn
 from adacomcat.methods.tokens.blocks import fixed_rows
 from adacomcat.methods.tokens.counts import through
 from adacomcat.methods.tokens.rates import Step
-from adacomcat.models.base import TokenSequence
 from adacomcat.models.registry import family_of
+from adacomcat.models.tokens import TokenSequence
 
 Number = int | float | Tensor
 MinGradient = Literal["active", "both"]

@@ -20,10 +20,10 @@ from adacomcat.methods.tokens.macs import BlockCost, block_costs, by_width, coun
 from adacomcat.methods.tokens.rates import Rates
 from adacomcat.methods.tokens.supernet import SearchBlocks
 from adacomcat.methods.tokens.uniform import scaled, uniform
-from adacomcat.models.base import TokenSequence
 from adacomcat.models.plain import require_dense
 from adacomcat.models.registry import family_of
 from adacomcat.models.tensors import check_tensors
+from adacomcat.models.tokens import TokenSequence
 from adacomcat.plan import Decision, Plan, relative_distance
 
 Decisions = dict[str, int | None]

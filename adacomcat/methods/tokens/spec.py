@@ -21,8 +21,8 @@ from adacomcat.methods.tokens.blocks import TokenBlocks, check_rates
 from adacomcat.methods.tokens.config import DiffRateConfig
 from adacomcat.methods.tokens.macs import block_costs, count, published
 from adacomcat.methods.tokens.rates import Rates, Step
-from adacomcat.models.base import TokenSequence
 from adacomcat.models.registry import tokens_of as sequence_of
+from adacomcat.models.tokens import TokenSequence
 from adacomcat.plan import Plan
 
 Shape = Mapping[str, Any]

@@ -31,8 +31,8 @@ from adacomcat.methods.tokens.compress import (
 from adacomcat.methods.tokens.config import DiffRateConfig
 from adacomcat.methods.tokens.counts import Counts, through
 from adacomcat.methods.tokens.macs import Places
-from adacomcat.models.base import TokenSequence
 from adacomcat.models.heads import BlockContainer
+from adacomcat.models.tokens import TokenSequence
 
 EPSILON = 1e-6
 """Weight of attention that is spread over all keys, dead ones too, so that no row is empty."""

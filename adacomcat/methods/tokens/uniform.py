@@ -3,7 +3,7 @@
 from collections.abc import Callable, Mapping, Sequence
 
 from adacomcat.checks import require
-from adacomcat.models.base import TokenSequence
+from adacomcat.models.tokens import TokenSequence
 
 Decisions = dict[str, int | None]
 Cost = Callable[[Mapping[str, int | None]], int]

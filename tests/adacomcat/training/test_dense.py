@@ -5,7 +5,7 @@ import torch
 
 from adacomcat.config import PhaseConfig
 from adacomcat.training import dense_model
-from adacomcat.training.dense import dense_key
+from adacomcat.training.dense import build_dense, dense_key
 
 
 def same(one, other):
@@ -39,3 +39,18 @@ def test_a_damaged_cache_is_refused_by_name(config, splits, tmp_path):
     path.write_bytes(path.read_bytes()[:-20])
     with pytest.raises(ValueError, match=rf"{path.name}: truncated .*; delete the folder .*dense-"):
         dense_model(config, splits, tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("option", "value", "message"),
+    [
+        ("num_classes", 5, r"num_classes: got 5, allowed: 4, that of the data"),
+        ("in_chans", 3, r"in_chans: got 3, allowed: 1, that of the data"),
+        ("img_size", 32, r"img_size: got 32, allowed: \[8, 8\], that of the data"),
+    ],
+)
+def test_options_that_are_not_those_of_the_data_are_named(config, splits, option, value, message):
+    options = {**config.model.options, option: value}
+    changed = dataclasses.replace(config, model=dataclasses.replace(config.model, options=options))
+    with pytest.raises(ValueError, match=rf"model\.options\.{message}"):
+        build_dense(changed, splits)

@@ -16,7 +16,7 @@ from adacomcat.methods.lowrank.attention import (
     truncate_heads,
 )
 from adacomcat.models.heads import HeadAttention, attend
-from adacomcat.models.timm_base import fused_view, stand_in_view
+from adacomcat.models.timm_parts import fused_view, stand_in_view
 from adacomcat.testing.models import draw_parameters_
 
 WIDTH, HEADS, HEAD_WIDTH = 24, 3, 8
