@@ -5,7 +5,6 @@ import shlex
 from pathlib import Path
 from typing import Any
 
-from adacomcat.checks import require
 from adacomcat.cli.console import Display
 from adacomcat.cli.info import totals_of
 from adacomcat.cli.sources import stored_model
@@ -29,8 +28,6 @@ def export(arguments: argparse.Namespace, display: Display) -> None:
     output = arguments.output.absolute()
     if arguments.to == "hub":
         Run(output).refuse_used()
-    else:
-        require(not output.exists(), "--output", str(output), "a new file")
     exported, origin = _write(arguments, output)
     display.say(exported.describe())
     note = leakage_note(origin.leakage)

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
 from adacomcat.checks import require
+from adacomcat.files import check_writable
 from adacomcat.methods.registry import registrations
 from adacomcat.recipes import recipes
 
@@ -95,6 +96,22 @@ def check_resumed(arguments: argparse.Namespace) -> bool:
     allowed = "nothing beside --resume but --device: the rest is stored"
     require(not others, ", ".join(others), "given", allowed)
     return True
+
+
+def check_file(path: Path, end: str = "") -> None:
+    """Refuse a file for `--output` that is there, has another name, or could not be written.
+
+    Args:
+        path: of the file.
+        end: of its name.
+
+    Raises:
+        ValueError: it is named.
+    """
+    allowed = f"a name that ends in {end}"
+    require(path.name.endswith(end), "--output", str(path), allowed)
+    require(not path.exists(), "--output", str(path), "a new file")
+    check_writable(path, "--output")
 
 
 def check_model(arguments: argparse.Namespace) -> None:

@@ -12,7 +12,7 @@ from adacomcat.cli.request import CROP, Origin, model_options, skeleton
 from adacomcat.config import ModelConfig
 from adacomcat.data.datasets import CROP_PCT
 from adacomcat.data.splits import IMAGENET_MEAN, IMAGENET_STD
-from adacomcat.io.comcat import BLOCK_KINDS, CHECKPOINT, LAYER, RANKS, load_comcat
+from adacomcat.io.comcat import BLOCK_KINDS, CHECKPOINT, LAYER, RANKS, load_comcat, read_numbers
 from adacomcat.io.directory import dense_skeleton, read_config, read_plan
 from adacomcat.io.run import Run
 from adacomcat.models.pickles import load_pickle
@@ -76,8 +76,7 @@ def comcat_sizes(folder: Path) -> dict[str, Any]:
         sizes |= {"in_chans": patches.shape[1], "patch_size": patch, "img_size": side * patch}
     ranks = folder / RANKS
     if ranks.is_file():
-        count = len(ranks.read_text().replace(",", " ").split())
-        sizes["depth"] = max(1, count // BLOCK_KINDS)
+        sizes["depth"] = max(1, len(read_numbers(ranks)) // BLOCK_KINDS)
     return sizes
 
 

@@ -59,12 +59,7 @@ def read_ranks(path: Path, model: nn.Module) -> Plan:
     Raises:
         ValueError: no such file, another count of numbers, or a rank that a site cannot have.
     """
-    require(path.is_file(), RANKS, str(path), "a file that exists")
-    try:
-        words = path.read_text().replace(",", " ").split()
-        ranks = [int(word) for word in words]
-    except ValueError as error:
-        raise ValueError(f"{path}: {error}, allowed: integers with commas between") from error
+    ranks = read_numbers(path)
     sites = [site for site in model_sites(model) if site.name != "head_dist"]
     depth = len(sites) // BLOCK_KINDS
     require(
@@ -91,6 +86,20 @@ def insert_ranks_(model: nn.Module, path: Path, *, biases: bool) -> None:
         ValueError: as `read_ranks`.
     """
     shape_(model, shapes_for(model, read_ranks(path, model), biases=biases))
+
+
+def read_numbers(path: Path) -> list[int]:
+    """The numbers in a `ranks.txt`.
+
+    Raises:
+        ValueError: no such file, or anything else in it; the file is named.
+    """
+    require(path.is_file(), RANKS, str(path), "a file that exists")
+    try:
+        words = path.read_text("utf-8-sig").replace(",", " ").split()
+        return [int(word) for word in words]
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}, allowed: integers with commas between") from error
 
 
 def load_comcat(folder: Path, model: nn.Module) -> nn.Module:

@@ -29,7 +29,7 @@ from filelock import FileLock, Timeout
 
 from adacomcat.checks import require
 from adacomcat.config import DataConfig, TrialConfig, from_mapping
-from adacomcat.files import atomic_write_json
+from adacomcat.files import atomic_write_json, check_writable
 from adacomcat.io.trace import EPOCHS, SEARCHES, read_rows
 
 RECORD, LOG = "trial.json", "trial.log"
@@ -302,7 +302,7 @@ class Run:
             handler.close()
 
     def refuse_used(self) -> None:
-        """Refuse a directory, for `--output`, in which there is anything already.
+        """Refuse a directory, for `--output`, in which there is anything, or that cannot be made.
 
         Raises:
             ValueError: it is named, with the command that goes on with a run that is there.
@@ -310,6 +310,7 @@ class Run:
         used = self.path.is_file() or (self.path.is_dir() and any(self.path.iterdir()))
         go_on = f"; to go on with this one: {self.resume_command()}" if self.exists else ""
         require(not used, "--output", str(self.path), f"a new directory{go_on}")
+        check_writable(self.path, "--output")
 
     def require_finished(self) -> None:
         """Refuse a run that has not left its model yet; a directory that is no run passes.

@@ -13,6 +13,7 @@ from torch import nn
 from adacomcat.checks import require
 from adacomcat.config import TrialConfig
 from adacomcat.data import Splits, make_loader
+from adacomcat.files import CACHE_VARIABLE, check_writable
 from adacomcat.models.registry import create_model, input_shape
 from adacomcat.models.weights import load_dense_weights_, weights_identity
 from adacomcat.seeds import seed_everything
@@ -113,6 +114,7 @@ def dense_model(
     if config.dense.weights is not None:
         load_dense_weights_(model, config.dense, config.model, cache)
     if folder is not None:
+        check_writable(folder, CACHE_VARIABLE)
         _train(model, config, splits, device, progress)
         save_state(folder, {"model": dict(model.state_dict()), "config": config.to_json()})
     return model.eval()

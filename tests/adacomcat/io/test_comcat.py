@@ -9,7 +9,7 @@ import torch
 
 from adacomcat.config import BudgetConfig
 from adacomcat.cost import count_params
-from adacomcat.io.comcat import load_comcat, read_ranks, save_comcat
+from adacomcat.io.comcat import load_comcat, read_numbers, read_ranks, save_comcat
 from adacomcat.methods.lowrank.config import LowRankConfig
 from adacomcat.methods.lowrank.method import LowRank
 from adacomcat.methods.lowrank.spec import plan_of
@@ -278,6 +278,15 @@ def test_wrong_ranks_are_named(tmp_path, text, message):
     (folder / "ranks.txt").write_text(text)
     with pytest.raises(ValueError, match=message):
         load_comcat(folder, dense(seed=1))
+
+
+def test_ranks_as_a_windows_editor_saves_them(tmp_path):
+    """A byte order mark is no number; of UTF-16 the message names the file."""
+    (tmp_path / "ranks.txt").write_text("12,12,12,12,3", "utf-8-sig")
+    assert read_numbers(tmp_path / "ranks.txt") == [12, 12, 12, 12, 3]
+    (tmp_path / "ranks.txt").write_bytes("12,12,12,12,3".encode("utf-16"))
+    with pytest.raises(ValueError, match=r"/ranks\.txt: 'utf-8' codec .* integers with commas"):
+        read_numbers(tmp_path / "ranks.txt")
 
 
 @pytest.mark.parametrize("name", ["checkpoint.pth", "ranks.txt"])
