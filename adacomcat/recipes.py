@@ -216,7 +216,7 @@ def _upstream_of(recipe: Recipe) -> Recipe:
 
 
 def _cifar(classes: int) -> Recipe:
-    """CIFAR through torchvision, and a ViT of 64 tokens that learns it from random weights.
+    """CIFAR, and a ViT of 64 tokens that learns it from random weights.
 
     Sizes and rates are those that small ViTs are trained with on CIFAR from scratch (arXiv
     2112.13492, section 4.1). The candidates of a site are centered on the budget.
@@ -228,7 +228,7 @@ def _cifar(classes: int) -> Recipe:
         description=f"CIFAR-{classes}, ViT 192 x 9 blocks x 3 heads, patch 4",
         settings={
             "data": {
-                "name": f"torchvision/CIFAR{classes}",
+                "name": f"timm/torch/cifar{classes}",
                 "search_images": 5000,
                 "augment": "crop_flip",
                 "random_erasing": 0.25,

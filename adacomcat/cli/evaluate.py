@@ -56,14 +56,14 @@ def evaluate_command(arguments: argparse.Namespace, display: Display) -> None:
             skipped = torch.tensor(loader.unreadable, device=device)
             unreadable = int(parallel.sum_over_workers_(skipped))
     # With `data.val_from` test, the images of val are those of test.
-    leaked = split.sha256 == splits.test.sha256 and bool(config.data.leakage)
+    leakage = splits.leakage if split.sha256 == splits.test.sha256 else ()
     content = {
         "split": arguments.split,
         "images": len(split) - unreadable,
         "accuracy": accuracy,
         "loss": loss if math.isfinite(loss) else None,
         "unreadable": unreadable,
-        "leakage": list(config.data.leakage) if leaked else [],
+        "leakage": list(leakage),
         "params": count_params(model),
         "macs": count_macs(model, input_shape(model)),
     }
@@ -75,8 +75,7 @@ def evaluate_command(arguments: argparse.Namespace, display: Display) -> None:
         f"{arguments.split}: accuracy {accuracy:.2%}, loss {loss:.4f}, {content['images']:,} images"
     )
     display.say(f"parameters {content['params']:,}, MACs {content['macs']:,}")
-    if leaked:
-        warn_of_leakage(config, display)
+    warn_of_leakage(leakage, display)
 
 
 def _check_fit(model: nn.Module, splits: Splits) -> None:

@@ -13,6 +13,7 @@ import torch
 from adacomcat import recipes
 from adacomcat.checks import require, require_known
 from adacomcat.config import DenseConfig, ModelConfig, TrialConfig
+from adacomcat.data.preprocessing import Preprocessing
 from adacomcat.files import default_cache, sha256_file
 from adacomcat.methods.base import SupportsMeasuringTimes
 from adacomcat.methods.lowrank.recipe import imagenet_recipe, space
@@ -26,7 +27,6 @@ from adacomcat.settings import build_config, parse_settings, read_yaml
 LARGE = 300_000
 """From so many training images on, a folder is cut as ImageNet is."""
 SEARCH_IMAGES, VAL_FRACTION = 50_000, 0.01
-CROP = "data.options.crop_pct"
 LOADERS = 8
 """Processes that load images, where there are as many cores."""
 
@@ -128,7 +128,13 @@ def eval_config(arguments: argparse.Namespace, sizes: Settings) -> TrialConfig:
         if arguments.workload is None and arguments.weights is None:
             # Rates were published for the published weights.
             flags |= {"dense.weights": TIMM}
-    return _folded(_base(arguments, sizes), flags, arguments)
+    base = _base(arguments, sizes)
+    if arguments.comcat_dir is not None and arguments.workload is None:
+        # The reference evaluates as DeiT does, not as timm's entry of that name says.
+        images = Preprocessing().settings()
+        del images["image_size"]
+        base |= {f"data.{name}": value for name, value in images.items()}
+    return _folded(base, flags, arguments)
 
 
 def data_config(arguments: argparse.Namespace, origin: Origin) -> TrialConfig:
@@ -276,7 +282,8 @@ def _origin_base(arguments: argparse.Namespace, origin: Origin) -> Settings:
     """A recipe for a stored model: the one that it comes from, else that of its data."""
     if origin.stored is not None and arguments.workload is None:
         root = {} if arguments.data is None else {"data.root": str(Path(arguments.data).absolute())}
-        return {**origin.stored, **root}
+        labels = {"data.label_names": origin.images["data.label_names"]}
+        return {**origin.stored, **labels, **root}
     if arguments.workload is None:
         base = folder_settings(origin.model, Path(arguments.data).absolute(), origin.image_size)
         return _for_origin(base | origin.images, origin)
@@ -284,9 +291,7 @@ def _origin_base(arguments: argparse.Namespace, origin: Origin) -> Settings:
     if arguments.data is not None:
         base["data.root"] = str(Path(arguments.data).absolute())
     base["model"] = {"name": origin.model.name, "options": dict(origin.model.options)}
-    # A data set that is held in memory is not cropped.
-    images = {key: value for key, value in origin.images.items() if key != CROP}
-    return _for_origin(base | images, origin)
+    return _for_origin(base | origin.images, origin)
 
 
 def published_of(arguments: argparse.Namespace) -> recipes.PublishedPlans:
@@ -306,12 +311,8 @@ def _require_data(arguments: argparse.Namespace) -> None:
 
 
 def _images(plain: Any, image_size: int | None) -> Settings:
-    """Size, mean and standard deviation that timm's weights of this model want."""
-    known = plain.pretrained_cfg or {}
-    found = {"mean": known.get("mean"), "std": known.get("std")}
-    images = {key: list(value) for key, value in found.items() if value is not None}
-    own = known.get("input_size", (3, 224, 224))[-1]
-    return images | {"image_size": image_size or own}
+    """Preprocessing of timm's weights of this model."""
+    return Preprocessing.of_model(plain.pretrained_cfg or {}, image_size).settings()
 
 
 def _folded(base: Settings, flags: Settings, arguments: argparse.Namespace) -> TrialConfig:

@@ -8,14 +8,14 @@ from typing import Any
 from torch import nn
 
 import adacomcat
-from adacomcat.cli.request import CROP, Origin, model_options, skeleton
+from adacomcat.cli.request import Origin, model_options, skeleton
 from adacomcat.config import ModelConfig
-from adacomcat.data.datasets import CROP_PCT
-from adacomcat.data.splits import IMAGENET_MEAN, IMAGENET_STD
+from adacomcat.data.preprocessing import Preprocessing
 from adacomcat.io.comcat import BLOCK_KINDS, CHECKPOINT, LAYER, RANKS, load_comcat, read_numbers
 from adacomcat.io.directory import dense_skeleton, read_config, read_plan
 from adacomcat.io.run import Run
 from adacomcat.models.pickles import load_pickle
+from adacomcat.models.registry import input_shape
 from adacomcat.models.weights import plain_state
 
 SIZES = ("num_classes", "in_chans", "img_size")
@@ -50,7 +50,7 @@ def comcat_model(folder: Path, name: str, options: dict[str, Any]) -> tuple[nn.M
     dense = skeleton(ModelConfig(name=name, options={**comcat_sizes(folder), **options}))
     model: Any = load_comcat(folder, dense)
     # The reference evaluates as DeiT does, not as timm's entry of that name says.
-    images = {"mean": IMAGENET_MEAN, "std": IMAGENET_STD, "crop_pct": CROP_PCT}
+    images = Preprocessing(image_size=input_shape(model)[-1]).to_pretrained_cfg()
     model.pretrained_cfg = {**model.pretrained_cfg, **images}
     return model, dense
 
@@ -91,9 +91,12 @@ def origin_of(directory: Path) -> Origin:
     config = read_config(directory)
     options = {key: value for key, value in config["model_args"].items() if key not in SIZES}
     known = config["pretrained_cfg"]
-    images = {"data.image_size": known["input_size"][-1]}
-    keys = {"data.mean": "mean", "data.std": "std", CROP: "crop_pct"}
-    images |= {name: known[key] for name, key in keys.items() if key in known}
+    channels, *_, side = known["input_size"]
+    images = {"data.image_size": side, "data.label_names": known.get("label_names")}
+    # Of a model for other channels than its published weights, timm knows no mean.
+    if len(known.get("mean") or ()) == channels:
+        found = Preprocessing.of_model(known).settings()
+        images |= {f"data.{name}": value for name, value in found.items()}
     stored = run.record()["config"] if run.exists else None
     model = ModelConfig(name=config["architecture"], options=options)
     method, macs = read_plan(directory).method, config["adacomcat"]["macs"]

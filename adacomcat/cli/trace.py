@@ -28,6 +28,7 @@ from torch import Tensor, nn
 import adacomcat
 from adacomcat.checks import require
 from adacomcat.cli.console import Display
+from adacomcat.data.preprocessing import Preprocessing
 from adacomcat.data.transforms import evaluation
 from adacomcat.files import atomic_write_bytes
 from adacomcat.io.directory import read_config
@@ -90,7 +91,9 @@ def read_images(paths: Sequence[Path], model: nn.Module) -> Tensor:
     channels, height, width = input_shape(model)
     require(channels in MODES, "--from: channels of an image", channels, "1 or 3")
     assert height == width, (height, width)
-    resized = evaluation(height, float(_images_of(model).get("crop_pct") or 1.0))
+    known, keys = _images_of(model), ("crop_pct", "crop_mode", "interpolation")
+    given = {key: known[key] for key in keys if known.get(key) is not None}
+    resized = evaluation(Preprocessing(image_size=height, **given))
     found = []
     for path in paths:
         try:

@@ -112,12 +112,15 @@ def train(arguments: argparse.Namespace, display: Display) -> None:
     job = _resumed(arguments) if arguments.resume is not None else _asked(arguments)
     if job.stored and job.run.status == "finished" and not job.run.missing_rows():
         display.say(f"{job.run.path}: finished already")
-        _report(job, job.run.record()["summary"], display)
+        record = job.run.record()
+        _report(job, record["summary"], record["leakage"], display)
         return
-    warn_of_leakage(job.config, display)
+    warn_of_leakage(job.config.data.leakage, display)
     workers = Workers(arguments.device)
     with display.shown(), _explained(job, display):
         splits = build_splits(job.config.data)
+        if set(splits.leakage) > set(job.config.data.leakage):
+            warn_of_leakage(splits.leakage, display)
         dense = _dense(job, splits, workers, display)
         with workers.together():
             trial = _trial(job, dense, splits, workers.device, _Reporter(job.run, display))
@@ -126,12 +129,12 @@ def train(arguments: argparse.Namespace, display: Display) -> None:
                 _adopt(job, trial)
             with _recorded(job) if is_first() else nullcontext():
                 summary = _run(job, trial, display)
-    _report(job, summary, display)
+    _report(job, summary, splits.leakage, display)
 
 
-def warn_of_leakage(config: TrialConfig, display: Display) -> None:
-    """Say it loudly where the images that are reported on are used for more."""
-    note = leakage_note(config.data.leakage)
+def warn_of_leakage(uses: Sequence[str], display: Display) -> None:
+    """Print a warning where the images that are reported on are used for more."""
+    note = leakage_note(uses)
     if note:
         display.say(note, "bold red")
 
@@ -234,8 +237,10 @@ def _run(job: Job, trial: Trial, display: Display) -> dict[str, Any]:
     assert summary is not None
     save_result(trial, job.run.path)
     if is_first():
-        provenance = job.run.record()["provenance"] | {"split_hashes": dict(trial.splits.hashes)}
-        job.run.update("finished", finished=now(), summary=summary, provenance=provenance)
+        record, splits = job.run.record(), trial.splits
+        leaving = {"provenance": record["provenance"] | {"split_hashes": dict(splits.hashes)}}
+        leaving |= {"leakage": list(splits.leakage)}
+        job.run.update("finished", finished=now(), summary=summary, **leaving)
     return summary
 
 
@@ -250,7 +255,7 @@ def _adopt(job: Job, trial: Trial) -> None:
     trial.adopt_(adacomcat.load(source), read_plan(source))
 
 
-def _report(job: Job, summary: dict[str, Any], display: Display) -> None:
+def _report(job: Job, summary: dict[str, Any], leakage: Sequence[str], display: Display) -> None:
     """Say what came out, and what can be done with it."""
     display.say(
         f"test accuracy {summary['test_acc']:.2%} (dense {summary['dense_test_acc']:.2%}), "
@@ -259,7 +264,7 @@ def _report(job: Job, summary: dict[str, Any], display: Display) -> None:
     for name, unit in (("parameters", "params"), ("MACs", "macs")):
         cost, dense = summary[unit], summary[f"dense_{unit}"]
         display.say(f"{name} {cost:,} of {dense:,} ({cost / dense - 1:+.1%})")
-    warn_of_leakage(job.config, display)
+    warn_of_leakage(leakage, display)
     where = shlex.quote(str(job.run.path))
     display.say(f"model in {where}")
     if job.command["name"] == "search":

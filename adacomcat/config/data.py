@@ -12,9 +12,14 @@ class DataConfig:
     """A data set and how it is cut into train, search, val and test."""
 
     name: str = "digits"
-    """`digits`, `fashion_mnist`, `synthetic`, `imagefolder`, `torchvision/NAME` or `timm/NAME`."""
+    """`digits`, `fashion_mnist`, `synthetic`, `imagefolder` or `timm/NAME`."""
     root: str | None = None
     """Folder of the data; None: where the data set looks by itself."""
+    class_order: Literal["natural", "alphabetical"] = "natural"
+    """Order of the classes of a folder, which numbers them: `natural` as in timm (9 before 10),
+    `alphabetical` as in torchvision (10 before 9)."""
+    label_names: tuple[str, ...] | None = None
+    """Names of the classes by label, where a model knows them; the data must have the same."""
     search_from: Literal["train", "test"] = "train"
     """`train`: a slice that only the rank search sees; `test`: the images that are reported on, as
     in the reference, which leaks them into the search. The slice is cut off train all the same, so
@@ -50,6 +55,13 @@ class DataConfig:
     memory, ImageNet's for those decoded from files."""
     std: tuple[float, ...] | None = None
     """What the rest is divided by, likewise."""
+    crop_pct: float | None = None
+    """Of images decoded from files: `image_size` over the side that an image is resized to before
+    its crop; None: 0.875. This and the next two are timm's of a model, see `Preprocessing`."""
+    crop_mode: Literal["center", "squash", "border"] | None = None
+    """None: center."""
+    interpolation: Literal["bicubic", "bilinear", "nearest"] | None = None
+    """None: bicubic."""
     num_workers: int = 0
     """Loader processes of data read from disk; data held in memory needs none."""
     skip_unreadable: bool = False
@@ -91,6 +103,12 @@ class DataConfig:
                 require(listed, f"data.{name}", value, "a list with one number a channel")
                 # JSON has no tuples: a configuration read back must equal the one written.
                 object.__setattr__(self, name, tuple(float(part) for part in value))
+        if self.label_names is not None:
+            object.__setattr__(self, "label_names", tuple(self.label_names))
+        orders = ("natural", "alphabetical")
+        require(self.class_order in orders, "data.class_order", self.class_order, ", ".join(orders))
+        if self.crop_pct is not None:
+            require(self.crop_pct > 0, "data.crop_pct", self.crop_pct, "above 0")
         require(self.std is None or min(self.std) > 0, "data.std", self.std, "numbers above 0")
 
     @property
@@ -101,7 +119,11 @@ class DataConfig:
 
 
 def leakage_note(uses: Sequence[str]) -> str:
-    """What a reader of an accuracy must know of `DataConfig.leakage`; empty where nothing leaks."""
-    words = {"search": "the rank search", "selection": "the selection of models"}
+    """The warning beside an accuracy, for uses of `Splits.leakage`; empty where nothing leaks."""
+    words = {
+        "training": "the training",
+        "search": "the rank search",
+        "selection": "the selection of models",
+    }
     seen = " and ".join(words[use] for use in uses)
     return f"LEAKAGE: {seen} saw the images that are reported on" if uses else ""

@@ -65,10 +65,11 @@ class _Decoding(Dataset[Any]):
         images: DecodedImages,
         transform: Callable[[Image.Image], Tensor],
         *,
+        image_size: int,
         train: bool,
         skip: bool,
     ) -> None:
-        self._images, self._transform = images, transform
+        self._images, self._transform, self._image_size = images, transform, image_size
         self._train, self._skip = train, skip
 
     def __getitems__(self, batch: list[Place]) -> Decoded:
@@ -116,7 +117,7 @@ class _Decoding(Dataset[Any]):
     def _stack(self, pixels: list[Tensor]) -> Tensor:
         if pixels:
             return default_collate(pixels)  # in a loader process: into shared memory
-        return torch.empty((0, 3, self._images.size, self._images.size), dtype=torch.uint8)
+        return torch.empty((0, 3, self._image_size, self._image_size), dtype=torch.uint8)
 
 
 def decoder(
@@ -124,6 +125,7 @@ def decoder(
     transform: Callable[[Image.Image], Tensor],
     batches: EpochBatches,
     *,
+    image_size: int,
     train: bool,
     skip: bool,
     num_workers: int,
@@ -135,13 +137,14 @@ def decoder(
         images: of the split.
         transform: an image as decoded -> C x H x W bytes.
         batches: what to read.
+        image_size: H and W.
         train: an image left out is replaced.
         skip: leave out what cannot be decoded.
         num_workers: processes; 0 reads in this one.
         device: where the batches are wanted; for CUDA their memory is pinned.
     """
     return DataLoader(
-        _Decoding(images, transform, train=train, skip=skip),
+        _Decoding(images, transform, image_size=image_size, train=train, skip=skip),
         batch_sampler=batches,
         collate_fn=_as_it_is,
         num_workers=num_workers,

@@ -72,14 +72,14 @@ class Loader:
                 check_in_memory(data)
             self._pixels = split.images.pixels.to(device)
             return
-        crop_pct = split.images.crop_pct
-        drawn = training(data, spec, crop_pct) if augment else None
+        drawn = training(data, spec) if augment else None
         self._seeded = drawn is not None
         self._batches = EpochBatches()
         self._decoder = decoder(
             split.images,
-            drawn or evaluation(spec.image_size, crop_pct),
+            drawn or evaluation(spec),
             self._batches,
+            image_size=spec.image_size,
             train=train,
             skip=data.skip_unreadable,
             num_workers=data.num_workers,

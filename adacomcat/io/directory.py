@@ -126,14 +126,11 @@ def save_result(trial: Trial, directory: Path) -> None:
 
 
 def describe_images(model: nn.Module, splits: Splits) -> None:
-    """Write down on a model how images get into it, for `save`."""
+    """Note the preprocessing and the names of labels on a model, for `save`."""
     described: Any = model
     described.pretrained_cfg = {
         **(described.pretrained_cfg or {}),
-        "mean": splits.mean,
-        "std": splits.std,
-        "crop_pct": getattr(splits.test.images, "crop_pct", 1.0),
-        "interpolation": "bicubic",
+        **splits.train.spec.to_pretrained_cfg(),
         "label_names": splits.classes,
     }
 

@@ -37,8 +37,11 @@ def dense_key(config: TrialConfig, splits: Splits) -> str:
     dense = asdict(config.dense) | {"weights": weights_identity(config.dense)}
     # What is read from where changes no weights, and a dense recipe is never frozen.
     del dense["sha256"], dense["recipe"]["frozen"]
+    data = asdict(config.data)
+    # Where images come from and in what order labels count: the hashes of the splits tell both.
+    del data["root"], data["class_order"], data["label_names"]
     parts = {
-        "data": asdict(config.data),
+        "data": data,
         "model": asdict(config.model),
         "dense": dense,
         "splits": dict(splits.hashes),

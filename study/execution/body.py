@@ -37,6 +37,8 @@ class Outcome:
 
     summary: dict[str, Any]
     split_hashes: Mapping[str, str] = field(default_factory=dict)
+    leakage: tuple[str, ...] = ()
+    """See `adacomcat.data.Splits.leakage`."""
 
 
 class Body(Protocol):
@@ -77,7 +79,7 @@ def train_trial(
     if summary is None:
         return None
     save_result(trial, directory)
-    return Outcome(summary, dict(splits.hashes))
+    return Outcome(summary, dict(splits.hashes), splits.leakage)
 
 
 def restore_trace(run: Run) -> None:

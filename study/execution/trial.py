@@ -208,11 +208,14 @@ class ArmRun:
             )
 
     def _finish(self, spec: TrialSpec, outcome: Outcome) -> None:
+        # The settings tell one part of the leakage, the contents of the images the other.
+        leakage = list(dict.fromkeys((*spec.leakage, *outcome.leakage)))
         self.results.update(
             spec.trial_id,
             "finished",
             finished=now(),
             summary=outcome.summary,
+            leakage=leakage,
             provenance=self.provenance | {"split_hashes": dict(outcome.split_hashes)},
         )
 

@@ -90,7 +90,10 @@ def arm_rows(experiment: Experiment, results: Results) -> list[ArmRow]:
         # An arm that was stopped does not get the seeds of an extension.
         begun = [trial_id for trial_id in ids if results.trial(trial_id) is not None]
         outcome = read_outcome(begun, exploration, results)
-        found.append((arm, trial, outcome, len(begun), specs[0].leakage))
+        records = [results.trial(trial_id) or {} for trial_id in begun]
+        uses = (use for record in records for use in record["leakage"])
+        leakage = tuple(dict.fromkeys((*specs[0].leakage, *uses)))
+        found.append((arm, trial, outcome, len(begun), leakage))
     front = on_front([outcome.values for _, _, outcome, _, _ in found], exploration.objectives)
     return [
         ArmRow(*entries, reference=entries[0].name in references, on_front=flag)

@@ -100,7 +100,9 @@ def _head(experiment: Experiment, results: Results, arms: Sequence[_Arm]) -> Tab
         "driver": _driver(results, _is_left(experiment, results, counts)),
         "trials": tally,
     }
-    notes = {leakage_note(spec.leakage) for spec in expand(experiment)} - {""}
+    uses = [spec.leakage for spec in expand(experiment)]
+    uses += [trial.get("leakage", ()) for arm in arms for trial in arm.trials.values()]
+    notes = {leakage_note(each) for each in uses} - {""}
     if notes:
         rows["note"] = "; ".join(sorted(notes))
     exploration = experiment.exploration

@@ -185,8 +185,6 @@ def test_eval_at_a_published_rate_is_eval_of_that_model_saved(images, tmp_path, 
     words = [
         "--data",
         images,
-        "--set",
-        "data.options.crop_pct=0.9",
         "--workers",
         0,
         "--device",

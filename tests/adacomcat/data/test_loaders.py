@@ -194,9 +194,7 @@ def test_an_unreadable_image_is_named(image_folder, num_workers: int) -> None:
     split = build_splits(DataConfig(name="imagefolder", root=str(root), image_size=8)).test
     data = DataConfig(num_workers=num_workers)
     loader = make_loader(split, data, batch_size=6, seed=0, train=False)
-    with pytest.raises(
-        ValueError, match=r"data.root: cannot decode the image 'val/bee/1.png, 200 b"
-    ):
+    with pytest.raises(ValueError, match=r"data.root: cannot decode the image 'val/bee/1.png'"):
         list(loader)
 
 
