@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from adacomcat.checks import require, require_known
 from adacomcat.methods.lowrank.recipe import imagenet_recipe, reference
-from adacomcat.methods.registry import JOIN, Registration, registrations_of
+from adacomcat.methods.registry import DEFAULT, JOIN, Registration, registrations_of
 from adacomcat.settings import build_config
 
 if TYPE_CHECKING:
@@ -138,6 +138,28 @@ def for_method(
     if reference:
         return recipe.reference(settings, epochs=epochs)
     return recipe.adapt(settings, epochs=epochs, macs=macs)
+
+
+def one_shot(method: Settings, *, images: bool) -> dict[str, Any]:
+    """Settings of a method, completed for `adacomcat.compress`.
+
+    Args:
+        method: `name` and what the user says of the method.
+        images: whether there are images to look at.
+
+    Raises:
+        ValueError: an unknown method.
+    """
+    found = registrations_of(str(method.get("name", DEFAULT)))
+    if len(found) == 1:
+        module = found[0].load_recipe()
+        return dict(method) if module is None else module.one_shot(method, images=images)
+    completed = dict(method)
+    for each in found:
+        module = each.load_recipe()
+        if module is not None:
+            completed[each.name] = module.one_shot(completed.get(each.name, {}), images=images)
+    return completed
 
 
 def _together(settings: Settings, found: Sequence[Registration]) -> dict[str, Any]:

@@ -11,6 +11,7 @@ from adacomcat.cli.process import guarded
 
 COMMANDS: Mapping[str, str] = MappingProxyType(
     {
+        "compress": "compress a model in one go, without data and without training",
         "search": "search ranks or token counts of a model",
         "finetune": "train what a search has left",
         "eval": "accuracy of a compressed or a dense model",

@@ -27,6 +27,8 @@ from adacomcat.settings import build_config, parse_settings, read_yaml
 LARGE = 300_000
 """From so many training images on, a folder is cut as ImageNet is."""
 SEARCH_IMAGES, VAL_FRACTION = 50_000, 0.01
+RANDOM = "random"
+"""The `--weights` of a model that is not trained: to try things out."""
 LOADERS = 8
 """Processes that load images, where there are as many cores."""
 
@@ -195,6 +197,22 @@ def measured_config(arguments: argparse.Namespace) -> TrialConfig:
     name = config.method["name"]
     require(name in timed, "method.name", name, f"{', '.join(timed)}, whose options can be timed")
     return config
+
+
+def one_shot_config(arguments: argparse.Namespace) -> TrialConfig:
+    """Model, weights and method of a `compress`; the rest of it does not matter.
+
+    Raises:
+        ValueError: a setting of anything else, an unknown one, or a value that is refused.
+    """
+    settings = _settings(arguments)
+    for key, value in settings.items():
+        known = key.startswith(("method.", "model.options")) or key == "dense.sha256"
+        allowed = "model.options.X=Y, method.X=Y and dense.sha256 alone"
+        require(known, f"--set {key}", value, allowed)
+    base = {"model.name": arguments.model, "method": {"name": arguments.method}}
+    flags = {} if arguments.weights == RANDOM else _weights(arguments)
+    return build_config(base, flags, settings)
 
 
 def folder_settings(model: ModelConfig, root: Path, image_size: int | None = None) -> Settings:

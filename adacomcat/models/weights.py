@@ -46,13 +46,23 @@ def load_dense_weights_(
         ValueError: weights that cannot be had, have another hash, or are not of this model (the
             key, its shape and the model's are named) or for other classes.
     """
+    where, state = read_dense_weights(config, name, cache)
+    load_state_(model, state, where, new_head=config.new_head)
+
+
+def read_dense_weights(
+    config: DenseConfig, name: ModelConfig, cache: Path
+) -> tuple[str, dict[str, Tensor]]:
+    """What the weights that a configuration names were read from, and their state dict.
+
+    Raises:
+        ValueError: weights that cannot be had, or have another hash.
+    """
     assert config.weights is not None
     if config.weights == TIMM:
-        where, state = f"timm's {name.name}", _tagged(name)
-    else:
-        path = _local(config, cache)
-        where, state = str(path), read_weights(path)
-    load_state_(model, state, where, new_head=config.new_head)
+        return f"timm's {name.name}", _tagged(name)
+    path = _local(config, cache)
+    return str(path), read_weights(path)
 
 
 def image_size_of_weights(config: DenseConfig, name: ModelConfig, cache: Path) -> int | None:

@@ -17,7 +17,7 @@ import adacomcat.search
 from adacomcat.budget import Budget
 from adacomcat.checks import require_known
 from adacomcat.config import SearchConfig
-from adacomcat.methods.base import Method, Proposal
+from adacomcat.methods.base import Method, Proposal, SupportsCalibration
 
 
 @dataclass(frozen=True)
@@ -47,8 +47,10 @@ class Strategy(ABC):
     """One way to find plans within a budget, across all searches of a trial."""
 
     name: ClassVar[str]
-    uses_images: ClassVar[bool] = True
-    """Whether a search looks at images; otherwise it is given none."""
+    needs_images: ClassVar[bool] = True
+    """Whether a search cannot do without images."""
+    uses_labels: ClassVar[bool] = False
+    """Whether a search trains on labels of the images."""
 
     def __init__(
         self,
@@ -78,13 +80,19 @@ class Strategy(ABC):
         self.due_epochs = range(1, epochs) if due_epochs is None else due_epochs
         self.searches = 0
 
-    def prepare_(self, images: Iterable[Tensor]) -> None:  # noqa: B027
-        """Make the model ready for the next search.
+    @property
+    def uses_images(self) -> bool:
+        """Whether a search looks at images, where there are any; otherwise it is given none."""
+        return self.needs_images or isinstance(self.method, SupportsCalibration)
+
+    def prepare_(self, images: Iterable[Tensor]) -> None:
+        """Make the model ready for the next search: calibrate, where the method asks for it.
 
         Args:
-            images: (B, C, H, W) each; this worker's share of what a search looks at, for
-                calibration.
+            images: (B, C, H, W) each; this worker's share of what a search looks at.
         """
+        if isinstance(self.method, SupportsCalibration):
+            self.method.calibrate(images)
 
     @abstractmethod
     def search(

@@ -20,6 +20,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from adacomcat.checks import require
 from adacomcat.methods.lowrank.attention import attention_factors
 from adacomcat.methods.lowrank.factorize import cholesky
 from adacomcat.methods.lowrank.space import Site
@@ -77,15 +78,17 @@ def input_metrics(
         view = attentions.get(site.module)
         watch = _watch_linear(left) if view is None else _watch(site, view, left, right, biases)
         hooks.append(module.register_forward_pre_hook(watch))
-    training = model.training
+    training, seen = model.training, 0
     model.eval()
     try:
         for images in batches:
             model(images)
+            seen += len(images)
     finally:
         for hook in hooks:
             hook.remove()
         model.train(training)
+    require(seen > 0, "images", "none", "one or more, with method.calibrated true")
     return {
         name: (left.factor(), right.factor() if right.total is not None else None)
         for name, (left, right) in moments.items()
