@@ -17,6 +17,7 @@ COMMANDS: Mapping[str, str] = MappingProxyType(
         "eval": "accuracy of a compressed or a dense model",
         "info": "ranks, tokens, parameters and MACs, part by part",
         "convert": "from and to the checkpoints of the published code",
+        "models": "which models are supported, what is searched and what is refused",
         "latency": "measure what a latency budget counts",
         "export": "to ONNX, torch.export or the Hugging Face hub",
         "trace": "which patches of an image each token stands for",

@@ -19,7 +19,7 @@ from adacomcat.methods.base import SupportsMeasuringTimes
 from adacomcat.methods.lowrank.recipe import imagenet_recipe, space
 from adacomcat.methods.lowrank.timetable import read_timetable
 from adacomcat.methods.registry import DEFAULT, registrations
-from adacomcat.models.registry import create_model, family_for
+from adacomcat.models.registry import create_model, family_for, family_of
 from adacomcat.models.weights import TIMM, image_size_of_weights
 from adacomcat.schedule import Schedule
 from adacomcat.settings import build_config, parse_settings, read_yaml
@@ -329,8 +329,9 @@ def _require_data(arguments: argparse.Namespace) -> None:
 
 
 def _images(plain: Any, image_size: int | None) -> Settings:
-    """Preprocessing of timm's weights of this model."""
-    return Preprocessing.of_model(plain.pretrained_cfg or {}, image_size).settings()
+    """Preprocessing of the weights of this model."""
+    known = family_of(plain).preprocessing(plain)
+    return Preprocessing.of_model(known, image_size).settings()
 
 
 def _folded(base: Settings, flags: Settings, arguments: argparse.Namespace) -> TrialConfig:

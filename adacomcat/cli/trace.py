@@ -34,7 +34,7 @@ from adacomcat.files import atomic_write_bytes
 from adacomcat.io.directory import read_config
 from adacomcat.io.run import Run
 from adacomcat.methods.tokens.blocks import TokenBlocks
-from adacomcat.models.registry import input_shape
+from adacomcat.models.registry import family_of, input_shape
 
 MODES = {1: "L", 3: "RGB"}
 """Channels -> Pillow's name for such images."""
@@ -162,5 +162,4 @@ def patch_counts(blocks: TokenBlocks) -> NDArray[np.int64]:
 
 
 def _images_of(model: nn.Module) -> Mapping[str, Any]:
-    described: Any = model
-    return described.pretrained_cfg or {}
+    return family_of(model).preprocessing(model)

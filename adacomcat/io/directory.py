@@ -129,7 +129,7 @@ def describe_images(model: nn.Module, splits: Splits) -> None:
     """Note the preprocessing and the names of labels on a model, for `save`."""
     described: Any = model
     described.pretrained_cfg = {
-        **(described.pretrained_cfg or {}),
+        **family_of(model).preprocessing(model),
         **splits.train.spec.to_pretrained_cfg(),
         "label_names": splits.classes,
     }
@@ -213,7 +213,7 @@ def _config(
         arguments |= model_args
     for key, value in arguments.items():
         require(_is_json(value), f"model_args.{key}", value, "what JSON can hold")
-    known = {k: v for k, v in (model.pretrained_cfg or {}).items() if k in IMAGE_KEYS}
+    known = {k: v for k, v in family.preprocessing(model).items() if k in IMAGE_KEYS}
     if len(known.get("label_names") or ()) != model.num_classes:
         known.pop("label_names", None)  # of another classifier, before `reset_classifier`
     shape = family.input_shape(model)
@@ -252,7 +252,7 @@ def dense_skeleton(config: Mapping[str, Any]) -> Any:
         model: Any = family.build(name, arguments)
     family.resize_(model, config["adacomcat"].get("sizes", {}))
     # A CAFormer knows the size of its images, and so the number of its tokens, from here alone.
-    model.pretrained_cfg = {**(model.pretrained_cfg or {}), **_tupled(config["pretrained_cfg"])}
+    model.pretrained_cfg = {**family.preprocessing(model), **_tupled(config["pretrained_cfg"])}
     model.default_cfg = model.pretrained_cfg  # the older name, which timm keeps
     return model
 

@@ -146,26 +146,38 @@ class Support:
 
     Attributes:
         names: patterns of the models' names.
-        searched: what can be searched, for instance `qk`, `vo`, `tokens`.
+        searched: what can be searched -> in which models, or of what.
         refused: what is refused -> why.
     """
 
     names: tuple[str, ...]
-    searched: tuple[str, ...]
+    searched: Mapping[str, str]
     refused: Mapping[str, str]
 
 
 class ModelFamily(ABC):
     """Models that are made alike and have the same parts.
 
-    One instance serves all models: a family has no state of its own.
+    Every model has `num_classes` and `num_features` (the width of what its classifier takes), and
+    gives logits (B, num_classes) of images (B, C, H, W). One instance serves all models: a family
+    has no state of its own.
     """
 
     name: ClassVar[str]
     types: ClassVar[tuple[type[nn.Module], ...]]
     """The models' classes; a subclass of one is another model."""
+    order: ClassVar[int] = 0
+    """Families of a lower one are asked first; one that takes any model has a high one."""
 
     # Which models.
+
+    def owns(self, model: nn.Module) -> bool:
+        """Whether a model is of this family: by its very class."""
+        return type(model) in self.types
+
+    def names(self) -> tuple[str, ...]:
+        """Names of all models that `create` makes, where they can be listed."""
+        return ()
 
     @abstractmethod
     def support(self) -> Support:

@@ -92,12 +92,14 @@ class HeadAttention(nn.Module, ABC):
 
     Attributes:
         num_heads: H.
-        head_dim: width of a query head of the dense attention, which the full rank is.
+        head_dim, value_dim: widths of a query and of a value head of the dense attention, which the
+            full ranks are.
         scale: of the scores.
     """
 
     num_heads: int
     head_dim: int
+    value_dim: int
     scale: float
 
     @property

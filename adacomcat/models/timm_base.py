@@ -29,6 +29,9 @@ class TimmFamily(ModelFamily):
     def makes(self, name: str) -> bool:
         return timm.is_model(name) and _home(name) in self.homes
 
+    def names(self) -> tuple[str, ...]:
+        return tuple(name for home in self.homes for name in timm.list_models(module=home))
+
     def explain(self, name: str) -> str:
         return f"timm has it in {_home(name)}" if timm.is_model(name) else ""
 

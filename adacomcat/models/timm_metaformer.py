@@ -55,8 +55,11 @@ class TimmMetaFormer(TimmFamily):
     def support(self) -> Support:
         return Support(
             names=("caformer_*", "convformer_*", "poolformer*"),
-            searched=("tokens",),
-            refused={},
+            searched={"tokens": "of CAFormers: tokens merged in the third stage"},
+            refused={
+                "ranks": "weights of MetaFormers are not factorized",
+                "tokens of PoolFormer, ConvFormer": "no attention in the third and fourth stage",
+            },
         )
 
     def sizes(self, model: nn.Module) -> dict[str, dict[str, Any]]:

@@ -109,7 +109,7 @@ def stand_in_view(attention: HeadAttention, block: str, name: str, tokens: int) 
         width=attention.width,
         heads=attention.num_heads,
         head_width=attention.head_dim,
-        value_width=attention.head_dim,
+        value_width=attention.value_dim,
         scale=attention.scale,
         tokens=tokens,
         pairs=tokens**2,

@@ -84,9 +84,23 @@ class TimmVisionTransformer(TimmFamily):
 
     def support(self) -> Support:
         return Support(
-            names=("vit_*", "deit_*", "deit3_*", "flexivit_*", "eva_*_dinov2 (by class)"),
-            searched=("qk", "vo", "fc1", "fc2", "head", "tokens"),
-            refused={},
+            names=("vit_*", "deit_*", "deit3_*", "flexivit_*", "and other plain ViTs of timm"),
+            searched={
+                "qk, vo": "ranks of the attention's two products, by heads",
+                "fc1, fc2": "ranks of the MLP's layers",
+                "head": "ranks of the classifiers",
+                "tokens": "tokens kept by each block; with a class token, or the mean over patches",
+            },
+            refused={
+                "norms of queries and keys": "a norm between Wq and Wk: their product is not "
+                "bilinear; tokens can be searched",
+                "rotary or relative positions": "they stand between queries and keys",
+                "gated attention, a norm of its output": "not read by heads",
+                "SwiGLU and other MLPs, parallel blocks": "not plain blocks of fc1 and fc2",
+                "attention pooling": "an attention with a query of its own reads the tokens",
+                "subclasses, hooks, adapters, parametrizations, shared weights": "they would be "
+                "lost; adapters (LoRA) have to be merged first",
+            },
         )
 
     def convert_weights(

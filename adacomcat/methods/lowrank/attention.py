@@ -39,6 +39,7 @@ class LowRankAttention(HeadAttention):
         query_bias: bool,
         out_bias: bool,
         scale: float | None = None,
+        value_width: int | None = None,
         attn_drop: float = 0.0,
         proj_drop: float = 0.0,
         device: str | None = None,
@@ -46,6 +47,7 @@ class LowRankAttention(HeadAttention):
         super().__init__()
         self.num_heads = heads
         self.head_dim = head_width
+        self.value_dim = head_width if value_width is None else value_width
         self.scale = head_width**-0.5 if scale is None else scale
         self.sizes = (heads * qk_rank, heads * qk_rank, heads * vo_rank)
         self.qkv = nn.Linear(width, sum(self.sizes), bias=False, device=device)
@@ -236,6 +238,7 @@ def build_attention(view: AttentionView, parts: Factors) -> LowRankAttention:
         query_bias=parts.q.shape[1] > width,
         out_bias=parts.out_bias is not None,
         scale=view.scale,
+        value_width=view.value_width,
         attn_drop=view.attn_drop,
         proj_drop=view.proj_drop,
         # On the meta device no random number is drawn for weights that are replaced at once.

@@ -3,7 +3,8 @@
 A description is a flat mapping whose `kind` says what the rest means:
 
     attention    width, heads, head_width (d of the dense head), qk_rank and vo_rank (a head),
-                 query_bias, out_bias; scale (of the scores) where it is not d ** -0.5
+                 query_bias, out_bias; scale (of the scores) where it is not d ** -0.5, and
+                 value_width (of the dense value head) where it is not d
     linear       inputs, outputs, rank, bias
 
 Dropout and whatever else training alone needs stays with the dense module that is replaced.
@@ -48,7 +49,7 @@ def shape_of(module: nn.Module) -> dict[str, Any] | None:
             "vo_rank": module.value_width,
             "query_bias": module.q_bias is not None,
             "out_bias": module.proj.bias is not None,
-            **_scale(module.scale, module.head_dim),
+            **_beside(module.scale, module.head_dim, module.value_dim),
         }
     if isinstance(module, LowRankLinear):
         return {
@@ -97,6 +98,7 @@ def shaped(
             query_bias=shape["query_bias"],
             out_bias=shape["out_bias"],
             scale=shape.get("scale"),
+            value_width=shape.get("value_width"),
             attn_drop=view.attn_drop,
             proj_drop=view.proj_drop,
             device="meta",
@@ -116,13 +118,13 @@ def check_shape(shape: Any, field: str) -> None:
     require(isinstance(shape, Mapping) and "kind" in shape, field, shape, "a mapping with a kind")
     require_known(str(shape["kind"]), FIELDS, f"{field}.kind")
     names = FIELDS[shape["kind"]]
-    beside = {"kind", "scale"} if shape["kind"] == "attention" else {"kind"}
+    beside = {"kind", "scale", "value_width"} if shape["kind"] == "attention" else {"kind"}
     differing = sorted(set(names) ^ (shape.keys() - beside))
     require(not differing, field, differing, f"exactly kind, {', '.join(names)}")
     scale = shape.get("scale", 1.0)
     sound = type(scale) is float and 0 < scale < float("inf")
     require(sound, f"{field}.scale", scale, "a number above 0")
-    for name in names:
+    for name in (*names, *shape.keys() & {"value_width"}):
         value = shape[name]
         if "bias" in name:
             require(isinstance(value, bool), f"{field}.{name}", value, "true or false")
@@ -211,7 +213,7 @@ def shapes_for(model: nn.Module, plan: Plan, *, biases: bool = True) -> dict[str
             "vo_rank": attention.value_width,
             "query_bias": biases and heads.q_bias is not None,
             "out_bias": biases and (heads.v_bias is not None or heads.out_bias is not None),
-            **_scale(attention.scale, attention.head_width),
+            **_beside(attention.scale, attention.head_width, attention.value_width),
         }
         shape = shapes.setdefault(site.module, whole)
         shape[f"{site.kind}_rank"] = rank // site.groups
@@ -320,6 +322,7 @@ def _row(site: Site, rank: Any, tokens: Tokens) -> dict[str, Any]:
     }
 
 
-def _scale(scale: float, head_width: int) -> dict[str, float]:
-    """What a description says of a scale; nothing where it is the usual one."""
-    return {} if scale == head_width**-0.5 else {"scale": scale}
+def _beside(scale: float, head_width: int, value_width: int) -> dict[str, Any]:
+    """What a description says of scale and value width; nothing where they are the usual ones."""
+    found: dict[str, Any] = {} if scale == head_width**-0.5 else {"scale": scale}
+    return found if value_width == head_width else {**found, "value_width": value_width}

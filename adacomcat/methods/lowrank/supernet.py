@@ -126,7 +126,7 @@ class SupernetAttention(HeadAttention):
         super().__init__()
         tensors = put_together(parts)
         self.num_heads = parts.k.shape[0]
-        self.head_dim = view.head_width
+        self.head_dim, self.value_dim = view.head_width, view.value_width
         self.scale = view.scale
         self.columns = (parts.k.shape[-1], parts.v.shape[-1])
         self.rows = (rows.get("qk"), rows.get("vo"))
