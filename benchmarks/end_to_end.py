@@ -22,9 +22,9 @@ from record import write_record
 from timing import parser_of, positive, print_table, run, settings_of
 
 from adacomcat.config import DataConfig, DistillConfig, PhaseConfig
+from adacomcat.config.overrides import build_config
 from adacomcat.data import Loader, build_splits, make_loader
 from adacomcat.recipes import deit_augmentation, find_recipe
-from adacomcat.settings import build_config
 from adacomcat.testing.images import write_image_folder
 from adacomcat.timing import Times, Variant, take_turns
 from adacomcat.training.dense import build_dense

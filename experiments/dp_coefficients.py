@@ -8,8 +8,8 @@ ends between which every schedule lies.
 
 import math
 
+from adacomcat.config.overrides import build_config
 from adacomcat.schedule import Adaptive
-from adacomcat.settings import build_config
 from study.spec.exploration import Dimension, Exploration, Stopping, early_rungs
 from study.spec.schema import Arm, Experiment, Workload
 

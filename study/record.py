@@ -5,8 +5,8 @@ from pathlib import Path
 from typing import Any
 
 from adacomcat.checks import require
+from adacomcat.config.overrides import differences
 from adacomcat.io.run import SCHEMA_VERSION
-from adacomcat.settings import differences
 from study.spec.expand import arm_configs
 from study.spec.schema import Experiment
 

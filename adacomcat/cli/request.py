@@ -13,6 +13,8 @@ import torch
 from adacomcat import recipes
 from adacomcat.checks import require, require_known
 from adacomcat.config import DenseConfig, ModelConfig, TrialConfig
+from adacomcat.config.overrides import build_config, parse_settings
+from adacomcat.config.yaml import read_yaml
 from adacomcat.data.preprocessing import Preprocessing
 from adacomcat.files import default_cache, sha256_file
 from adacomcat.methods.base import SupportsMeasuringTimes
@@ -22,7 +24,6 @@ from adacomcat.methods.registry import DEFAULT, registrations
 from adacomcat.models.registry import create_model, family_for, family_of
 from adacomcat.models.weights import TIMM, image_size_of_weights
 from adacomcat.schedule import Schedule
-from adacomcat.settings import build_config, parse_settings, read_yaml
 
 LARGE = 300_000
 """From so many training images on, a folder is cut as ImageNet is."""

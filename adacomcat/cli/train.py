@@ -58,8 +58,8 @@ class Job:
         this, other = "search_phase", "finetune"
         if self.command["name"] == "finetune":
             this, other = other, this
-        empty = dataclasses.replace(getattr(self.config, this), epochs=0)
-        return dataclasses.replace(self.config, **{other: empty})
+        empty = getattr(self.config, this).replace(epochs=0)
+        return self.config.replace(**{other: empty})
 
 
 class _Reporter:

@@ -3,13 +3,12 @@
 A `TrialConfig` is the whole of it: two trials with equal configurations on equal versions of the
 software give the same trace. Settings that belong to one method or one kind of schedule are plain
 mappings here (`method`, `schedule`), checked by the method or schedule that they name, so that a
-new method does not edit this package. Mappings are JSON-able; so is `dataclasses.asdict` of every
-class.
+new method does not edit this package.
 """
 
+from adacomcat.config.base import Config
 from adacomcat.config.budget import BudgetConfig
 from adacomcat.config.data import DataConfig, leakage_note
-from adacomcat.config.mapping import from_mapping
 from adacomcat.config.model import ModelConfig
 from adacomcat.config.phase import DistillConfig, PhaseConfig
 from adacomcat.config.search import SearchConfig
@@ -17,6 +16,7 @@ from adacomcat.config.trial import DenseConfig, TrialConfig
 
 __all__ = [
     "BudgetConfig",
+    "Config",
     "DataConfig",
     "DenseConfig",
     "DistillConfig",
@@ -24,6 +24,5 @@ __all__ = [
     "PhaseConfig",
     "SearchConfig",
     "TrialConfig",
-    "from_mapping",
     "leakage_note",
 ]

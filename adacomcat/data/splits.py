@@ -123,9 +123,6 @@ def build_splits(config: DataConfig) -> Splits:
             too few images for its splits, a test split of training images, a `mean` or `std` for
             another number of channels.
     """
-    require(config.split_seed >= 0, "data.split_seed", config.split_seed, "0 or more")
-    if config.image_size is not None:
-        require(config.image_size > 0, "data.image_size", config.image_size, "1 or more, or None")
     source = load_source(config)
     _check_classes(source)
     kept = _thin(source.train.labels, config)

@@ -28,7 +28,7 @@ from typing import Any, Literal
 from filelock import FileLock, Timeout
 
 from adacomcat.checks import require
-from adacomcat.config import DataConfig, TrialConfig, from_mapping
+from adacomcat.config import DataConfig, TrialConfig
 from adacomcat.files import atomic_write_json, check_writable
 from adacomcat.io.trace import EPOCHS, SEARCHES, read_rows
 
@@ -150,7 +150,7 @@ def _leakage(config: Mapping[str, Any], path: Path) -> list[str]:
             isinstance(data, dict), "config.data", data, "the settings that leakage is known by"
         )
         assert isinstance(data, dict)
-        return list(from_mapping(DataConfig, data, "config.data").leakage)
+        return list(DataConfig.from_json(data, "config.data").leakage)
     except ValueError as error:
         raise UnreadableError(f"{path}: {error}", "of unknown leakage") from None
 
@@ -224,7 +224,7 @@ class Run:
 
     def config(self) -> TrialConfig:
         """The configuration in the record."""
-        return from_mapping(TrialConfig, self.record()["config"])
+        return TrialConfig.from_json(self.record()["config"])
 
     @property
     def status(self) -> Status:

@@ -10,9 +10,8 @@ Ours: no paper combines the methods that are here.
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from types import MappingProxyType
-from typing import Any, Literal, Protocol, cast, runtime_checkable
+from typing import Any, Protocol, cast, runtime_checkable
 
 import torch
 from torch import Tensor, nn
@@ -31,10 +30,10 @@ from adacomcat.methods.base import (
     SupportsMeasuredTimes,
     SupportsTrainingLoss,
 )
+from adacomcat.methods.config import ComposeConfig
 from adacomcat.plan import Decision, Plan
 
 Decisions = Mapping[str, Decision]
-ORDERS = ("jointly", "in_turn")
 TIGHTER = 1.05
 """Parts before the last save so many times more, until the last one can save the rest."""
 
@@ -59,25 +58,6 @@ class CountsOnBlocks(Protocol):
 
     def macs_at(self, decisions: Decisions) -> Number:
         """MACs of all blocks at some decisions; differentiable where the blocks' costs are."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class ComposeConfig:
-    """How the parts are searched, and what each may save."""
-
-    order: Literal["jointly", "in_turn"] = "jointly"
-    """`jointly`: each search trains all parts. `in_turn`: the first search trains the first part,
-    the next one the next part, and all later ones the last; parts whose turn has not come get their
-    default plan, the others keep what was found. For ranks and tokens: first the ranks, with all
-    tokens, then the tokens at these ranks. Not the other way round: what a rank saves depends on
-    the tokens that pay for it, and tokens can meet a budget to the last few MACs."""
-    share: float = 0.5
-    """What the parts before the last contribute to a budget: with s they alone would reach `dense *
-    kept ** s`, where all together reach `dense * kept`. The last part saves the rest."""
-
-    def __post_init__(self) -> None:
-        require(self.order in ORDERS, "method.order", self.order, ", ".join(ORDERS))
-        require(0 < self.share < 1, "method.share", self.share, "between 0 and 1")
 
 
 def compose(parts: Sequence[Method], config: ComposeConfig | None = None) -> "Composed":

@@ -3,8 +3,7 @@
 A method is a folder here, or any module elsewhere, whose configuration class is registered:
 
     @register("lowrank", method="adacomcat.methods.lowrank.method:LowRank")
-    @dataclass(frozen=True, kw_only=True)
-    class LowRankConfig: ...
+    class LowRankConfig(Config): ...
 
 Whatever takes a method's name then takes this one: `build_method`, a trial's configuration, the
 command line. Names joined by `+` are methods on one model (`adacomcat.methods.compose`). Nothing
@@ -19,9 +18,12 @@ from functools import cache
 from importlib.metadata import entry_points
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
+from pydantic import Field, create_model
+
 import adacomcat.methods
 from adacomcat.checks import require, require_known
-from adacomcat.config import from_mapping
+from adacomcat.config.base import Config
+from adacomcat.methods.config import ComposeConfig
 
 if TYPE_CHECKING:
     from torch import nn
@@ -33,7 +35,7 @@ ENTRY_POINTS = "adacomcat.methods"
 DEFAULT = "lowrank"
 JOIN = "+"
 
-Config = TypeVar("Config")
+AnyConfig = TypeVar("AnyConfig", bound=Config)
 
 
 @dataclass(frozen=True)
@@ -53,7 +55,7 @@ class Registration:
     """
 
     name: str
-    config: type
+    config: type[Config]
     method: str
     spec: str | None = None
     recipe: str | None = None
@@ -77,7 +79,7 @@ class Registration:
         return None if self.published is None else importlib.import_module(self.published)
 
 
-_REGISTERED: dict[type, Registration] = {}
+_REGISTERED: dict[type[Config], Registration] = {}
 # The one table of the package that grows: whoever defines a method enters it here once.
 
 
@@ -88,11 +90,11 @@ def register(
     spec: str | None = None,
     recipe: str | None = None,
     published: str | None = None,
-) -> Callable[[type[Config]], type[Config]]:
+) -> Callable[[type[AnyConfig]], type[AnyConfig]]:
     """Register a method by its configuration class; a decorator of that class.
 
     Args:
-        name: of the method, in plans and as `method.name`; without `+`.
+        name: of the method, in plans and as `method.name`; without `+` and dots.
         method: `MODULE:CLASS`; see `Registration`.
         spec, recipe, published: modules; see `Registration`.
 
@@ -100,8 +102,9 @@ def register(
         ValueError: a name that another class has.
     """
 
-    def enter(config: type[Config]) -> type[Config]:
-        require(bool(name) and JOIN not in name, "register", name, f"a name without {JOIN!r}")
+    def enter(config: type[AnyConfig]) -> type[AnyConfig]:
+        sound = bool(name) and JOIN not in name and "." not in name
+        require(sound, "register", name, f"a name without {JOIN!r} and dots")
         # A module that is loaded anew defines the class anew.
         own = f"{config.__module__}.{config.__qualname__}"
         for known in list(_REGISTERED.values()):
@@ -139,10 +142,27 @@ def registrations_of(name: str, field: str = "method.name") -> list[Registration
     return [known[part] for part in parts]
 
 
-def method_config(settings: Mapping[str, Any]) -> Any:
-    """Settings of a method, checked: an instance of its configuration class.
+def config_class(name: str) -> type[Config]:
+    """The configuration class of a method.
 
-    Of several methods it is a pair: their own configurations by name, and a `ComposeConfig`.
+    That of several methods has a field for the configuration of each, by its name, beside those of
+    `ComposeConfig`.
+
+    Raises:
+        ValueError: as `registrations_of`.
+    """
+    found = registrations_of(name)
+    if len(found) == 1:
+        return found[0].config
+    parts: Any = {
+        part.name: (part.config, Field(default_factory=part.config, validate_default=True))
+        for part in found
+    }
+    return create_model(name, __base__=ComposeConfig, **parts)
+
+
+def method_config(settings: Mapping[str, Any]) -> Config:
+    """Settings of a method, checked: an instance of its configuration class.
 
     Args:
         settings: `name`, and the method's own settings; of several methods those of each under its
@@ -153,18 +173,7 @@ def method_config(settings: Mapping[str, Any]) -> Any:
             is refused.
     """
     own = dict(settings)
-    found = registrations_of(str(own.pop("name", DEFAULT)))
-    if len(found) == 1:
-        return from_mapping(found[0].config, own, "method")
-    from adacomcat.methods.compose import ComposeConfig
-
-    parts: dict[str, Any] = {}
-    for each in found:
-        given = own.pop(each.name, {})
-        field = f"method.{each.name}"
-        require(isinstance(given, Mapping), field, given, "a mapping of settings")
-        parts[each.name] = from_mapping(each.config, given, field)
-    return parts, from_mapping(ComposeConfig, own, "method")
+    return config_class(str(own.pop("name", DEFAULT))).from_json(own, "method")
 
 
 def build_method(model: "nn.Module", config: Mapping[str, Any]) -> "Method":
@@ -182,10 +191,10 @@ def build_method(model: "nn.Module", config: Mapping[str, Any]) -> "Method":
     found = registrations_of(str(config.get("name", DEFAULT)))
     if len(found) == 1:
         return _bind(found[0], model, checked)
+    assert isinstance(checked, ComposeConfig)
     from adacomcat.methods.compose import compose
 
-    parts, how = checked
-    return compose([_bind(each, model, parts[each.name]) for each in found], how)
+    return compose([_bind(part, model, getattr(checked, part.name)) for part in found], checked)
 
 
 def _bind(registration: Registration, model: "nn.Module", config: Any) -> "Method":

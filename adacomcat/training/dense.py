@@ -4,7 +4,6 @@ trials."""
 import hashlib
 import json
 from collections.abc import Callable
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -34,15 +33,15 @@ def dense_key(config: TrialConfig, splits: Splits) -> str:
     Raises:
         ValueError: a file of weights that is not there, or has another hash than `dense.sha256`.
     """
-    dense = asdict(config.dense) | {"weights": weights_identity(config.dense)}
+    dense = config.dense.to_json() | {"weights": weights_identity(config.dense)}
     # What is read from where changes no weights, and a dense recipe is never frozen.
     del dense["sha256"], dense["recipe"]["frozen"]
-    data = asdict(config.data)
+    data = config.data.to_json()
     # Where images come from and in what order labels count: the hashes of the splits tell both.
     del data["root"], data["class_order"], data["label_names"]
     parts = {
         "data": data,
-        "model": asdict(config.model),
+        "model": config.model.to_json(),
         "dense": dense,
         "splits": dict(splits.hashes),
     }

@@ -17,7 +17,6 @@ from adacomcat.config import (
     DenseConfig,
     ModelConfig,
     TrialConfig,
-    from_mapping,
 )
 from adacomcat.data import Splits, build_splits
 from adacomcat.io.directory import check_saveable, save_result
@@ -135,7 +134,7 @@ def untrained(config: TrialConfig, device: str = "cpu") -> Trial:
     if config.schedule.get("kind") == RESOLVED:
         values["schedule"] = Never().config()
     return Trial(
-        from_mapping(TrialConfig, values),
+        TrialConfig.from_json(values),
         dense=dense,
         splits=splits,
         directory=Path(),
@@ -160,9 +159,9 @@ def _workload_key(config: TrialConfig) -> str:
 def _workload(key: str) -> TrialConfig:
     values = json.loads(key)
     return TrialConfig(
-        data=from_mapping(DataConfig, values["data"], "data"),
-        model=from_mapping(ModelConfig, values["model"], "model"),
-        dense=from_mapping(DenseConfig, values["dense"], "dense"),
+        data=DataConfig.from_json(values["data"], "data"),
+        model=ModelConfig.from_json(values["model"], "model"),
+        dense=DenseConfig.from_json(values["dense"], "dense"),
     )
 
 

@@ -11,8 +11,8 @@ from typing import Any
 import ray
 from ray import tune
 
+from adacomcat.config.overrides import build_config
 from adacomcat.io.run import FINAL, now
-from adacomcat.settings import build_config
 from study.execution.disk import is_disk_full
 from study.execution.nested import RETRIES
 from study.execution.trial import (

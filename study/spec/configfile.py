@@ -8,10 +8,11 @@ from typing import Any, get_args
 from pydantic import ValidationError
 
 from adacomcat.checks import require_known
+from adacomcat.config.overrides import build_config
+from adacomcat.config.yaml import read_yaml, write_yaml
 from adacomcat.files import atomic_write_bytes
 from adacomcat.io.run import SCHEMA_VERSION, check_version
 from adacomcat.schedule import build_schedule
-from adacomcat.settings import build_config, read_yaml, write_yaml
 from study.spec.expand import RESOLVED, apply_settings
 from study.spec.exploration import Record
 from study.spec.schema import Experiment

@@ -7,9 +7,9 @@ from typing import Any
 
 from adacomcat.checks import require, require_known
 from adacomcat.config import TrialConfig
+from adacomcat.config.overrides import build_config, dotted_keys
 from adacomcat.schedule import Schedule, build_schedule
 from adacomcat.schedule.base import coefficients
-from adacomcat.settings import build_config, dotted_keys
 from study.spec import space
 from study.spec.exploration import Dimension, Exploration
 from study.spec.resolve import RESOLVERS
@@ -109,7 +109,7 @@ def apply_settings(experiment: Experiment, settings: Mapping[str, Any]) -> Exper
 
     Args:
         experiment: what is asked.
-        settings: dotted key -> value, as `adacomcat.settings.parse_settings` reads them.
+        settings: dotted key -> value, as `adacomcat.config.overrides.parse_settings` reads them.
 
     Raises:
         ValueError: an unknown key, a refused value, a setting that an arm fixes or the space

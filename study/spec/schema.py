@@ -8,7 +8,7 @@ from typing import Any
 from pydantic import Field, model_validator
 
 from adacomcat.checks import require, require_known
-from adacomcat.config import TrialConfig, from_mapping
+from adacomcat.config import TrialConfig
 from study.spec.exploration import Exploration, Name, Record
 
 
@@ -19,7 +19,7 @@ class Workload(Record):
     description: str
     """One line."""
     defaults: dict[str, Any] = {}
-    """Settings of `TrialConfig`, as `adacomcat.settings.build_config` takes them."""
+    """Settings of `TrialConfig`, as `adacomcat.config.overrides.build_config` takes them."""
 
 
 class Need(Record):
@@ -42,7 +42,7 @@ class Arm(Record):
     label: str
     """What tables and figures call it."""
     overrides: dict[str, Any]
-    """What makes this arm, as `adacomcat.settings.build_config` takes it; fixed against `--set`."""
+    """What makes this arm, as `build_config` takes it; fixed against `--set`."""
     needs: tuple[Need, ...] = ()
     resolver: Name | None = None
     """Function of `study.spec.resolve` that makes the remaining settings from the needed traces."""
@@ -109,7 +109,7 @@ class TrialSpec(Record):
 
     def trial_config(self) -> TrialConfig:
         """The configuration as an object."""
-        return from_mapping(TrialConfig, self.config)
+        return TrialConfig.from_json(self.config)
 
     @property
     def leakage(self) -> tuple[str, ...]:

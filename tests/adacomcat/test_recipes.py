@@ -3,6 +3,7 @@
 import pytest
 
 from adacomcat.config import PhaseConfig
+from adacomcat.config.overrides import build_config
 from adacomcat.methods.lowrank.recipe import imagenet_recipe
 from adacomcat.methods.lowrank.recipe import reference as upstream
 from adacomcat.methods.registry import build_method, register
@@ -11,7 +12,6 @@ from adacomcat.methods.tokens.recipe import reference as diffrate_reference
 from adacomcat.models.registry import create_model
 from adacomcat.recipes import find_recipe, for_method, recipes
 from adacomcat.schedule import build_schedule
-from adacomcat.settings import build_config
 
 PRESETS = (diffrate, diffrate_reference)
 

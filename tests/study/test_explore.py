@@ -13,11 +13,11 @@ from typing import Any
 import numpy as np
 import optuna
 import pytest
-import yaml
 from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend
 from optuna.trial import TrialState
 
+from adacomcat.config.yaml import read_yaml, write_yaml
 from adacomcat.io.trace import read_rows
 
 pytestmark = [pytest.mark.ray, pytest.mark.timeout(600)]
@@ -287,12 +287,12 @@ def test_an_edited_study_yaml_is_another_study(
     value: str,
     directions: int,
 ) -> None:
-    config = yaml.safe_load((explored.root / "study.yaml").read_text())
+    config = read_yaml((explored.root / "study.yaml").read_text())
     # Of two arms the first is quasi-random; the second is the sampler's own.
     config["exploration"] |= {"samples": 2, "start": 1}
     config["exploration"]["stopping"]["rungs"] = [2]
     edited = tmp_path / "edited.yaml"
-    edited.write_text(yaml.safe_dump(config))
+    edited.write_text(write_yaml(config))
     root = tmp_path / "results"
     script.call("--config", edited, flag, value, "--results", root)
 

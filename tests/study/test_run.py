@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
+from adacomcat.config.yaml import read_yaml, write_yaml
 from adacomcat.io.trace import TraceWriter
-from adacomcat.settings import read_yaml, write_yaml
 from study.run import main
 from study.spec.catalog import load_experiment
 from study.spec.configfile import to_yaml

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
-from adacomcat.settings import build_config
+from adacomcat.config.overrides import build_config
 
 EPOCHS = 3
 """Searches, one an epoch."""

@@ -1,6 +1,5 @@
 """Token rates on the command line: searched, published, finetuned, looked at and refused."""
 
-import dataclasses
 import json
 
 import pytest
@@ -292,7 +291,7 @@ def test_both_keep_the_ranks_own_settings(given):
     assert ranks.pop("name") == "lowrank"
     ranks.pop("fractions", None)
     assert config.method["lowrank"] == ranks
-    assert config.search == dataclasses.replace(plain.search, penalty="squared")
+    assert config.search == plain.search.replace(penalty="squared")
     assert config.search_phase.distill.align_blocks == ()
 
 

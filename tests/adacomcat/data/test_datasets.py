@@ -1,7 +1,6 @@
 import gzip
 import hashlib
 import struct
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -122,12 +121,12 @@ def test_synthetic_is_seeded_and_learnable() -> None:
     config = DataConfig(name="synthetic", options={"images": 600, "noise": 0.3, "num_classes": 4})
     splits = build_splits(config)
     assert build_splits(config).hashes == splits.hashes
-    assert build_splits(replace(config, options={**config.options, "seed": 1})).hashes != (
+    assert build_splits(config.replace(options={**config.options, "seed": 1})).hashes != (
         splits.hashes
     )
 
     def nearest_mean_accuracy(noise: float) -> float:
-        noisy = build_splits(replace(config, options={**config.options, "noise": noise}))
+        noisy = build_splits(config.replace(options={**config.options, "noise": noise}))
         train, test = noisy.train, noisy.test
         x, z = (s.images.pixels.flatten(1).float() for s in (train, test))  # type: ignore[union-attr]
         means = torch.stack([x[train.labels == c].mean(0) for c in range(4)])

@@ -4,7 +4,6 @@ import itertools
 import logging
 import random
 import re
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -37,7 +36,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def splits(folder: Path) -> Splits:
-    return build_splits(replace(DEIT, root=str(folder)))
+    return build_splits(DEIT.replace(root=str(folder)))
 
 
 def train_loader(splits: Splits, data: DataConfig = DEIT, **options: Any) -> Loader:
@@ -61,7 +60,7 @@ def assert_equal(one: Batches, other: Batches) -> None:
 def test_deits_augmentation_is_the_same_on_every_number_of_workers(
     splits: Splits, world: int, num_workers: int
 ) -> None:
-    data = replace(DEIT, num_workers=num_workers)
+    data = DEIT.replace(num_workers=num_workers)
     alone = train_loader(splits)
     shared = [train_loader(splits, data, rank=rank, world=world) for rank in range(world)]
     for epoch in (0, 4):
@@ -143,7 +142,6 @@ def test_other_splits_and_evaluation_are_not_augmented(splits: Splits) -> None:
             r"data.augment: got 'resized_crop', allowed: none, affine or crop_flip for digits",
         ),
         ({"auto_augment": "rand-m9"}, r"data.auto_augment: got 'rand-m9', allowed: None for digit"),
-        ({"augment": "rotate"}, r"data.augment: got 'rotate', allowed: none, affine, crop_flip, "),
     ],
 )
 def test_what_images_in_memory_cannot_have_is_refused(changes: dict, message: str) -> None:
@@ -161,7 +159,7 @@ def test_images_in_memory_are_repeated_and_erased_alike_on_two_workers() -> None
     for rank in range(2):
         share = epoch_of(make_loader(split, data, **options, rank=rank, world=2))
         assert_equal([(x[rank::2], y[rank::2]) for x, y in whole], share)
-    plain = epoch_of(make_loader(split, replace(data, random_erasing=0), **options))
+    plain = epoch_of(make_loader(split, data.replace(random_erasing=0), **options))
     changed = torch.cat(
         [(x != z).flatten(1).any(1) for (x, _), (z, _) in zip(whole, plain, strict=True)]
     )
@@ -195,8 +193,8 @@ def test_a_damaged_jpeg_is_an_error_that_names_it(
     # As another library may have left it: Hugging Face's data sets do.
     monkeypatch.setattr(ImageFile, "LOAD_TRUNCATED_IMAGES", True)
     root = spoil(folder, tmp_path, ["val/class_001/0002.jpg"], how)
-    split = build_splits(replace(DEIT, root=str(root))).test
-    data = replace(DEIT, num_workers=num_workers)
+    split = build_splits(DEIT.replace(root=str(root))).test
+    data = DEIT.replace(num_workers=num_workers)
     loader = make_loader(split, data, batch_size=4, seed=0, train=False)
     message = (
         r"^data.root: cannot decode the image 'val/class_001/0002.jpg': "
@@ -214,10 +212,10 @@ SPOILED = ["val/class_001/0002.jpg", "val/class_000/0000.jpg"]
 def test_an_evaluation_leaves_out_what_is_asked_for_and_counts_it(
     folder: Path, tmp_path: Path, num_workers: int, caplog: pytest.LogCaptureFixture
 ) -> None:
-    split = build_splits(replace(DEIT, root=str(spoil(folder, tmp_path, SPOILED)))).test
-    good = build_splits(replace(DEIT, root=str(folder))).test
+    split = build_splits(DEIT.replace(root=str(spoil(folder, tmp_path, SPOILED)))).test
+    good = build_splits(DEIT.replace(root=str(folder))).test
     ((images, labels),) = make_loader(good, DEIT, batch_size=12, seed=0, train=False)
-    data = replace(DEIT, skip_unreadable=True, num_workers=num_workers)
+    data = DEIT.replace(skip_unreadable=True, num_workers=num_workers)
     loader = make_loader(split, data, batch_size=4, seed=0, train=False)
     kept = [i for i in range(12) if i not in (0, 6)]
     with caplog.at_level(logging.WARNING, logger="adacomcat"):
@@ -237,8 +235,8 @@ def test_a_batch_that_loses_all_images_is_not_given_in_an_evaluation(
     folder: Path, tmp_path: Path
 ) -> None:
     lost = [f"val/class_001/{i:04d}.jpg" for i in range(4)]
-    split = build_splits(replace(DEIT, root=str(spoil(folder, tmp_path, lost)))).test
-    data = replace(DEIT, skip_unreadable=True)
+    split = build_splits(DEIT.replace(root=str(spoil(folder, tmp_path, lost)))).test
+    data = DEIT.replace(skip_unreadable=True)
     loader = make_loader(split, data, batch_size=4, seed=0, train=False)
     assert [y.tolist() for _, y in loader] == [[0] * 4, [2] * 4]
     # Each of four workers loses the second of its three batches of one image.
@@ -256,9 +254,8 @@ def test_in_training_the_next_image_takes_the_place(
     """So that no worker lacks a batch, or has a smaller one, when others do not."""
     lost = [f"train/class_001/{i:04d}.jpg" for i in range(16)]  # a whole class
     lost.append("train/class_000/0003.jpg")
-    broken = build_splits(replace(DEIT, root=str(spoil(folder, tmp_path, lost))))
-    data = replace(
-        DEIT,
+    broken = build_splits(DEIT.replace(root=str(spoil(folder, tmp_path, lost))))
+    data = DEIT.replace(
         skip_unreadable=True,
         augment="none",
         auto_augment=None,
@@ -272,7 +269,7 @@ def test_in_training_the_next_image_takes_the_place(
     stands_for = [
         next(j % count for j in range(i, i + count) if readable[j % count]) for i in range(count)
     ]
-    whole = build_splits(replace(DEIT, root=str(folder)))
+    whole = build_splits(DEIT.replace(root=str(folder)))
     assert whole.train.indices.tolist() == broken.train.indices.tolist()
     expected = indices(whole.train, epoch_of(train_loader(whole, data), 1))
     alone = train_loader(broken, data)
@@ -291,8 +288,8 @@ def test_a_split_without_any_image_that_can_be_decoded_is_an_error(
     folder: Path, tmp_path: Path
 ) -> None:
     every = [str(path.relative_to(folder)) for path in (folder / "train").rglob("*.jpg")]
-    splits = build_splits(replace(DEIT, root=str(spoil(folder, tmp_path, every))))
-    loader = train_loader(splits, replace(DEIT, skip_unreadable=True))
+    splits = build_splits(DEIT.replace(root=str(spoil(folder, tmp_path, every))))
+    loader = train_loader(splits, DEIT.replace(skip_unreadable=True))
     message = rf"cannot decode the image 'train/.*; nor can any other of the {len(splits.train)} im"
     with pytest.raises(ValueError, match=message):
         list(loader)
@@ -304,9 +301,9 @@ def test_a_file_that_is_gone_is_an_error_even_when_damaged_ones_are_skipped(
 ) -> None:
     """A disk that fails must not look like a data set of damaged images."""
     root = spoil(folder, tmp_path, [])
-    split = build_splits(replace(DEIT, root=str(root))).test
+    split = build_splits(DEIT.replace(root=str(root))).test
     (root / "val" / "class_001" / "0002.jpg").unlink()
-    data = replace(DEIT, skip_unreadable=True, num_workers=num_workers)
+    data = DEIT.replace(skip_unreadable=True, num_workers=num_workers)
     loader = make_loader(split, data, batch_size=4, seed=0, train=False)
     message = r"^data.root: cannot read the image 'val/class_001/0002.jpg': .*No such file"
     with pytest.raises(ValueError, match=message):

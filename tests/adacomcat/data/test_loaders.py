@@ -1,5 +1,4 @@
 from collections.abc import Iterator
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -179,7 +178,7 @@ def test_loader_processes_change_nothing(image_folder) -> None:
     ).train
     options: dict[str, Any] = {"batch_size": 4, "seed": 0, "train": True, "augment": True}
     here = make_loader(split, AFFINE, **options)
-    processes = make_loader(split, replace(AFFINE, num_workers=2), **options)
+    processes = make_loader(split, AFFINE.replace(num_workers=2), **options)
     for epoch in (0, 1):
         assert_equal(epoch_of(here, epoch), epoch_of(processes, epoch))
     assert_equal(list(cycle(here, 3, 4)), list(cycle(processes, 3, 4)))  # left mid-epoch

@@ -5,10 +5,10 @@ import sys
 
 import pytest
 import torch
-import yaml
 from huggingface_hub import ModelCard
 
 import adacomcat
+from adacomcat.config.yaml import read_yaml
 from adacomcat.io import hub
 from adacomcat.io.directory import read_config
 from adacomcat.io.hub import Origin, fetch, model_card
@@ -65,7 +65,7 @@ def read(text, tmp_path):
     """A card as huggingface_hub reads it, and its YAML as PyYAML does."""
     (tmp_path / "README.md").write_text(text)
     card = ModelCard.load(tmp_path / "README.md")
-    return card, yaml.safe_load(text.split("---\n")[1])
+    return card, read_yaml(text.split("---\n")[1])
 
 
 def test_the_hub_reads_what_the_card_says(saved, tmp_path):

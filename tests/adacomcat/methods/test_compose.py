@@ -122,12 +122,12 @@ def test_a_search_of_ranks_alone_counts_the_tokens_that_will_be_left():
     [
         (
             {"order": "tokens_first"},
-            r"method\.order: got 'tokens_first', allowed: jointly, in_turn",
+            r"method\.order: got 'tokens_first', allowed: 'jointly' or",
         ),
-        ({"share": 1.0}, r"method\.share: got 1\.0, allowed: between 0 and 1"),
-        ({"lowrank": {"space": "x"}}, r"method\.space: got 'x'"),
+        ({"share": 1.0}, r"method\.share: got 1\.0, allowed: below 1"),
+        ({"lowrank": {"space": "x"}}, r"method\.lowrank\.space: got 'x'"),
         ({"lowrank": {"spase": "x"}}, r"method\.lowrank\.spase.*space"),
-        ({"diffrate": {"granularity": 0}}, r"method\.granularity: got 0"),
+        ({"diffrate": {"granularity": 0}}, r"method\.diffrate\.granularity: got 0"),
     ],
 )
 def test_what_cannot_be_is_refused_by_name(settings, message):

@@ -1,7 +1,5 @@
 """A trial small enough to run whole in a second."""
 
-import dataclasses
-
 import pytest
 import torch
 from torch import nn
@@ -108,7 +106,7 @@ def make_trial(config, splits, dense, tmp_path):
     def make(name="trial", stop_after=None, **changes):
         rows = Rows(stop_after)
         trial = Trial(
-            dataclasses.replace(config, **changes),
+            config.replace(**changes),
             dense=dense,
             splits=splits,
             directory=tmp_path / name,

@@ -1,5 +1,3 @@
-import dataclasses
-
 import pytest
 import torch
 
@@ -26,11 +24,11 @@ def test_trained_once_then_read_from_the_cache(config, splits, tmp_path):
 
 def test_the_key_follows_what_determines_the_weights_and_nothing_else(config, splits):
     key = dense_key(config, splits)
-    assert dense_key(dataclasses.replace(config, seed=5, schedule={"kind": "never"}), splits) == key
-    other_seed = dataclasses.replace(config.dense, seed=1)
-    other_recipe = dataclasses.replace(config.dense, recipe=PhaseConfig(epochs=3))
+    assert dense_key(config.replace(seed=5, schedule={"kind": "never"}), splits) == key
+    other_seed = config.dense.replace(seed=1)
+    other_recipe = config.dense.replace(recipe=PhaseConfig(epochs=3))
     for dense in (other_seed, other_recipe):
-        assert dense_key(dataclasses.replace(config, dense=dense), splits) != key
+        assert dense_key(config.replace(dense=dense), splits) != key
 
 
 def test_a_damaged_cache_is_refused_by_name(config, splits, tmp_path):
@@ -51,6 +49,6 @@ def test_a_damaged_cache_is_refused_by_name(config, splits, tmp_path):
 )
 def test_options_that_are_not_those_of_the_data_are_named(config, splits, option, value, message):
     options = {**config.model.options, option: value}
-    changed = dataclasses.replace(config, model=dataclasses.replace(config.model, options=options))
+    changed = config.replace(model=config.model.replace(options=options))
     with pytest.raises(ValueError, match=rf"model\.options\.{message}"):
         build_dense(changed, splits)

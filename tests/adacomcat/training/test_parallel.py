@@ -1,6 +1,5 @@
 """Two workers are one worker with twice the hands: same images, same plan, same losses."""
 
-import dataclasses
 import json
 import logging
 import subprocess
@@ -12,7 +11,7 @@ import safetensors.torch
 import torch
 import torch.distributed as dist
 
-from adacomcat.config import DistillConfig, TrialConfig, from_mapping
+from adacomcat.config import DistillConfig, TrialConfig
 from adacomcat.data import build_splits
 from adacomcat.testing.images import write_image_folder
 from adacomcat.training import dense_model, run_trial
@@ -46,7 +45,7 @@ def work(rank, world, folder):
     if world > 1:
         rendezvous = f"file://{folder}/rendezvous"
         dist.init_process_group("gloo", init_method=rendezvous, rank=rank, world_size=world)
-    config, rows, lines = from_mapping(TrialConfig, settings), Keep(), Lines()
+    config, rows, lines = TrialConfig.from_json(settings), Keep(), Lines()
     logger = logging.getLogger("adacomcat")
     logger.setLevel(logging.INFO)
     logger.addHandler(lines)
@@ -114,12 +113,12 @@ def on_files(config, tmp_path):
 
 def kept_short(config):
     """The teacher's logits from a file, and searches that end early."""
-    search = dataclasses.replace(config.search, steps=12, stable_steps=2)
-    data = dataclasses.replace(config.data, augment="none")
+    search = config.search.replace(steps=12, stable_steps=2)
+    data = config.data.replace(augment="none")
     # The file that one worker leaves is not the one that two read.
     distill = DistillConfig(kind="soft", align_blocks=(), cache="{folder}/{world}")
-    phase = dataclasses.replace(config.search_phase, distill=distill)
-    whole = dataclasses.replace(config, search=search, data=data, search_phase=phase)
+    phase = config.search_phase.replace(distill=distill)
+    whole = config.replace(search=search, data=data, search_phase=phase)
     return whole.to_json()
 
 

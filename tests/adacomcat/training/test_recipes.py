@@ -1,6 +1,5 @@
 """What the recipes add to the engine: averages, parts, compilation, adopted models, the log."""
 
-import dataclasses
 import logging
 import re
 from types import SimpleNamespace
@@ -177,8 +176,8 @@ def test_unreadable_images_are_counted(config, tmp_path):
         skip_unreadable=True,
     )
     recipe = PhaseConfig(epochs=1, batch_size=8)
-    config = dataclasses.replace(
-        config, data=data, search_phase=recipe, finetune=recipe, schedule={"kind": "never"}
+    config = config.replace(
+        data=data, search_phase=recipe, finetune=recipe, schedule={"kind": "never"}
     )
     splits = build_splits(data)
     dense, silent = (
