@@ -1,4 +1,4 @@
-"""What a loader process does: batches of image files, decoded and augmented one by one.
+"""Loader processes: batches of image files, decoded and augmented one by one.
 
 An image that cannot be decoded is an error, or, with `data.skip_unreadable`, left out. In an
 evaluation its batch is one image shorter, or not there. In training its place goes to the next
@@ -9,7 +9,9 @@ mixup, accumulated gradients and the mean over workers stay as they are.
 Shapes: B images of a batch, C channels, H x W pixels.
 """
 
+import shutil
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -28,6 +30,13 @@ Place = tuple[int, int]
 Decoded = tuple[Tensor, Tensor, list[tuple[int, str]], str | None]
 """Pixels (B x C x H x W, bytes), which images of the split they are (B, int64), what was left out
 (image of the split, reason), and an error that ends the epoch."""
+
+
+SHARED_MEMORY = Path("/dev/shm")
+
+
+class LoaderProcessError(OSError):
+    """A process that loads images ended; the message says what helps."""
 
 
 class EpochBatches(Sampler[list[Place]]):
@@ -155,6 +164,29 @@ def decoder(
         # disturb the model's random numbers, and differently for other kinds of data.
         generator=torch.Generator(),
     )
+
+
+def received(loader: "DataLoader[Decoded]") -> Iterator[Decoded]:
+    """The batches of a loader.
+
+    Raises:
+        LoaderProcessError: a loader process ended, or could not pass on a batch.
+    """
+    try:
+        yield from loader
+    # A process that dies, or has no shared memory, is a RuntimeError; one without files an OSError.
+    except (RuntimeError, OSError) as error:
+        if loader.num_workers == 0:
+            raise
+        reason = str(error).strip().splitlines()[-1]
+        memory = ""
+        if SHARED_MEMORY.is_dir():
+            size_mb = shutil.disk_usage(SHARED_MEMORY).total / 2**20
+            memory = f"; batches pass through {SHARED_MEMORY}, which has {size_mb:,.0f} MB here"
+        raise LoaderProcessError(
+            f"a loader process failed ({reason}){memory}; enlarge it (docker run --shm-size=8g) "
+            "or load images without processes (--workers 0, data.num_workers 0)"
+        ) from error
 
 
 def _as_it_is(batch: Any) -> Any:

@@ -20,7 +20,7 @@ from adacomcat.checks import require
 from adacomcat.config import DataConfig
 from adacomcat.data import erasing
 from adacomcat.data.augment import Augment, apply, check_augment, draw
-from adacomcat.data.decode import EpochBatches, decoder
+from adacomcat.data.decode import EpochBatches, decoder, received
 from adacomcat.data.images import MemoryImages
 from adacomcat.data.splits import Split
 from adacomcat.data.transforms import check_in_memory, evaluation, training
@@ -110,6 +110,7 @@ class Loader:
         Raises:
             ValueError: an image cannot be decoded, and `data.skip_unreadable` is not set, or
                 cannot be read at all; the message names it.
+            LoaderProcessError: a loader process ended, for instance for want of shared memory.
         """
         order = self._order()
         moves = draw(self._augment, self.images, self._rng(AUGMENT_STREAM))
@@ -161,7 +162,7 @@ class Loader:
         self._batches.images, self._batches.places = order, places
         if self._seeded:
             self._batches.seeds = self._rng(IMAGE_STREAM).integers(0, 2**63, self.images)
-        for pixels, taken, left_out, error in self._decoder:
+        for pixels, taken, left_out, error in received(self._decoder):
             if error is not None:
                 raise ValueError(error)
             for position, reason in left_out:

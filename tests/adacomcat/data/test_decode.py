@@ -2,8 +2,10 @@
 
 import itertools
 import logging
+import os
 import random
 import re
+import signal
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +16,8 @@ from PIL import Image, ImageFile
 from timm.data.distributed_sampler import RepeatAugSampler
 
 from adacomcat.config import DataConfig
-from adacomcat.data import Loader, Split, Splits, build_splits, make_loader
+from adacomcat.data import Loader, Split, Splits, build_splits, decode, make_loader
+from adacomcat.data.decode import LoaderProcessError
 from adacomcat.testing.images import write_image_folder
 
 DEIT = DataConfig(
@@ -320,3 +323,27 @@ def test_names_that_are_not_ascii_are_found(tmp_path: Path) -> None:
     assert names[1:] == ["val/vögel ü,1/0000.jpg", "val/vögel ü,1/größer.png"]
     ((x, _),) = make_loader(split, DataConfig(), batch_size=3, seed=0, train=False)
     assert len(x) == 3
+
+
+@pytest.mark.parametrize("how", ["killed", "no shared memory"])
+def test_a_loader_process_that_dies_is_one_line_that_helps(
+    splits: Splits, how: str, monkeypatch
+) -> None:
+    """What a container with 64 MB of /dev/shm gives, and a machine that runs out of memory."""
+
+    def fail(pixels: list[torch.Tensor]) -> torch.Tensor:
+        if how == "killed":
+            os.kill(os.getpid(), signal.SIGKILL)
+        raise RuntimeError("unable to write to file </torch_1_2>: No space left on device (28)")
+
+    monkeypatch.setattr(decode, "default_collate", fail)
+    loader = train_loader(splits, DEIT.replace(num_workers=1))
+    with pytest.raises(LoaderProcessError) as caught:
+        list(loader)
+    text = str(caught.value)
+    reason = "(Killed|exited unexpectedly)" if how == "killed" else "No space left on device"
+    assert "\n" not in text and re.search(rf"^a loader process failed \(.*{reason}", text)
+    assert "/dev/shm, which has" in text and "--workers 0" in text
+    if how != "killed":  # in this process the error is its own
+        with pytest.raises(RuntimeError, match="^unable to write to file"):
+            list(train_loader(splits))
