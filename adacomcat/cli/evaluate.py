@@ -9,7 +9,7 @@ from torch import nn
 
 import adacomcat
 from adacomcat import parallel
-from adacomcat.checks import require
+from adacomcat.checks import NonFiniteLoss, require
 from adacomcat.cli.console import Display
 from adacomcat.cli.process import is_first
 from adacomcat.cli.request import data_config, eval_config, published_of
@@ -55,13 +55,15 @@ def evaluate_command(arguments: argparse.Namespace, display: Display) -> None:
             accuracy, loss = evaluate(model, batches, PhaseConfig())
             skipped = torch.tensor(loader.unreadable, device=device)
             unreadable = int(parallel.sum_over_workers_(skipped))
+    if not math.isfinite(loss):
+        raise NonFiniteLoss(f"{arguments.split}: the loss is {loss}: {_cause(model)}")
     # With `data.val_from` test, the images of val are those of test.
     leakage = splits.leakage if split.sha256 == splits.test.sha256 else ()
     content = {
         "split": arguments.split,
         "images": len(split) - unreadable,
         "accuracy": accuracy,
-        "loss": loss if math.isfinite(loss) else None,
+        "loss": loss,
         "unreadable": unreadable,
         "leakage": list(leakage),
         "params": count_params(model),
@@ -92,6 +94,14 @@ def _check_fit(model: nn.Module, splits: Splits) -> None:
     require(
         shape == input_shape(model), "--data: images of channels, height, width", shape, allowed
     )
+
+
+def _cause(model: nn.Module) -> str:
+    """What makes a loss that is not finite, in words."""
+    for name, tensor in model.state_dict().items():
+        if tensor.is_floating_point() and not tensor.isfinite().all():
+            return f"{name} has values that are not finite"
+    return "the logits are not finite, though all weights are"
 
 
 def _config(arguments: argparse.Namespace) -> TrialConfig:

@@ -169,3 +169,13 @@ def test_a_workload_without_files(tmp_path, cli):
     # Finetuning knows its epochs from the workload.
     assert cli("finetune", "--from", folder, "--output", tuned, "--device", "cpu").status == 0
     assert len(rows(tuned / "epochs.jsonl")) == 2
+
+
+def test_weights_that_are_no_numbers_are_named(searched, tmp_path, cli):
+    model = adacomcat.load(searched)
+    model.get_parameter("norm.bias").data[0] = torch.nan
+    adacomcat.save(model, tmp_path / "spoiled")
+    words = ["--data", Run(searched).record()["config"]["data"]["root"], "--device", "cpu"]
+    done = cli("eval", "--from", tmp_path / "spoiled", *words, "--workers", 0, "--json")
+    assert (done.status, done.out) == (1, "")
+    assert done.err == "error: test: the loss is nan: norm.bias has values that are not finite\n"
