@@ -18,7 +18,7 @@ from matplotlib.ticker import MaxNLocator
 
 from adacomcat.checks import require
 from analysis import command, load, notes, plans, style
-from study.store import Results
+from study.store import open_results
 
 QUESTION = "Do ranks still move after the first search, and where in the model?"
 
@@ -48,7 +48,7 @@ def data(results: Path, arm: str | None = None, seed: int | None = None) -> pd.D
     """
     trials = notes.sound(results)
     trial = _choose(trials, arm, seed)
-    stored = Results(results.resolve())
+    stored = open_results(results)
     trace, searches = (read(trial["trial_id"]) for read in (stored.epochs, stored.searches))
     epochs = [int(row["epoch"]) for row in trace if row["phase"] == "search"]
     require(len(epochs) > 0, f"{trial['trial_id']}: epochs", 0, "a trial with a search phase")

@@ -17,7 +17,7 @@ import pandas as pd
 
 from adacomcat.checks import require
 from adacomcat.config import leakage_note
-from study.store import TRIAL_ENTRIES, VERSIONS, Results
+from study.store import TRIAL_ENTRIES, VERSIONS, Results, open_results
 
 TRIAL_KEYS = ("trial_id", "workload", "arm", "label", "seed", "status")
 """Columns that identify a trial: the first ones of every table."""
@@ -48,7 +48,7 @@ def study(results: Path) -> dict[str, Any]:
     Raises:
         ValueError: no such folder, a folder without a study, no JSON, or a newer schema.
     """
-    return clean(Results(results.resolve()).study())
+    return clean(open_results(results).study())
 
 
 def clean(record: dict[str, Any]) -> dict[str, Any]:
@@ -75,7 +75,7 @@ def records(results: Path) -> list[dict[str, Any]]:
     Raises:
         ValueError: as `study`.
     """
-    asked, store = study(results), Results(results.resolve())
+    asked, store = study(results), open_results(results)
     read, unread = store.readable()
     found = []
     for record in read:
@@ -204,6 +204,9 @@ def _fault(
             return "without an accuracy", f"it has finished with the accuracy {accuracy!r}"
         if not begun:
             return "without a trace", "it has finished, and its epochs.jsonl is not there or empty"
+        missing = store.run(trial_id).missing_rows()
+        if missing:
+            return "with an incomplete trace", f"it has finished with {missing}"
     return "", None
 
 
@@ -234,7 +237,7 @@ def _row(record: dict[str, Any]) -> dict[str, Any]:
 
 
 def _traces(results: Path, name: str) -> pd.DataFrame:
-    table, store = trials(results), Results(results.resolve())
+    table, store = trials(results), open_results(results)
     read = store.epochs if name == "epochs" else store.searches
     begun = table[table["trial_id"].notna() & (table["status"] != UNUSABLE)]
     keys = begun[list(TRIAL_KEYS)].to_dict("records")

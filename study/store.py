@@ -7,6 +7,7 @@
 This directory, not Ray's, is the record of a study.
 """
 
+import shlex
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager, nullcontext
 from pathlib import Path
@@ -265,6 +266,39 @@ class Results:
             return True
         except OSError:  # Another user's, not to be locked.
             return False
+
+
+class SingleRun(Results):
+    """A run directory of the command line, read as a study of one trial."""
+
+    def folder(self, trial_id: str) -> Path:
+        return self.root
+
+    def _trial_files(self) -> list[Path]:
+        return [self.root / RECORD]
+
+    def study(self) -> dict[str, Any]:
+        """What `study.json` would hold."""
+        record = Run(self.root).record()
+        config = {name: value for name, value in record["config"].items() if name != "seed"}
+        arm = {"name": record["arm"], "label": record["label"], "needs": {}, "config": config}
+        kept = ("schema_version", "experiment", "workload", "started", "provenance")
+        return {
+            **{name: record[name] for name in kept},
+            "question": f"One run of adacomcat {record['arm']}",
+            "arms": [arm | {"schedule": config["schedule"]}],
+            "seeds": [record["seed"]],
+            "exploration": None,
+            "command": shlex.join(["adacomcat", *record["command"]["argv"]]),
+        }
+
+
+def open_results(path: Path) -> Results:
+    """The results in a directory: of a study, or of one run of the command line."""
+    root = path.resolve()
+    results, run = Results(root), Run(root)
+    alone = run.exists and not results.study_file.exists() and "command" in run.record()
+    return SingleRun(root) if alone else results
 
 
 def load(results: Results) -> Experiment:
