@@ -3,6 +3,7 @@
 import json
 import re
 from collections.abc import Iterable, Mapping
+from types import MappingProxyType
 from typing import Any
 
 from pydantic import BaseModel
@@ -11,7 +12,13 @@ from adacomcat.checks import Refusal, require
 from adacomcat.config.base import config_in
 from adacomcat.config.trial import TrialConfig
 from adacomcat.config.yaml import read_yaml
+from adacomcat.methods.registry import method_config
+from adacomcat.schedule import build_schedule
 
+RESOLVED = "resolved"
+"""`schedule.kind` of an arm of a study until its schedule is made from other trials."""
+TAGS: Mapping[str, str] = MappingProxyType({"method": "name", "schedule": "kind"})
+"""Free mapping -> the entry that says what the others are settings of."""
 KEY = re.compile(r"[\w-]+(\.[\w-]+)*")
 
 
@@ -49,12 +56,22 @@ def build_config(*layers: Mapping[str, Any]) -> TrialConfig:
 
     Raises:
         ValueError: unknown key (the nearest valid one is named), a value of the wrong type, or one
-            that the configuration refuses; always with the dotted field.
+            that the configuration, its method or its schedule refuses; always with the dotted
+            field.
     """
     values = TrialConfig().to_json()
     for layer in layers:
+        # First what a mapping is of: another method or kind leaves nothing of the settings before.
+        for key in (f"{part}.{tag}" for part, tag in TAGS.items()):
+            part, _, tag = key.partition(".")
+            if key in layer and layer[key] != values[part].get(tag):
+                values[part] = {tag: layer[key]}
         _fold(values, layer, TrialConfig)
-    return TrialConfig.from_json(values)
+    config = TrialConfig.from_json(values)
+    method_config(config.method)
+    if config.schedule.get("kind") != RESOLVED:
+        build_schedule(config.schedule)
+    return config
 
 
 def dotted_keys(values: Mapping[str, Any]) -> list[str]:

@@ -12,8 +12,7 @@ from adacomcat.config.overrides import build_config
 from adacomcat.config.yaml import read_yaml, write_yaml
 from adacomcat.files import atomic_write_bytes
 from adacomcat.io.run import SCHEMA_VERSION, check_version
-from adacomcat.schedule import build_schedule
-from study.spec.expand import RESOLVED, apply_settings
+from study.spec.expand import apply_settings
 from study.spec.exploration import Record
 from study.spec.schema import Experiment
 
@@ -136,8 +135,6 @@ def _check_settings(experiment: Experiment) -> None:
     defaults = experiment.workload.defaults
     for where, layer in {"workload.defaults": {}, **layers}.items():
         try:
-            config = build_config(defaults, layer)
-            if config.schedule.get("kind") != RESOLVED:
-                build_schedule(config.schedule)
+            build_config(defaults, layer)
         except ValueError as error:
             raise ValueError(f"{where}.{error}") from None

@@ -66,6 +66,12 @@ def test_a_mapping_replaces_a_free_mapping_and_a_dotted_key_sets_one_entry() -> 
     }
 
 
+def test_another_kind_leaves_nothing_of_the_coefficients_before() -> None:
+    first = {"schedule": {"kind": "adaptive", "growth": 3.0}}
+    layer = {"schedule.every": 2, "schedule.kind": "fixed"}
+    assert build_config(first, layer).schedule == {"kind": "fixed", "every": 2}
+
+
 def test_a_layer_is_not_changed() -> None:
     layer = {"schedule": {"kind": "adaptive"}}
     build_config(layer, {"schedule.growth": 4.0})
@@ -97,6 +103,15 @@ def test_a_layer_is_not_changed() -> None:
             "data.augment=rotate",
             "data.augment: got 'rotate', allowed: 'none', 'affine', 'crop_flip'",
         ),
+        ("method.fractons=[0.5]", "method.fractons: got 'fractons' (did you mean 'fractions'?)"),
+        ("method.ranks.qk=16", "method.ranks.qk: got 16, allowed: a list"),
+        ("method.ranks=16", "method.ranks: got 16, allowed: a mapping"),
+        ("method.sites=[1]", "method.sites.0: got 1, allowed: text"),
+        ("method.name=lowrnk", "method.name: got 'lowrnk' (did you mean 'lowrank'?)"),
+        ("schedule.growth=0.5", "schedule.growth: got 0.5, allowed: a number of 1 or more"),
+        ("schedule.kind=adaptve", "schedule.kind: got 'adaptve' (did you mean 'adaptive'?)"),
+        ("search_phase.epochs=100000000000", "search_phase.epochs: got 100000000000, allowed: at"),
+        ("search_phase.lr_batch_size=0", "search_phase.lr_batch_size: got 0, allowed: 1 or more"),
         ("data.mean=5", "data.mean: got 5, allowed: a list or null"),
         ("search_phase.accumulate=5", "search_phase.accumulate: got 5, allowed: a divisor of"),
         (
