@@ -20,10 +20,10 @@ from adacomcat.methods.base import (
     SupportsMeasuredTimes,
     SupportsMeasuringTimes,
 )
-from adacomcat.methods.lowrank.timetable import write_timetable
 from adacomcat.methods.registry import build_method
 from adacomcat.models.registry import create_model, input_shape
 from adacomcat.plan import Plan
+from adacomcat.timetable import write_timetable
 from adacomcat.timing import Times
 from adacomcat.versions import hardware, versions
 

@@ -19,11 +19,11 @@ from adacomcat.data.preprocessing import Preprocessing
 from adacomcat.files import default_cache, sha256_file
 from adacomcat.methods.base import SupportsMeasuringTimes
 from adacomcat.methods.lowrank.recipe import imagenet_recipe, space
-from adacomcat.methods.lowrank.timetable import read_timetable
 from adacomcat.methods.registry import DEFAULT, registrations
 from adacomcat.models.registry import create_model, family_for, family_of
 from adacomcat.models.weights import TIMM, image_size_of_weights
 from adacomcat.schedule import Schedule
+from adacomcat.timetable import read_timetable
 
 LARGE = 300_000
 """From so many training images on, a folder is cut as ImageNet is."""

@@ -8,7 +8,7 @@ from typing import Any
 from ruamel.yaml import YAML, Node, SafeConstructor, SafeRepresenter, ScalarNode, SequenceNode
 from ruamel.yaml.error import YAMLError
 
-from adacomcat.methods.lowrank.timetable import read_timetable
+from adacomcat.timetable import read_timetable
 
 
 class _Constructor(SafeConstructor):

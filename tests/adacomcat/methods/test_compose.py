@@ -7,7 +7,8 @@ import torch
 
 from adacomcat.config import BudgetConfig
 from adacomcat.cost import count_macs
-from adacomcat.methods.compose import ComposeConfig, compose
+from adacomcat.methods.compose import compose
+from adacomcat.methods.config import ComposeConfig
 from adacomcat.methods.lowrank.config import LowRankConfig
 from adacomcat.methods.lowrank.method import LowRank
 from adacomcat.methods.registry import build_method
