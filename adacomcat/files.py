@@ -16,6 +16,10 @@ from adacomcat.checks import require
 CACHE_VARIABLE = "ADACOMCAT_CACHE"
 
 
+class WriteError(OSError):
+    """A file that could not be written; it is named."""
+
+
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
     """A path to write a file or a folder to, which takes the place of `path` when the block ends.
@@ -27,11 +31,11 @@ def replacing(path: Path) -> Iterator[Path]:
         path: the file, or a folder that is missing or empty; missing parent folders are made.
 
     Raises:
-        OSError: it cannot be written; it is named.
+        WriteError: it cannot be written.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.parent / f".{path.name}.{uuid.uuid4().hex}.tmp"
     try:
+        path.parent.mkdir(parents=True, exist_ok=True)
         yield temporary
         (_sync_folder if temporary.is_dir() else _sync_file)(temporary)
         os.replace(temporary, path)
@@ -42,9 +46,9 @@ def replacing(path: Path) -> Iterator[Path]:
             with suppress(OSError):  # The first error says more.
                 temporary.unlink(missing_ok=True)
         if isinstance(error, OSError) and error.errno is not None:
-            if error.filename not in (None, str(temporary)):
+            if error.filename not in (None, str(temporary), str(path.parent)):
                 raise
-            raise OSError(error.errno, error.strerror, str(path)) from error
+            raise WriteError(error.errno, error.strerror, str(path)) from error
         raise
     _sync_folder(path.parent)
 

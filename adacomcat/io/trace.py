@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from adacomcat.checks import require
-from adacomcat.files import atomic_write_bytes
+from adacomcat.files import WriteError, atomic_write_bytes
 
 EPOCHS, SEARCHES = "epochs.jsonl", "searches.jsonl"
 
@@ -56,17 +56,17 @@ class Rows:
 
         Raises:
             ValueError: a nan or an infinity, which JSON has no word for.
-            OSError: a full disk; the file is named.
+            WriteError: a full disk, or one that cannot be written any more; the file is named.
         """
         line = _line(row)
         try:
             written = os.write(self._file, line)
         except OSError as error:
-            raise OSError(error.errno, error.strerror, str(self.path)) from None
+            raise WriteError(error.errno, error.strerror, str(self.path)) from None
         if written != len(line):
             # Space ran out within the line, and may be there again for the next one.
             os.ftruncate(self._file, os.fstat(self._file).st_size - written)
-            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(self.path))
+            raise WriteError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(self.path))
 
     def sync(self) -> None:
         """Flush to the disk."""

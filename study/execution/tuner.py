@@ -1,6 +1,5 @@
 """A study as Ray Tune runs: a grid in waves, or an exploration that Optuna leads."""
 
-import errno
 import logging
 import shutil
 from collections.abc import Mapping, Sequence
@@ -259,7 +258,8 @@ def _trial_name(trial: Any) -> str:
 
 
 def _disk_full(root: str) -> DiskFull:
-    return DiskFull(errno.ENOSPC, f"no space left for {root}; what was finished is whole")
+    full = "no space left, read-only, or not permitted"
+    return DiskFull(f"cannot write to {root} ({full}); what was finished is whole")
 
 
 class _Events(tune.Callback):

@@ -11,6 +11,7 @@ from ray.exceptions import RayTaskError
 from ray.train import ControllerError, WorkerGroupError
 from ray.tune import TuneError
 
+from adacomcat.files import WriteError
 from adacomcat.io.run import LogFile
 from study.execution.disk import is_disk_full
 from study.run import main
@@ -20,6 +21,7 @@ from study.spec.schema import Experiment
 FULL = OSError(errno.ENOSPC, "No space left on device")
 QUOTA = OSError(errno.EDQUOT, "Disk quota exceeded")
 FORBIDDEN = OSError(errno.EACCES, "Permission denied")
+LOST = WriteError(errno.EPERM, "Operation not permitted", "/results/trials/one/trial.json")
 
 
 def behind(outer: Exception, cause: Exception | None, context: Exception | None) -> Exception:
@@ -58,6 +60,11 @@ def of_tune() -> TuneError:
         TuneError(str(of_tune())),
         WorkerGroupError("of two workers", {0: FORBIDDEN, 1: FULL}),
         ControllerError(FULL),
+        OSError(errno.EROFS, "Read-only file system"),
+        # Lost in the middle, of the results.
+        LOST,
+        of_a_task(LOST),
+        TuneError(f"adacomcat.files.WriteError: {LOST}"),
     ],
     ids=lambda error: type(error).__name__,
 )
@@ -118,6 +125,7 @@ def test_a_full_disk_that_ray_meets_is_an_error_in_one_line(
     assert main(asked) == 1
     assert stopped == [True]
     out, err = capfd.readouterr()
-    message = f"error: [Errno 28] no space left for {root}; what was finished is whole\n"
+    full = "no space left, read-only, or not permitted"
+    message = f"error: cannot write to {root} ({full}); what was finished is whole\n"
     assert err == message
     assert "rror" not in out
