@@ -48,7 +48,7 @@ class Strategy(ABC):
 
     name: ClassVar[str]
     needs_images: ClassVar[bool] = True
-    """Whether a search cannot do without images."""
+    """Whether a search looks at images itself; otherwise only a method's calibration may."""
     uses_labels: ClassVar[bool] = False
     """Whether a search trains on labels of the images."""
 
@@ -79,11 +79,6 @@ class Strategy(ABC):
         self.epochs, self.seed = epochs, seed
         self.due_epochs = range(1, epochs) if due_epochs is None else due_epochs
         self.searches = 0
-
-    @property
-    def uses_images(self) -> bool:
-        """Whether a search looks at images, where there are any; otherwise it is given none."""
-        return self.needs_images or isinstance(self.method, SupportsCalibration)
 
     def prepare_(self, images: Iterable[Tensor]) -> None:
         """Make the model ready for the next search: calibrate, where the method asks for it.

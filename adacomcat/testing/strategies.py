@@ -61,7 +61,7 @@ class StrategyConformance:
     def run(self, strategy: Strategy, epoch: int) -> SearchReport:
         """One search, committed, as the engine does it; the images are those of the epoch."""
         batches, steps = [], 0
-        if strategy.uses_images:
+        if strategy.needs_images:
             steps = 3
             images = tiny_images(4 * steps, seed=epoch).chunk(steps)
             batches = [(chunk, torch.arange(4)) for chunk in images]

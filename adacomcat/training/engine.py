@@ -9,7 +9,7 @@ import copy
 import logging
 import math
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -230,9 +230,9 @@ class Trial:
 
     def _search_data(self) -> tuple[Iterable[Tensor], Iterable[tuple[Tensor, Tensor]], int]:
         """Images to calibrate on, batches of this epoch's search, and how many of these."""
-        if not self.strategy.uses_images:
-            return (), (), 0
         config = self.config.search
+        if not self.strategy.needs_images:
+            return self._calibration_images(), (), 0
         loader = self.loaders.search(config.batch_size)
         steps = config.most_steps(len(loader))
         seen = len(loader) if config.images is None else steps
@@ -240,6 +240,12 @@ class Trial:
         loader.set_epoch(first)
         images = (images for images, _ in islice(loader, seen))
         return images, cycle(loader, steps, first_epoch=first), steps
+
+    def _calibration_images(self) -> Iterator[Tensor]:
+        """Images for a calibration alone; they are only loaded if it looks at them."""
+        loader = self.loaders.search(self.config.search.batch_size)
+        loader.set_epoch(self.epoch)
+        yield from (images for images, _ in loader)
 
     def _commit(self, plan: Plan) -> None:
         self._model_changed(self.method.commit_(plan))

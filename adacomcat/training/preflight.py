@@ -26,7 +26,7 @@ def check_trial(
         ValueError: names the setting.
     """
     _check_schedule(schedule, config.search_phase.epochs)
-    if config.search_phase.epochs and strategy.uses_images:
+    if config.search_phase.epochs and strategy.needs_images:
         loaders.search(config.search.batch_size)
     for phase in ("search_phase", "finetune"):
         recipe: PhaseConfig = getattr(config, phase)
