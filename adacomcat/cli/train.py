@@ -28,9 +28,7 @@ from adacomcat.training import Reporter, Trial, dense_model
 from adacomcat.training.clock import Clock
 from adacomcat.training.dense import build_dense
 from adacomcat.training.rows import Row
-from adacomcat.versions import hardware, versions
-
-PACKAGES = ("adacomcat", "torch", "torchvision", "timm", "numpy")
+from adacomcat.versions import collect
 
 
 @dataclasses.dataclass(frozen=True)
@@ -222,7 +220,7 @@ def _new_record(job: Job) -> dict[str, Any]:
         leakage=job.config.data.leakage,
         status="running",
         started=now(),
-        provenance={"versions": versions(PACKAGES), "hardware": hardware()},
+        provenance=collect(),
         command=job.command,
     )
 
