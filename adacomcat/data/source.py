@@ -105,7 +105,10 @@ def existing_root(config: DataConfig, allowed: str) -> Path:
         ValueError: it is not given, or is no folder.
     """
     require(config.root is not None, "data.root", None, allowed)
-    root = Path(str(config.root)).expanduser()
+    try:
+        root = Path(str(config.root)).expanduser()
+    except RuntimeError as error:  # `~` of a user without a home folder
+        raise ValueError(f"data.root: got {config.root!r}, allowed: a folder; {error}") from error
     require(root.is_dir(), "data.root", str(root), f"{allowed}; this folder does not exist")
     return root
 

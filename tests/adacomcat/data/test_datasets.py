@@ -201,3 +201,9 @@ def test_crop_pct_is_above_0(image_folder) -> None:
     root = str(image_folder())
     with pytest.raises(ValueError, match=r"data.crop_pct: got -1"):
         build_splits(DataConfig(name="imagefolder", root=root, crop_pct=-1))
+
+
+def test_a_root_below_a_home_that_is_unknown_is_named() -> None:
+    config = DataConfig(name="imagefolder", root="~nobody-of-this-name/images")
+    with pytest.raises(ValueError, match=r"data.root: got '~nobody-of-this-name/images'"):
+        build_splits(config)

@@ -99,7 +99,9 @@ def test_names_also_order_a_data_set_with_labels_of_its_own() -> None:
     np.testing.assert_array_equal(turned.train.labels, 9 - plain.train.labels)
     with pytest.raises(ValueError, match="data.class_order: got 'alphabetical', allowed: natural"):
         load_source(DataConfig(class_order="alphabetical"))
-    with pytest.raises(ValueError, match="data.class_order: got 'random', allowed: 'natural' or 'alph"):
+    with pytest.raises(
+        ValueError, match="data.class_order: got 'random', allowed: 'natural' or 'alph"
+    ):
         DataConfig(class_order="random")  # type: ignore[arg-type]
 
 
