@@ -32,7 +32,7 @@ from adacomcat.methods.lowrank.spec import model_sites, shape_, shapes_for, shap
 from adacomcat.methods.lowrank.spec import plan_of as ranks_of
 from adacomcat.methods.specs import plan_of
 from adacomcat.models.pickles import load_pickle
-from adacomcat.models.registry import family_of
+from adacomcat.models.registry import family_of, view_of
 from adacomcat.models.tensors import check_tensors
 from adacomcat.models.weights import plain_state
 from adacomcat.plan import Plan
@@ -155,6 +155,9 @@ def save_comcat(model: nn.Module, folder: Path) -> None:
             require(rank is None, name, rank, "a dense one: the format has no rank for it")
         else:
             require(rank is not None, name, "dense", "a factorized site: the format has a rank")
+    for name, view in view_of(model).attentions.items():
+        allowed = "nothing between queries and keys: the format has no more"
+        require(view.between == "nothing", name, view.between, allowed)
     state: dict[str, Tensor] = {}
     rest = dict(model.state_dict())
     for name in shapes_of(model):

@@ -88,6 +88,16 @@ class AttentionView(ABC):
     def write(self, heads: Heads) -> dict[str, Tensor]:
         """The inverse of `read`: name of each parameter -> a copy of its values."""
 
+    def score_module(self, attention: nn.Module) -> nn.Module | None:
+        """What `between` is, as a module that a replaced attention goes on using; None: nothing.
+
+        It is called as `(q, k, *args, **kwargs)` with queries and keys (B, H, N, d) and what the
+        attention's own forward got beside the tokens, and returns both with a mask for the scores,
+        (B or 1, H or 1, N, N) or None. Its parameters are those of the attention, the same objects.
+        """
+        assert self.between == "nothing", f"{type(self).__name__} has to say what {self.between} is"
+        return None
+
 
 @dataclass(frozen=True)
 class StandInView(AttentionView):
@@ -100,6 +110,9 @@ class StandInView(AttentionView):
 
     def write(self, heads: Heads) -> dict[str, Tensor]:
         raise NotImplementedError("a method writes its own modules")
+
+    def score_module(self, attention: nn.Module) -> nn.Module | None:
+        return self.stand_in.between
 
 
 @dataclass(frozen=True)

@@ -95,12 +95,14 @@ class HeadAttention(nn.Module, ABC):
         head_dim, value_dim: widths of a query and of a value head of the dense attention, which the
             full ranks are.
         scale: of the scores.
+        between: what stands between queries, keys and scores, see `AttentionView.score_module`.
     """
 
     num_heads: int
     head_dim: int
     value_dim: int
     scale: float
+    between: nn.Module | None
 
     @property
     @abstractmethod
@@ -139,21 +141,22 @@ class HeadAttention(nn.Module, ABC):
     def finish(self, heads: Tensor) -> Tensor:
         """(B, N, H, e), what the heads took from the values -> (B, N, O)."""
 
-    def forward(
-        self, x: Tensor, attn_mask: Tensor | None = None, is_causal: bool = False
-    ) -> Tensor:
-        """(B, N, D) -> (B, N, O)."""
+    def forward(self, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+        """(B, N, D) -> (B, N, O); takes what the attention that stood here took.
+
+        Without `between` that is timm's `attn_mask` and `is_causal`.
+        """
         q, k, v = self.project(x)
-        heads = attend(
-            q,
-            k,
-            v,
-            scale=self.scale,
-            attn_mask=attn_mask,
-            dropout_p=self.dropout,
-            is_causal=is_causal,
-        )
-        return self.finish(heads)
+        common = {"scale": self.scale, "dropout_p": self.dropout}
+        if self.between is None:
+            return self.finish(attend(q, k, v, **common, **_mask(*args, **kwargs)))
+        q, k, mask = self.between(q.transpose(1, 2), k.transpose(1, 2), *args, **kwargs)
+        q, k = q.transpose(1, 2), k.transpose(1, 2)
+        return self.finish(attend(q, k, v, **common, attn_mask=mask))
+
+
+def _mask(attn_mask: Tensor | None = None, is_causal: bool = False) -> dict[str, Any]:
+    return {"attn_mask": attn_mask, "is_causal": is_causal}
 
 
 class BlockContainer(nn.Sequential):

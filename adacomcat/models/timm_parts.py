@@ -5,6 +5,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from adacomcat.checks import require
@@ -72,6 +73,28 @@ class FusedAttentionView(AttentionView):
     def write(self, heads: Heads) -> dict[str, Tensor]:
         return write_fused(heads, fused_bias=True)
 
+    def score_module(self, attention: Any) -> nn.Module | None:
+        if self.between == "nothing":
+            return None
+        return NormedScores(attention.q_norm, attention.k_norm)
+
+
+class NormedScores(nn.Module):
+    """Norms of queries and keys, between their projections and the scores."""
+
+    def __init__(self, q_norm: nn.Module, k_norm: nn.Module) -> None:
+        super().__init__()
+        self.q_norm, self.k_norm = q_norm, k_norm
+
+    def forward(
+        self, q: Tensor, k: Tensor, attn_mask: Tensor | None = None, is_causal: bool = False
+    ) -> tuple[Tensor, Tensor, Tensor | None]:
+        """Queries and keys (B, H, N, d) to the same, and the mask."""
+        if is_causal:
+            tokens = q.shape[-2]
+            attn_mask = torch.ones(tokens, tokens, dtype=torch.bool, device=q.device).tril()
+        return self.q_norm(q), self.k_norm(k), attn_mask
+
 
 def fused_view(attention: Any, block: str, name: str, tokens: int) -> FusedAttentionView:
     """The view of timm's usual attention, whose sizes are its own whatever other blocks have.
@@ -96,6 +119,7 @@ def fused_view(attention: Any, block: str, name: str, tokens: int) -> FusedAtten
         scale=effective_scale(attention),
         tokens=tokens,
         pairs=tokens**2,
+        between="norm" if _has_norms(attention) else "nothing",
         attn_drop=drop_rate(attention.attn_drop),
         proj_drop=drop_rate(attention.proj_drop),
     )
@@ -113,6 +137,7 @@ def stand_in_view(attention: HeadAttention, block: str, name: str, tokens: int) 
         scale=attention.scale,
         tokens=tokens,
         pairs=tokens**2,
+        between="nothing" if attention.between is None else "norm",
         attn_drop=attention.drop_rates[0],
         proj_drop=attention.drop_rates[1],
         stand_in=attention,
@@ -221,6 +246,12 @@ def check_container(container: nn.Module, name: str) -> None:
     if not isinstance(container, BlockContainer):
         require_exact(container, name, (nn.Sequential,))
     require_no_hooks(container, name)
+
+
+def _has_norms(attention: Any) -> bool:
+    """Whether queries or keys are normalized."""
+    norms = (getattr(attention, name, None) for name in ("q_norm", "k_norm"))
+    return any(norm is not None and type(norm) is not nn.Identity for norm in norms)
 
 
 def effective_scale(attention: Any) -> float:

@@ -92,8 +92,8 @@ class TimmVisionTransformer(TimmFamily):
                 "tokens": "tokens kept by each block; with a class token, or the mean over patches",
             },
             refused={
-                "norms of queries and keys": "a norm between Wq and Wk: their product is not "
-                "bilinear; tokens can be searched",
+                "qk with norms of queries and keys": "a norm stands between Wq and Wk: their "
+                "product is no bilinear form; vo and all else is searched",
                 "rotary or relative positions": "they stand between queries and keys",
                 "gated attention, a norm of its output": "not read by heads",
                 "SwiGLU and other MLPs, parallel blocks": "not plain blocks of fc1 and fc2",
@@ -262,7 +262,6 @@ def _attention(attention: Any, block: str, tokens: int) -> AttentionView:
     check_attention(attention, name, Attention, PARTS)
     if isinstance(attention, HeadAttention):
         return stand_in_view(attention, block, name, tokens)
-    for part, what in (("q_norm", "qk_norm"), ("k_norm", "qk_norm"), ("norm", "scale_norm")):
-        found = type(getattr(attention, part)).__name__
-        require(found == "Identity", f"{name}.{part}", found, f"no {what}")
+    found = type(attention.norm).__name__
+    require(found == "Identity", f"{name}.norm", found, "no scale_norm")
     return fused_view(attention, block, name, tokens)

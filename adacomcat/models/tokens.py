@@ -72,8 +72,11 @@ class BlockSteps(ABC):
         """Queries, keys (B, H, N, d) and values (B, H, N, e) of a block's tokens (B, N, D)."""
         attention, normed = self.attention(block), self.normed(block, x)
         if isinstance(attention, HeadAttention):
-            q, k, v = attention.project(normed)
-            return q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2)
+            q, k, v = (part.transpose(1, 2) for part in attention.project(normed))
+            if attention.between is not None:
+                q, k, mask = attention.between(q, k)
+                assert mask is None, "tokens of a model with a bias of its scores were let through"
+            return q, k, v
         return self.dense_project(attention, normed)
 
     def finish(self, block: Any, heads: Tensor) -> Tensor:

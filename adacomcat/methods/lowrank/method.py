@@ -15,6 +15,7 @@ from adacomcat.methods.base import MeasuredOption, Move, Option, ParameterMap, P
 from adacomcat.methods.lowrank.attention import (
     Factors,
     attention_factors,
+    between_of,
     build_attention,
     carry_heads,
     decompose_heads,
@@ -254,6 +255,9 @@ class LowRank(Searchable):
             return float(searched), float(total - searched)
         patches = sum(self.model.get_parameter(name).numel() for name in self._embeddings)
         everywhere = sum(s.cost(unit, None) for s in self.all_sites)
+        # Products that cannot be factorized stay dense.
+        apart = [view for view in self.attentions.values() if "qk" not in view.products]
+        everywhere += sum(2 * view.width * view.heads * view.head_width for view in apart)
         return float(searched), float(patches + everywhere - searched)
 
     def block_macs(self, decisions: Mapping[str, Decision] | None) -> list[BlockMacs]:
@@ -409,7 +413,13 @@ class LowRank(Searchable):
             spectrum = self._decomposed(module, site)
             parts = truncate_heads(parts, site.kind, spectrum, largest[site.name])
             rows[site.kind] = self._rows[site.name]
-        return SupernetAttention(self.attentions[name], parts, self.mixture, rows)
+        return SupernetAttention(
+            self.attentions[name],
+            parts,
+            self.mixture,
+            rows,
+            between_of(self.attentions[name], module),
+        )
 
     def _factors(self, module: nn.Module, name: str) -> Factors:
         """The factors of the attention of this name, of which `module` is the present form."""
@@ -444,20 +454,24 @@ class LowRank(Searchable):
         parts = self._factors(module, name)
         for kind, spectrum in spectra.items():
             parts = truncate_heads(parts, kind, spectrum, ranks[kind])
-        new = build_attention(view, parts)
+        new = build_attention(view, module, parts)
         weights = {name: p.detach() for name, p in module.named_parameters()}
         value_bias = heads_of(view, module, weights).v_bias
 
         def carry(state: Mapping[str, Tensor], power: int) -> dict[str, Tensor]:
             heads = heads_of(view, module, state)
-            moments = factors_of(heads, biases=biases)
+            moments = factors_of(heads, biases=biases, key_bias="qk" not in view.products)
             if power == 1:
                 moments = without_value_bias(moments, heads, value_bias)
             for kind, spectrum in spectra.items():
                 moments = carry_heads(moments, power, kind, spectrum, ranks[kind])
             return put_together(moments)
 
-        return new, Move(dict(module.named_parameters()), dict(new.named_parameters()), carry)
+        # What stands between queries and keys stays, with its parameters.
+        kept = [] if new.between is None else [id(p) for p in new.between.parameters()]
+        old = {n: p for n, p in module.named_parameters() if id(p) not in kept}
+        made = {n: p for n, p in new.named_parameters() if id(p) not in kept}
+        return new, Move(old, made, carry)
 
     def _columns(self, site: Site, rank: int | None) -> int:
         """Columns a group that a decision keeps; dense keeps all."""

@@ -4,12 +4,14 @@ A description is a flat mapping whose `kind` says what the rest means:
 
     attention    width, heads, head_width (d of the dense head), qk_rank and vo_rank (a head),
                  query_bias, out_bias; scale (of the scores) where it is not d ** -0.5, and
-                 value_width (of the dense value head) where it is not d
+                 value_width (of the dense value head) where it is not d; key_bias where queries
+                 and keys are not one product
     linear       inputs, outputs, rank, bias
 
 Dropout and whatever else training alone needs stays with the dense module that is replaced.
 """
 
+import copy
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
@@ -35,6 +37,8 @@ FIELDS = {
     "attention": ("width", "heads", "head_width", "qk_rank", "vo_rank", "query_bias", "out_bias"),
     "linear": ("inputs", "outputs", "rank", "bias"),
 }
+OPTIONAL = ("scale", "value_width", "key_bias")
+"""Of an attention, where they are not the usual ones."""
 
 
 def shape_of(module: nn.Module) -> dict[str, Any] | None:
@@ -50,6 +54,7 @@ def shape_of(module: nn.Module) -> dict[str, Any] | None:
             "query_bias": module.q_bias is not None,
             "out_bias": module.proj.bias is not None,
             **_beside(module.scale, module.head_dim, module.value_dim),
+            **({"key_bias": True} if module.k_bias is not None else {}),
         }
     if isinstance(module, LowRankLinear):
         return {
@@ -97,6 +102,9 @@ def shaped(
             *(shape[name] for name in FIELDS["attention"][:5]),
             query_bias=shape["query_bias"],
             out_bias=shape["out_bias"],
+            key_bias=shape.get("key_bias", False),
+            # A copy: its memory is given up below.
+            between=copy.deepcopy(view.score_module(module)),
             scale=shape.get("scale"),
             value_width=shape.get("value_width"),
             attn_drop=view.attn_drop,
@@ -118,13 +126,13 @@ def check_shape(shape: Any, field: str) -> None:
     require(isinstance(shape, Mapping) and "kind" in shape, field, shape, "a mapping with a kind")
     require_known(str(shape["kind"]), FIELDS, f"{field}.kind")
     names = FIELDS[shape["kind"]]
-    beside = {"kind", "scale", "value_width"} if shape["kind"] == "attention" else {"kind"}
+    beside = {"kind", *OPTIONAL} if shape["kind"] == "attention" else {"kind"}
     differing = sorted(set(names) ^ (shape.keys() - beside))
     require(not differing, field, differing, f"exactly kind, {', '.join(names)}")
     scale = shape.get("scale", 1.0)
     sound = type(scale) is float and 0 < scale < float("inf")
     require(sound, f"{field}.scale", scale, "a number above 0")
-    for name in (*names, *shape.keys() & {"value_width"}):
+    for name in (*names, *shape.keys() & {"value_width", "key_bias"}):
         value = shape[name]
         if "bias" in name:
             require(isinstance(value, bool), f"{field}.{name}", value, "true or false")
@@ -204,6 +212,7 @@ def shapes_for(model: nn.Module, plan: Plan, *, biases: bool = True) -> dict[str
             continue
         attention = view.attentions[site.module]
         heads = attention.read(dict(module.named_parameters()))
+        key_bias = biases and heads.k_bias is not None and "qk" not in attention.products
         whole = {
             "kind": "attention",
             "width": attention.width,
@@ -214,6 +223,7 @@ def shapes_for(model: nn.Module, plan: Plan, *, biases: bool = True) -> dict[str
             "query_bias": biases and heads.q_bias is not None,
             "out_bias": biases and (heads.v_bias is not None or heads.out_bias is not None),
             **_beside(attention.scale, attention.head_width, attention.value_width),
+            **({"key_bias": True} if key_bias else {}),
         }
         shape = shapes.setdefault(site.module, whole)
         shape[f"{site.kind}_rank"] = rank // site.groups

@@ -109,11 +109,17 @@ class SupernetAttention(HeadAttention):
 
     qkv: Tensor
     q_bias: Tensor | None
+    k_bias: Tensor | None
     proj: Tensor
     out_bias: Tensor | None
 
     def __init__(
-        self, view: AttentionView, parts: Factors, mixture: Mixture, rows: Mapping[str, int]
+        self,
+        view: AttentionView,
+        parts: Factors,
+        mixture: Mixture,
+        rows: Mapping[str, int],
+        between: nn.Module | None = None,
     ) -> None:
         """Take factors whose searched products are spectra.
 
@@ -122,6 +128,7 @@ class SupernetAttention(HeadAttention):
             parts: the factors.
             mixture: gates them.
             rows: of the mixture, for those of `qk` and `vo` that are searched.
+            between: what stands between queries, keys and scores.
         """
         super().__init__()
         tensors = put_together(parts)
@@ -132,6 +139,8 @@ class SupernetAttention(HeadAttention):
         self.rows = (rows.get("qk"), rows.get("vo"))
         self.register_buffer("qkv", tensors["qkv.weight"])
         self.register_buffer("q_bias", tensors.get("q_bias"))
+        self.register_buffer("k_bias", tensors.get("k_bias"))
+        self.between = between
         self.register_buffer("proj", tensors["proj.weight"])
         self.register_buffer("out_bias", tensors.get("proj.bias"))
         # In a list, so that the mixture is no submodule and stays out of the model's state.
@@ -164,6 +173,8 @@ class SupernetAttention(HeadAttention):
         if self.q_bias is not None:
             # In its own type: autocast would take both, and all that follows, to float32.
             q = q + self.q_bias.to(q.dtype)
+        if self.k_bias is not None:
+            k = k + self.k_bias.to(k.dtype)
         q, k, v = (t.view(batch, tokens, self.num_heads, -1) for t in (q, k, v))
         return self._gated(q, 0), k, v
 

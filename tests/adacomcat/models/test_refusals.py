@@ -117,7 +117,6 @@ CHANGES = {
     ),
     "another dropout": (replace("blocks.0.attn.attn_drop", lambda m: Halved(m.p)), "Halved"),
     "another output dropout": (replace("blocks.0.attn.proj_drop", lambda m: Halved(m.p)), "Halved"),
-    "a norm of queries": (replace("blocks.0.attn.q_norm", lambda m: nn.LayerNorm(8)), "q_norm"),
     "the class of an attention": (
         edit("blocks.1.attn", other_class),
         r"blocks\.1\.attn: got 'Patched'",
