@@ -55,7 +55,8 @@ def test_wrong_options_are_named(name, options, message):
 
 
 def test_a_width_that_the_models_own_heads_do_not_divide():
-    with pytest.raises(ValueError, match=r"model\.options\.embed_dim: got 32, .*divisible by num_heads"):
+    message = r"model\.options\.embed_dim: got 32, .*divisible by num_heads"
+    with pytest.raises(ValueError, match=message):
         create_model(ModelConfig(options={"embed_dim": 32, "patch_size": 4}), **SIZES)
 
 
