@@ -208,7 +208,6 @@ def _deit_imagenet(size: str) -> Recipe:
         "name": "imagefolder",
         "root": os.environ.get(IMAGENET_VARIABLE),
         "image_size": 224,
-        "num_workers": 8,
         "search_images": 50_000,
         "val_fraction": 0.01,
         **deit_augmentation(),
@@ -218,6 +217,7 @@ def _deit_imagenet(size: str) -> Recipe:
         description=f"DeiT-{size.capitalize()} on ImageNet, the published recipe",
         settings={
             "data": data,
+            "runtime": {"num_workers": 8},
             "model": {
                 "name": f"deit_{size}_patch16_224.fb_in1k",
                 "options": {"drop_path_rate": 0.1},

@@ -21,7 +21,7 @@ from models import add_sizes, drawn_model
 from record import write_record
 from timing import parser_of, positive, print_table, run, settings_of
 
-from adacomcat.config import DataConfig, DistillConfig, PhaseConfig
+from adacomcat.config import DataConfig, DistillConfig, PhaseConfig, RuntimeConfig
 from adacomcat.config.overrides import build_config
 from adacomcat.data import Loader, build_splits, make_loader
 from adacomcat.recipes import deit_augmentation, find_recipe
@@ -48,7 +48,6 @@ def jpeg(arguments: argparse.Namespace, folder: Path) -> Data:
         name="imagefolder",
         root=str(folder),
         image_size=side,
-        num_workers=arguments.workers,
         **held_back,
         **deit_augmentation(),
     )
@@ -70,6 +69,7 @@ def _loader(data: DataConfig, arguments: argparse.Namespace) -> Loader:
     return make_loader(
         build_splits(data).train,
         data,
+        runtime=RuntimeConfig(num_workers=arguments.workers),
         batch_size=arguments.batch_size,
         seed=0,
         train=True,

@@ -6,6 +6,7 @@ from typing import Any
 
 from adacomcat.checks import require
 from adacomcat.config.overrides import differences
+from adacomcat.config.trial import identity
 from adacomcat.io.run import SCHEMA_VERSION
 from study.spec.expand import arm_configs
 from study.spec.schema import Experiment
@@ -44,7 +45,9 @@ def changes(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
     """What differs between two records of studies, but for what was only added."""
 
     def content(study: Mapping[str, Any]) -> dict[str, Any]:
-        arms = {arm["name"]: {"needs": arm["needs"], **arm["config"]} for arm in study["arms"]}
+        arms = {
+            arm["name"]: {"needs": arm["needs"], **identity(arm["config"])} for arm in study["arms"]
+        }
         exploration = study.get("exploration")  # Schema 1 had none.
         if exploration is not None:
             exploration = {k: v for k, v in exploration.items() if k != "samples"}

@@ -50,6 +50,7 @@ def evaluate_command(arguments: argparse.Namespace, display: Display) -> None:
                 rank=parallel.rank(),
                 world=parallel.world(),
                 device=device,
+                runtime=config.runtime,
             )
             batches = display.counted(loader, arguments.split, len(loader))
             accuracy, loss = evaluate(model, batches, PhaseConfig())

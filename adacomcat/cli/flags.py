@@ -79,7 +79,7 @@ def add_machine(add: Add) -> None:
     """The device, and the loader's processes."""
     add("--device", metavar="X", help="cpu or cuda (default: cuda where there is one)")
     workers = "processes that load images"
-    add("--workers", metavar="N", type=int, dest="data.num_workers", help=workers)
+    add("--workers", metavar="N", type=int, dest="runtime.num_workers", help=workers)
 
 
 def check_resumed(arguments: argparse.Namespace) -> bool:
@@ -169,7 +169,7 @@ def flag(name: str) -> str:
     own = {
         "source": "--from",
         "settings": "--set",
-        "data.num_workers": "--workers",
+        "runtime.num_workers": "--workers",
         "budget.reduction": "--target-reduction",
         "search.batch_size": "--search-batch-size",
         "schedule.kind": "--schedule",

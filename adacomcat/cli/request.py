@@ -239,7 +239,6 @@ def folder_settings(model: ModelConfig, root: Path, image_size: int | None = Non
     data: Settings = {
         "name": "imagefolder",
         "root": str(root),
-        "num_workers": min(LOADERS, _cores()),
         **recipes.deit_augmentation(),
         **_images(plain, image_size),
     }
@@ -249,6 +248,7 @@ def folder_settings(model: ModelConfig, root: Path, image_size: int | None = Non
     options = {"drop_path_rate": 0.1, **model.options}
     return {
         "data": data,
+        "runtime": {"num_workers": min(LOADERS, _cores())},
         "model": {"name": model.name, "options": options},
         "dense": {"recipe": {"epochs": 0}},
         "method": {"name": DEFAULT, "space": space(plain.num_features, len(classes))},

@@ -11,6 +11,7 @@ from adacomcat.config.budget import BudgetConfig
 from adacomcat.config.data import DataConfig, leakage_note
 from adacomcat.config.model import ModelConfig
 from adacomcat.config.phase import DistillConfig, PhaseConfig
+from adacomcat.config.runtime import RuntimeConfig
 from adacomcat.config.search import SearchConfig
 from adacomcat.config.trial import DenseConfig, TrialConfig
 
@@ -22,6 +23,7 @@ __all__ = [
     "DistillConfig",
     "ModelConfig",
     "PhaseConfig",
+    "RuntimeConfig",
     "SearchConfig",
     "TrialConfig",
     "leakage_note",

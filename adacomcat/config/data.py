@@ -67,11 +67,6 @@ class DataConfig(Config):
     """None: center."""
     interpolation: Literal["bicubic", "bilinear", "nearest"] | None = None
     """None: bicubic."""
-    num_workers: NonNegativeInt = 0
-    """Loader processes of data read from disk; data held in memory needs none."""
-    skip_unreadable: bool = False
-    """Leave out images that cannot be decoded, and count them; otherwise the first one is an
-    error."""
     options: Mapping[str, Any] = {}
     """What only this data set knows, for instance `num_classes` of `synthetic`."""
 

@@ -11,6 +11,7 @@ from adacomcat.config.budget import BudgetConfig
 from adacomcat.config.data import DataConfig
 from adacomcat.config.model import ModelConfig
 from adacomcat.config.phase import DistillConfig, PhaseConfig
+from adacomcat.config.runtime import RuntimeConfig
 from adacomcat.config.search import SearchConfig
 
 
@@ -57,9 +58,26 @@ class TrialConfig(Config):
     search_phase: PhaseConfig = PhaseConfig()
     finetune: PhaseConfig = PhaseConfig(epochs=10)
     seed: NonNegativeInt = 0
+    runtime: RuntimeConfig = RuntimeConfig()
+    """The only part that determines nothing of the trial's numbers."""
 
     @model_validator(mode="after")
     def _check(self) -> Self:
         idle = self.finetune.frozen and self.finetune.epochs > 0
         require(not idle, "finetune.frozen", True, "false: finetuning trains the weights")
         return self
+
+    def identity(self) -> dict[str, Any]:
+        """What determines the trial, as JSON-able data."""
+        return identity(self.to_json())
+
+
+def identity(config: Mapping[str, Any]) -> dict[str, Any]:
+    """What of a `TrialConfig` as JSON determines the trial: all but `runtime` and `data.root`.
+
+    Which images lie below the root is what the hashes of the splits tell.
+    """
+    kept = {key: value for key, value in config.items() if key != "runtime"}
+    if "data" in kept:
+        kept["data"] = {key: value for key, value in kept["data"].items() if key != "root"}
+    return kept

@@ -1,6 +1,6 @@
 """Loader processes: batches of image files, decoded and augmented one by one.
 
-An image that cannot be decoded is an error, or, with `data.skip_unreadable`, left out. In an
+An image that cannot be decoded is an error, or, with `runtime.skip_unreadable`, left out. In an
 evaluation its batch is one image shorter, or not there. In training its place goes to the next
 image of the split that can be decoded, which follows from the split alone: every worker keeps its
 number of batches and every batch its size, so workers never wait for one that has no batch, and
@@ -116,7 +116,7 @@ class _Decoding(Dataset[Any]):
             except UndecodableImage as error:
                 if not self._skip:
                     raise ValueError(
-                        f"{error}; data.skip_unreadable: true leaves such images out"
+                        f"{error}; runtime.skip_unreadable: true leaves such images out"
                     ) from error
                 left_out[candidate] = str(error)
         if self._train:
@@ -185,7 +185,7 @@ def received(loader: "DataLoader[Decoded]") -> Iterator[Decoded]:
             memory = f"; batches pass through {SHARED_MEMORY}, which has {size_mb:,.0f} MB here"
         raise LoaderProcessError(
             f"a loader process failed ({reason}){memory}; enlarge it (docker run --shm-size=8g) "
-            "or load images without processes (--workers 0, data.num_workers 0)"
+            "or load images without processes (--workers 0, runtime.num_workers 0)"
         ) from error
 
 

@@ -17,7 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from adacomcat.checks import require
-from adacomcat.config import DataConfig
+from adacomcat.config import DataConfig, RuntimeConfig
 from adacomcat.data import erasing
 from adacomcat.data.augment import Augment, apply, check_augment, draw
 from adacomcat.data.decode import EpochBatches, decoder, received
@@ -51,6 +51,7 @@ class Loader:
         rank: int,
         world: int,
         device: torch.device,
+        runtime: RuntimeConfig,
     ) -> None:
         self.batch_size, self.seed, self.train = batch_size, seed, train
         self.rank, self.world, self.device = rank, world, device
@@ -81,14 +82,14 @@ class Loader:
             self._batches,
             image_size=spec.image_size,
             train=train,
-            skip=data.skip_unreadable,
-            num_workers=data.num_workers,
+            skip=runtime.skip_unreadable,
+            num_workers=runtime.num_workers,
             device=device,
         )
 
     @property
     def unreadable(self) -> int:
-        """Distinct images that this worker met so far and left out; `data.skip_unreadable`."""
+        """Distinct images that this worker met so far and left out; `runtime.skip_unreadable`."""
         return len(self._left_out)
 
     def set_epoch(self, epoch: int) -> None:
@@ -108,7 +109,7 @@ class Loader:
             batch is empty; in evaluation the last may be short, or fall to the first workers only.
 
         Raises:
-            ValueError: an image cannot be decoded, and `data.skip_unreadable` is not set, or
+            ValueError: an image cannot be decoded, and `runtime.skip_unreadable` is not set, or
                 cannot be read at all; the message names it.
             LoaderProcessError: a loader process ended, for instance for want of shared memory.
         """
@@ -194,13 +195,13 @@ def make_loader(
     rank: int = 0,
     world: int = 1,
     device: str | torch.device = "cpu",
+    runtime: RuntimeConfig = RuntimeConfig(),  # noqa: B008 (frozen)
 ) -> Loader:
     """A loader of one split for one worker.
 
     Args:
         split: what to read.
-        data: how: the augmentation and the number of processes that decode (unused for data held
-            in memory).
+        data: how it is augmented.
         batch_size: images of a batch, over all workers.
         seed: of the order and the augmentation.
         train: shuffle, and drop the last incomplete batch; otherwise every image comes exactly
@@ -209,6 +210,8 @@ def make_loader(
         rank: which worker this is.
         world: how many there are.
         device: where the batches are wanted; data held in memory is kept there.
+        runtime: processes that decode, and what they do with damaged images (unused for data held
+            in memory).
 
     Raises:
         ValueError: a batch larger than the split, or that cannot be shared evenly in training; an
@@ -234,6 +237,7 @@ def make_loader(
         rank=rank,
         world=world,
         device=torch.device(device),
+        runtime=runtime,
     )
 
 

@@ -135,7 +135,12 @@ def _train(
     model: nn.Module, config: TrialConfig, splits: Splits, device: str, progress: Progress | None
 ) -> None:
     recipe, seed = config.dense.recipe, config.dense.seed
-    common: dict[str, Any] = {"data": config.data, "seed": seed, "device": device}
+    common: dict[str, Any] = {
+        "data": config.data,
+        "seed": seed,
+        "device": device,
+        "runtime": config.runtime,
+    }
     train = make_loader(
         splits.train,
         batch_size=recipe.batch_size,

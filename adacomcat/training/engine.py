@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from adacomcat import parallel
 from adacomcat.checks import NonFiniteLoss, require
 from adacomcat.config import PhaseConfig, TrialConfig
+from adacomcat.config.trial import identity
 from adacomcat.cost import count_macs, count_params
 from adacomcat.data import Split, Splits, cycle
 from adacomcat.methods.base import ParameterMap, SupportsTrainingLoss
@@ -89,7 +90,9 @@ class Trial:
         self.rows: list[Row] = []
         self.search_rows: list[Row] = []
         self.splits = splits
-        self.loaders = Loaders(splits, config.data, seed=config.seed, device=self.device)
+        self.loaders = Loaders(
+            splits, config.data, config.runtime, seed=config.seed, device=self.device
+        )
         check_trial(config, self.strategy, self.schedule, self.loaders)
         self._model_changed()
 
@@ -312,7 +315,7 @@ class Trial:
         Raises:
             ValueError: the checkpoint is of another configuration or other data.
         """
-        check_same("config", state["config"], self.config.to_json())
+        check_same("config", identity(state["config"]), self.config.identity())
         check_same("split_hashes", state["split_hashes"], dict(self.splits.hashes))
         self.phase_name, self.epoch = state["phase"], state["epoch"]
         self.method.load_state_dict(state["method"])

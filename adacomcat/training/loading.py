@@ -3,7 +3,7 @@
 import torch
 
 from adacomcat import parallel
-from adacomcat.config import DataConfig
+from adacomcat.config import DataConfig, RuntimeConfig
 from adacomcat.data import Loader, Split, Splits, make_loader
 
 
@@ -11,9 +11,16 @@ class Loaders:
     """Loaders by split and batch size: those of files keep their processes from epoch to epoch."""
 
     def __init__(
-        self, splits: Splits, data: DataConfig, *, seed: int, device: torch.device
+        self,
+        splits: Splits,
+        data: DataConfig,
+        runtime: RuntimeConfig,
+        *,
+        seed: int,
+        device: torch.device,
     ) -> None:
-        self.splits, self.data, self.seed, self.device = splits, data, seed, device
+        self.splits, self.data, self.runtime = splits, data, runtime
+        self.seed, self.device = seed, device
         self._made: dict[tuple[str, int, bool], Loader] = {}
 
     def train(self, batch_size: int) -> Loader:
@@ -34,7 +41,7 @@ class Loaders:
         Counted since the loaders were made, so a resumed trial begins at 0; an image counts once
         for each worker and each loader that met it.
         """
-        if not self.data.skip_unreadable:
+        if not self.runtime.skip_unreadable:
             return 0
         count = sum(loader.unreadable for loader in self._made.values())
         return int(parallel.sum_over_workers_(torch.tensor(count, device=self.device)))
@@ -52,5 +59,6 @@ class Loaders:
                 rank=parallel.rank(),
                 world=parallel.world(),
                 device=str(self.device),
+                runtime=self.runtime,
             )
         return self._made[key]

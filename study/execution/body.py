@@ -13,9 +13,6 @@ from torch import nn
 
 from adacomcat.checks import require
 from adacomcat.config import (
-    DataConfig,
-    DenseConfig,
-    ModelConfig,
     TrialConfig,
 )
 from adacomcat.data import Splits, build_splits
@@ -153,16 +150,11 @@ class _Silent:
 
 def _workload_key(config: TrialConfig) -> str:
     values = config.to_json()
-    return json.dumps({name: values[name] for name in ("data", "model", "dense")})
+    return json.dumps({name: values[name] for name in ("data", "model", "dense", "runtime")})
 
 
 def _workload(key: str) -> TrialConfig:
-    values = json.loads(key)
-    return TrialConfig(
-        data=DataConfig.from_json(values["data"], "data"),
-        model=ModelConfig.from_json(values["model"], "model"),
-        dense=DenseConfig.from_json(values["dense"], "dense"),
-    )
+    return TrialConfig.from_json(json.loads(key))
 
 
 # A worker runs many trials of one workload, one after the other: one entry is all it needs.

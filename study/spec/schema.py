@@ -9,6 +9,7 @@ from pydantic import Field, model_validator
 
 from adacomcat.checks import require, require_known
 from adacomcat.config import TrialConfig
+from adacomcat.config.trial import identity
 from study.spec.exploration import Exploration, Name, Record
 
 
@@ -125,7 +126,8 @@ def make_trial_id(
     It ends in 8 hexadecimal digits of the hash of the configuration; where a trial is resolved from
     others their ids are hashed too, since other traces make another trial.
     """
-    content = {"config": config, "needs": needs} if needs else config
+    determined = identity(config)
+    content = {"config": determined, "needs": needs} if needs else determined
     text = json.dumps(content, sort_keys=True, separators=(",", ":"), allow_nan=False)
     return f"{workload}-{arm}-s{seed}-{hashlib.sha256(text.encode()).hexdigest()[:8]}"
 

@@ -62,7 +62,7 @@ def test_a_truncated_jpeg_is_left_out_when_asked_for(cli, asked, copy, tmp_path)
     given = list(asked)
     given[given.index("--data") + 1] = str(copy)
     folder = tmp_path / "run"
-    done = cli("search", *given, "--set", "data.skip_unreadable=true", "--output", folder)
+    done = cli("search", *given, "--set", "runtime.skip_unreadable=true", "--output", folder)
     assert done.status == 0, done.err
     last = json.loads((folder / "epochs.jsonl").read_text().splitlines()[-1])
     assert 1 <= last["unreadable"] <= 4

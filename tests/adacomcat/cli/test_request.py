@@ -33,7 +33,7 @@ def test_flags_settings_and_recipe(asked, weights, images):
     assert dict(config.schedule) == {"kind": "fixed", "every": 3}
     assert (config.search_phase.epochs, config.search_phase.batch_size) == (2, 16)
     assert config.search_phase.lr == 0.001 and config.search.batch_size == 8
-    assert config.data.root == str(images) and config.data.num_workers == 0
+    assert config.data.root == str(images) and config.runtime.num_workers == 0
     assert config.dense.weights == str(weights) and config.dense.recipe.epochs == 0
     assert config.dense.sha256 == hashlib.sha256(weights.read_bytes()).hexdigest()
     # DeiT's recipe, where nothing else is said.

@@ -15,7 +15,7 @@ import torch
 from PIL import Image, ImageFile
 from timm.data.distributed_sampler import RepeatAugSampler
 
-from adacomcat.config import DataConfig
+from adacomcat.config import DataConfig, RuntimeConfig
 from adacomcat.data import Loader, Split, Splits, build_splits, decode, make_loader
 from adacomcat.data.decode import LoaderProcessError
 from adacomcat.testing.images import write_image_folder
@@ -28,6 +28,7 @@ DEIT = DataConfig(
     repeats=3,
     image_size=24,
 )
+SKIPPING = RuntimeConfig(skip_unreadable=True)
 Batches = list[tuple[torch.Tensor, torch.Tensor]]
 
 
@@ -63,9 +64,11 @@ def assert_equal(one: Batches, other: Batches) -> None:
 def test_deits_augmentation_is_the_same_on_every_number_of_workers(
     splits: Splits, world: int, num_workers: int
 ) -> None:
-    data = DEIT.replace(num_workers=num_workers)
+    runtime = RuntimeConfig(num_workers=num_workers)
     alone = train_loader(splits)
-    shared = [train_loader(splits, data, rank=rank, world=world) for rank in range(world)]
+    shared = [
+        train_loader(splits, runtime=runtime, rank=rank, world=world) for rank in range(world)
+    ]
     for epoch in (0, 4):
         whole = epoch_of(alone, epoch)
         shares = [epoch_of(loader, epoch) for loader in shared]
@@ -197,11 +200,11 @@ def test_a_damaged_jpeg_is_an_error_that_names_it(
     monkeypatch.setattr(ImageFile, "LOAD_TRUNCATED_IMAGES", True)
     root = spoil(folder, tmp_path, ["val/class_001/0002.jpg"], how)
     split = build_splits(DEIT.replace(root=str(root))).test
-    data = DEIT.replace(num_workers=num_workers)
-    loader = make_loader(split, data, batch_size=4, seed=0, train=False)
+    runtime = RuntimeConfig(num_workers=num_workers)
+    loader = make_loader(split, DEIT, batch_size=4, seed=0, train=False, runtime=runtime)
     message = (
         r"^data.root: cannot decode the image 'val/class_001/0002.jpg': "
-        rf".*{reason}.*; data.skip_unreadable: true leaves such images out$"
+        rf".*{reason}.*; runtime.skip_unreadable: true leaves such images out$"
     )
     with pytest.raises(ValueError, match=message):
         list(loader)
@@ -218,8 +221,8 @@ def test_an_evaluation_leaves_out_what_is_asked_for_and_counts_it(
     split = build_splits(DEIT.replace(root=str(spoil(folder, tmp_path, SPOILED)))).test
     good = build_splits(DEIT.replace(root=str(folder))).test
     ((images, labels),) = make_loader(good, DEIT, batch_size=12, seed=0, train=False)
-    data = DEIT.replace(skip_unreadable=True, num_workers=num_workers)
-    loader = make_loader(split, data, batch_size=4, seed=0, train=False)
+    runtime = RuntimeConfig(skip_unreadable=True, num_workers=num_workers)
+    loader = make_loader(split, DEIT, batch_size=4, seed=0, train=False, runtime=runtime)
     kept = [i for i in range(12) if i not in (0, 6)]
     with caplog.at_level(logging.WARNING, logger="adacomcat"):
         for _ in range(2):
@@ -239,14 +242,11 @@ def test_a_batch_that_loses_all_images_is_not_given_in_an_evaluation(
 ) -> None:
     lost = [f"val/class_001/{i:04d}.jpg" for i in range(4)]
     split = build_splits(DEIT.replace(root=str(spoil(folder, tmp_path, lost)))).test
-    data = DEIT.replace(skip_unreadable=True)
-    loader = make_loader(split, data, batch_size=4, seed=0, train=False)
+    options: dict[str, Any] = {"batch_size": 4, "seed": 0, "train": False, "runtime": SKIPPING}
+    loader = make_loader(split, DEIT, **options)
     assert [y.tolist() for _, y in loader] == [[0] * 4, [2] * 4]
     # Each of four workers loses the second of its three batches of one image.
-    shares = [
-        list(make_loader(split, data, batch_size=4, seed=0, train=False, rank=rank, world=4))
-        for rank in range(4)
-    ]
+    shares = [list(make_loader(split, DEIT, **options, rank=rank, world=4)) for rank in range(4)]
     assert [[len(y) for _, y in share] for share in shares] == [[1, 1]] * 4
 
 
@@ -259,13 +259,12 @@ def test_in_training_the_next_image_takes_the_place(
     lost.append("train/class_000/0003.jpg")
     broken = build_splits(DEIT.replace(root=str(spoil(folder, tmp_path, lost))))
     data = DEIT.replace(
-        skip_unreadable=True,
         augment="none",
         auto_augment=None,
         repeats=1,
         random_erasing=0.0,
-        num_workers=num_workers,
     )
+    runtime = RuntimeConfig(skip_unreadable=True, num_workers=num_workers)
     names = [broken.train.images.name(i) for i in range(len(broken.train))]
     readable = np.array([name not in lost for name in names])
     count = len(names)
@@ -275,12 +274,12 @@ def test_in_training_the_next_image_takes_the_place(
     whole = build_splits(DEIT.replace(root=str(folder)))
     assert whole.train.indices.tolist() == broken.train.indices.tolist()
     expected = indices(whole.train, epoch_of(train_loader(whole, data), 1))
-    alone = train_loader(broken, data)
+    alone = train_loader(broken, data, runtime=runtime)
     got = indices(whole.train, batches := epoch_of(alone, 1))
     assert got == [stands_for[i] for i in expected]
     assert torch.cat([y for _, y in batches]).tolist() == whole.train.labels[got].tolist()
     assert [len(y) for _, y in batches] == [12] * len(alone)
-    shares = [train_loader(broken, data, rank=rank, world=2) for rank in range(2)]
+    shares = [train_loader(broken, data, runtime=runtime, rank=rank, world=2) for rank in range(2)]
     for rank, share in enumerate(shares):
         assert_equal([(x[rank::2], y[rank::2]) for x, y in batches], epoch_of(share, 1))
     met = {i for i in expected if not readable[i]}
@@ -292,7 +291,7 @@ def test_a_split_without_any_image_that_can_be_decoded_is_an_error(
 ) -> None:
     every = [str(path.relative_to(folder)) for path in (folder / "train").rglob("*.jpg")]
     splits = build_splits(DEIT.replace(root=str(spoil(folder, tmp_path, every))))
-    loader = train_loader(splits, DEIT.replace(skip_unreadable=True))
+    loader = train_loader(splits, runtime=SKIPPING)
     message = rf"cannot decode the image 'train/.*; nor can any other of the {len(splits.train)} im"
     with pytest.raises(ValueError, match=message):
         list(loader)
@@ -306,8 +305,8 @@ def test_a_file_that_is_gone_is_an_error_even_when_damaged_ones_are_skipped(
     root = spoil(folder, tmp_path, [])
     split = build_splits(DEIT.replace(root=str(root))).test
     (root / "val" / "class_001" / "0002.jpg").unlink()
-    data = DEIT.replace(skip_unreadable=True, num_workers=num_workers)
-    loader = make_loader(split, data, batch_size=4, seed=0, train=False)
+    runtime = RuntimeConfig(skip_unreadable=True, num_workers=num_workers)
+    loader = make_loader(split, DEIT, batch_size=4, seed=0, train=False, runtime=runtime)
     message = r"^data.root: cannot read the image 'val/class_001/0002.jpg': .*No such file"
     with pytest.raises(ValueError, match=message):
         list(loader)
@@ -337,7 +336,7 @@ def test_a_loader_process_that_dies_is_one_line_that_helps(
         raise RuntimeError("unable to write to file </torch_1_2>: No space left on device (28)")
 
     monkeypatch.setattr(decode, "default_collate", fail)
-    loader = train_loader(splits, DEIT.replace(num_workers=1))
+    loader = train_loader(splits, runtime=RuntimeConfig(num_workers=1))
     with pytest.raises(LoaderProcessError) as caught:
         list(loader)
     text = str(caught.value)

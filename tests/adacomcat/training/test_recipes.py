@@ -7,7 +7,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from adacomcat.config import DataConfig, PhaseConfig
+from adacomcat.config import DataConfig, PhaseConfig, RuntimeConfig
 from adacomcat.data import build_splits, make_loader
 from adacomcat.testing.images import write_image_folder
 from adacomcat.training import Trial
@@ -173,11 +173,14 @@ def test_unreadable_images_are_counted(config, tmp_path):
         search_images=16,
         search_fraction=0.3,
         val_fraction=0.2,
-        skip_unreadable=True,
     )
     recipe = PhaseConfig(epochs=1, batch_size=8)
     config = config.replace(
-        data=data, search_phase=recipe, finetune=recipe, schedule={"kind": "never"}
+        data=data,
+        search_phase=recipe,
+        finetune=recipe,
+        schedule={"kind": "never"},
+        runtime=RuntimeConfig(skip_unreadable=True),
     )
     splits = build_splits(data)
     dense, silent = (

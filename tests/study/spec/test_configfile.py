@@ -89,7 +89,6 @@ def test_a_file_names_every_setting_and_says_how_to_run_it(tiny_experiment: Expe
     text = to_yaml(tiny_experiment)
     assert text.startswith("# The experiment tiny_experiment on the workload tiny, ")
     assert "python study/run.py --config COPY" in text
-    # Read by PyYAML itself, whose YAML is that of other tools.
     content = read_yaml(text)
     assert list(content)[:3] == ["schema_version", "experiment", "question"]
     defaults = content["workload"]["defaults"]
@@ -103,6 +102,7 @@ def test_a_file_names_every_setting_and_says_how_to_run_it(tiny_experiment: Expe
         "schedule",
         "search_phase",
         "finetune",
+        "runtime",
     }
     # A default of the software, one of the workload, and what an arm sets.
     assert defaults["finetune"]["weight_decay"] == 0.05
