@@ -12,7 +12,7 @@ from optuna.storages.journal import JournalFileBackend
 from optuna.trial import FrozenTrial, TrialState
 
 from adacomcat.checks import require
-from adacomcat.io.trace import Rows
+from adacomcat.io.trace import Rows, read_rows
 from study.explore.samplers import OUTSIDE
 from study.spec.expand import suggested_arm
 from study.spec.exploration import Exploration
@@ -39,6 +39,7 @@ def open_study(experiment: Experiment, results: Results) -> optuna.Study:
     # A kill may leave half a line, to which the next one would be glued, and a lock that Optuna
     # would wait for. Nobody holds it: there is one driver.
     Rows(path).close()
+    read_rows(path)  # Optuna would name neither the file nor the line of what is damaged.
     Path(f"{path}.lock").unlink(missing_ok=True)
     study = optuna.create_study(
         storage=JournalStorage(JournalFileBackend(str(path))),
@@ -68,6 +69,7 @@ def read_study(experiment: Experiment, results: Results) -> optuna.Study:
     """
     path = journal(results)
     require(path.is_file(), "results", str(path), "the storage of a study that has begun")
+    read_rows(path)  # Optuna would name neither the file nor the line of what is damaged.
     storage = JournalStorage(JournalFileBackend(str(path)))
     names = [study.study_name for study in storage.get_all_studies()]
     require(experiment.name in names, f"{path}: study", experiment.name, ", ".join(names))

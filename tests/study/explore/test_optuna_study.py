@@ -107,3 +107,15 @@ def test_reading_changes_nothing_also_of_a_half_written_line(
     other = exploration().model_copy(update={"name": "other"})
     with pytest.raises(ValueError, match="study: got 'other', allowed: exploring"):
         read_study(other, results)
+
+
+def test_a_damaged_line_of_the_journal_is_named(
+    results: Results, exploration: Callable[..., Experiment]
+) -> None:
+    open_study(exploration(), results)
+    path = journal(results)
+    lines = path.read_bytes().splitlines(keepends=True)
+    path.write_bytes(b"".join([*lines[:2], b"\x00\x01 nonsense\n", *lines[2:]]))
+    for read in (open_study, read_study):
+        with pytest.raises(ValueError, match=r"optuna\.journal, line 3: not JSON"):
+            read(exploration(), results)
