@@ -1,12 +1,12 @@
 """Content hashes of images, which identify them in splits, caches and checks for leakage.
 
 Files are read and hashed in full when a hash is first asked for: for ImageNet (1.28 million files,
-147 GB) once a few minutes, bound by the disk. The hashes of large folders are kept in the cache
-folder by device, inode, size, mtime and ctime of each file, as Git's index identifies a file that
-has not changed. Writing to a file or replacing it sets its ctime, which no program can choose; a
-file that changed less than two seconds before it was hashed is hashed again the next time, since
-a second change could fall into the same tick of a coarse clock. The one exception known are file
-systems that store no ctime (FAT).
+147 GB) once, at the rate of the disk or of SHA-256 on all cores. The hashes of large folders are
+kept in the cache folder by device, inode, size, mtime and ctime of each file, as Git's index
+identifies a file that has not changed. Writing to a file or replacing it sets its ctime, which no
+program can choose; a file that changed less than two seconds before it was hashed is hashed again
+the next time, since a second change could fall into the same tick of a coarse clock. The known
+exception is a file system that stores no ctime (FAT).
 """
 
 import hashlib
