@@ -108,7 +108,9 @@ def check_json(value: Any, path: str, depth: int = 0) -> None:
     elif isinstance(value, float):
         require(math.isfinite(value), path, value, "a finite number")
     elif isinstance(value, int):
-        require(abs(value) <= LARGEST, path, value, "a number of at most 64 bits")
+        # Python refuses to print the largest ones.
+        bits = f"a whole number of {value.bit_length()} bits"
+        require(abs(value) <= LARGEST, path, bits, f"at most {LARGEST}, up or down")
     else:
         plain = value is None or isinstance(value, str)
         require(plain, path, value, "a number, text, true, false, null, a list or a mapping")
