@@ -73,7 +73,8 @@ def test_other_signals_end_a_run_as_ctrl_c_does(asked, tmp_path, number, status)
     driver.send_signal(number)
     out, err = driver.communicate(timeout=60)
     assert driver.returncode == status, out + err
-    assert out.splitlines()[-1].startswith("interrupted; to go on: python -m adacomcat search")
+    assert out.splitlines()[-1].startswith("interrupted; to go on: adacomcat search")
+    assert Run(tmp_path / "run").status == "interrupted"
     assert err == ""
 
 
