@@ -18,7 +18,7 @@ from adacomcat.files import default_cache
 from adacomcat.io.run import FINAL, LogFile
 from study.execution import cluster, provenance
 from study.explore.export import export
-from study.show.monitor import make_monitor
+from study.show.progress import StudyProgress
 from study.show.status import describe
 from study.spec.catalog import recorder
 from study.spec.expand import expand
@@ -122,13 +122,12 @@ class Session:
         git = provenance.git_state(provenance.repository())
         self._begin(specs, git)
         job = Job(str(self.results.root), str(default_cache()), placement, git)
-        monitor = make_monitor(
-            self.console, self.experiment, self.results, quiet=self.arguments.quiet
-        )
-        with _warnings_to(self.results.root / "study.log"), monitor:
+        quiet = self.arguments.quiet
+        progress = StudyProgress(self.console, self.experiment, self.results, quiet=quiet)
+        with _warnings_to(self.results.root / "study.log"), progress:
             for config in by_arm.values():
-                prepare_dense(config, Path(job.cache), placement.device, monitor.dense)
-            run_study(self.experiment, job, monitor, loggers)
+                prepare_dense(config, Path(job.cache), placement.device, progress.dense)
+            run_study(self.experiment, job, progress, loggers)
 
     def _conclude(self) -> bool:
         """Export, draw the figures, which print their tables, and name what failed."""

@@ -24,7 +24,7 @@ from study.execution.trial import (
 )
 from study.explore.judge import Judge, Verdict
 from study.explore.searcher import OptunaSearcher
-from study.show.monitor import Monitor
+from study.show.progress import StudyProgress
 from study.spec.expand import as_json, expand
 from study.spec.exploration import Exploration
 from study.spec.resolve import Trace, resolve
@@ -37,14 +37,14 @@ class DiskFull(OSError):
 
 
 def run_study(
-    experiment: Experiment, job: Job, monitor: Monitor, loggers: Sequence[tune.Callback] = ()
+    experiment: Experiment, job: Job, progress: StudyProgress, loggers: Sequence[tune.Callback] = ()
 ) -> None:
     """Run what is not finished.
 
     Args:
         experiment: the study's; its results directory has been begun.
         job: what its trials share.
-        monitor: told what happens.
+        progress: told what happens.
         loggers: Ray's own, which hear every report.
 
     Raises:
@@ -53,7 +53,7 @@ def run_study(
     """
     # Tune's files of an earlier run are of no use, and a new run would mix with them.
     shutil.rmtree(_tune_folder(job.root), ignore_errors=True)
-    study = _Study(experiment, job, monitor, loggers)
+    study = _Study(experiment, job, progress, loggers)
     try:
         study.run()
     except Exception as error:
@@ -72,10 +72,10 @@ class _Study:
         self,
         experiment: Experiment,
         job: Job,
-        monitor: Monitor,
+        progress: StudyProgress,
         loggers: Sequence[tune.Callback],
     ) -> None:
-        self.experiment, self.job, self.monitor = experiment, job, monitor
+        self.experiment, self.job, self.progress = experiment, job, progress
         self.loggers = loggers
         self.results = Results(Path(job.root))
         self._errors: dict[str, str] = {}
@@ -144,7 +144,7 @@ class _Study:
                     self.results.update(spec.trial_id, "pending", config=resolved.config)
                 ready.append(resolved)
             except ValueError as error:
-                self.monitor.started(spec)
+                self.progress.started(spec)
                 record_failure([spec], self.results, error, self._ended)
         return ready
 
@@ -160,7 +160,7 @@ class _Study:
         def trial(config: dict[str, Any]) -> None:
             run_arm(config["trials"], job, tune.report)
 
-        events = _Events(self.results, self.monitor)
+        events = _Events(self.results, self.progress)
         outcome = tune.Tuner(
             tune.with_resources(trial, resources),
             param_space=space,
@@ -205,14 +205,14 @@ class _Study:
 
     def _ended(self, report: Mapping[str, Any]) -> None:
         trial_id = report["trial"]
-        self.monitor.ended(trial_id, report["status"], self.results.trial(trial_id))
+        self.progress.ended(trial_id, report["status"], self.results.trial(trial_id))
 
     def mark_interrupted(self) -> None:
         """Record that the running trials were stopped by their user."""
         for record in self.results.trials():
             if record["status"] == "running":
                 self.results.update(record["trial_id"], "interrupted", finished=now())
-                self.monitor.ended(record["trial_id"], "interrupted", None)
+                self.progress.ended(record["trial_id"], "interrupted", None)
 
 
 def resolve_spec(spec: TrialSpec, results: Results) -> TrialSpec:
@@ -263,10 +263,10 @@ def _disk_full(root: str) -> DiskFull:
 
 
 class _Events(tune.Callback):
-    """Passes what Tune hears on to the monitor."""
+    """Passes what Tune hears on to the display."""
 
-    def __init__(self, results: Results, monitor: Monitor) -> None:
-        self._results, self._monitor = results, monitor
+    def __init__(self, results: Results, progress: StudyProgress) -> None:
+        self._results, self._progress = results, progress
         self.disk_full = False
 
     def __getstate__(self) -> dict[str, Any]:
@@ -276,7 +276,7 @@ class _Events(tune.Callback):
     def on_trial_start(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         for trial_id in trial.config["trials"]:
             if self._results.status(trial_id) not in FINAL:
-                self._monitor.started(self._results.spec(trial_id))
+                self._progress.started(self._results.spec(trial_id))
 
     def on_trial_result(
         self, iteration: int, trials: list[Any], trial: Any, result: Mapping[str, Any], **info: Any
@@ -287,9 +287,9 @@ class _Events(tune.Callback):
         elif "kept" in result:
             return
         elif "status" in result:
-            self._monitor.ended(trial_id, result["status"], self._results.trial(trial_id))
+            self._progress.ended(trial_id, result["status"], self._results.trial(trial_id))
         else:
-            self._monitor.epoch(trial_id, result)
+            self._progress.epoch(trial_id, result)
 
 
 class _StopOnFullDisk(tune.Stopper):
