@@ -7,6 +7,8 @@ from collections.abc import Mapping, Sequence
 from types import MappingProxyType
 from typing import Any
 
+from adacomcat.checks import Refusal
+from adacomcat.cli.flags import flag
 from adacomcat.cli.process import guarded
 
 COMMANDS: Mapping[str, str] = MappingProxyType(
@@ -72,7 +74,13 @@ def _run(given: list[str]) -> int:
     from adacomcat.cli.console import make_display
 
     arguments.argv = given
-    command_module(arguments.command).run(
-        arguments, make_display(json=getattr(arguments, "json", False))
-    )
+    display = make_display(json=getattr(arguments, "json", False))
+    try:
+        command_module(arguments.command).run(arguments, display)
+    except Refusal as refusal:
+        # What the user typed, where a flag made the setting.
+        typed = flag(refusal.field)
+        if typed not in given:
+            raise
+        raise Refusal(typed, refusal.reason) from None
     return 0

@@ -169,3 +169,11 @@ def test_no_weights_and_no_recipe_for_them(asked):
     given = parse(["search", *asked[:at], *asked[at + 2 :], "--output", "x"])
     with pytest.raises(ValueError, match="--weights: got None"):
         search_config(given)
+
+
+def test_an_error_names_the_flag_that_was_typed(cli, tmp_path):
+    given = ("search", "--workload", "synthetic", "--output", tmp_path / "run")
+    done = cli(*given, "--search-batch-size", 0)
+    assert done.status == 2 and done.err.startswith("error: --search-batch-size: got 0, allowed")
+    done = cli(*given, "--set", "search.batch_size=0")
+    assert done.status == 2 and done.err.startswith("error: search.batch_size: got 0, allowed")
