@@ -3,6 +3,7 @@
 `python analysis/fig_coefficients.py RESULTS`
 """
 
+import textwrap
 from collections.abc import Mapping
 from functools import partial
 from types import MappingProxyType
@@ -131,9 +132,9 @@ def _draw_slice(ax: Axes, done: pd.DataFrame, objective: str, parameter: str) ->
     for (_, arm), place in zip(found.iterrows(), places, strict=True):
         ax.plot([place], [arm[objective]], **_look(arm))
     ax.margins(0.12)
-    ax.tick_params(labelsize=7.5)
+    ax.tick_params(labelsize=7)
     ax.set_xlabel(parameter.removeprefix(exploration.PREFIX), fontsize=8.3)
-    ax.set_ylabel(_name(objective), fontsize=7.5)
+    ax.set_ylabel(textwrap.fill(_name(objective), 12), fontsize=7.5)
     ax.ticklabel_format(axis="y", useOffset=False)
 
 
@@ -160,7 +161,8 @@ def summarize(table: pd.DataFrame) -> command.Summary:
     columns = ["mark", "label", *table.attrs["objectives"], "seeds", *exploration.PLANS]
     named = {"label": "arm"} | {plan: f"searches at, plan {plan}" for plan in exploration.PLANS}
     shares = importance(table).map("{:.0f}".format).rename_axis(index="parameter")
-    parts = {"Front": front[columns].round(4).rename(columns=named)}
+    shown = front[columns].astype({"seeds": int}).round(4)
+    parts = {"Front": shown.rename(columns=named)}
     return parts | ({"Importance (%)": shares.reset_index()} if len(shares) else {})
 
 

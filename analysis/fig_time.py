@@ -59,7 +59,8 @@ def data(results: Path) -> pd.DataFrame:
     Raises:
         ValueError: as `load.epochs`, no trial has finished yet, or none has its clocks.
     """
-    trials, epochs = notes.sound(results), load.epochs(results)
+    trials, known = notes.sound(results), ["trial_id", "phase", "searched", "data_s"]
+    epochs = load.epochs(results).reindex(columns=known)
     done = load.finished(trials)
     timed = done[done["wall_s"].astype(float) > 0]
     require(len(timed) > 0, f"{results}: wall_s", "nothing", "finished trials with their clocks")

@@ -32,7 +32,7 @@ def draw_budgets(figure: Figure, table: pd.DataFrame, cost: str, name: str) -> N
     panels = figure.subplots(rows, columns, squeeze=False).ravel()
     for ax in panels[len(shares) :]:
         ax.remove()
-    for ax, share in zip(panels, shares, strict=False):
+    for number, (ax, share) in enumerate(zip(panels, shares, strict=False)):
         # An arm without a budget of its own stands in every panel.
         part = table[table["reduction"].isna() | (table["reduction"] == share)]
         # Square roots spread the low counts, where schedules differ, and unlike logarithms have 0.
@@ -43,7 +43,8 @@ def draw_budgets(figure: Figure, table: pd.DataFrame, cost: str, name: str) -> N
         (line,) = ax.step(front[cost], 100 * front["test_acc"], where="post", color=style.QUIET)
         line.set(zorder=1.5, gid="front")
         ax.xaxis.set_major_locator(MaxNLocator(8, steps=[1, 2, 5, 10], integer=True))
-        ax.set_xlabel(f"{name},\nsquare-root scale", fontsize=9.5 if len(shares) == 1 else 8)
+        if number >= len(shares) - columns:
+            ax.set_xlabel(f"{name},\nsquare-root scale")
     _draw_legend(figure, table)
 
 
