@@ -1,5 +1,4 @@
 import numpy as np
-import pandas as pd
 import pytest
 
 from analysis import fig_accuracy_vs_cost as fig
@@ -67,10 +66,8 @@ def test_a_cost_that_was_not_recorded_has_no_panel(results, drawn, lines):
     assert "left out: every epoch (1 failed); adaptive (1 pending, 1 running)" in fig.note(table)
 
 
-def test_main_writes_picture_print_and_the_plotted_table(sweep, capsys):
-    assert fig.main([str(sweep)]) == 0
-    paths = capsys.readouterr().out.splitlines()[-3:]
-    assert [path.rpartition("/")[2] for path in paths] == [
-        f"accuracy_vs_cost.{kind}" for kind in ("png", "pdf", "csv")
-    ]
-    assert len(pd.read_csv(paths[2])) == 6
+def test_the_summary_has_a_row_per_arm(sweep, results):
+    (shown,) = fig.summarize(fig.data(sweep)).values()
+    assert list(shown) == ["arm", "seeds", "test accuracy %", "params", "MACs", "left out"]
+    assert list(shown["params"])[:2] == ["700", "699"] and list(shown["MACs"])[-1] == "2,000"
+    assert "MACs" not in next(iter(fig.summarize(fig.data(results)).values()))

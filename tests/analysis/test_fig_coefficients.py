@@ -1,7 +1,6 @@
 import json
 
 import numpy as np
-import pandas as pd
 import pytest
 
 from adacomcat.schedule import Adaptive
@@ -116,12 +115,14 @@ def test_it_is_drawn_with_letters_bars_and_slices(explored, drawn, lines):
     assert "No importance for searches: 3 finished arms, 9 are needed." in said
 
 
-def test_main_writes_it(explored, capsys):
-    assert fig.main([str(explored)]) == 0
-    said = capsys.readouterr().out
-    assert "growth 3, modulo" in said and "importance" in said
-    assert "1 2 3 9 27" in said
-    assert len(pd.read_csv(explored / "figures" / "coefficients.csv")) == 4
+def test_the_summary_has_front_rules_and_importance(explored):
+    front, shares = fig.summarize(exploration.table(explored)).values()
+    assert list(front["arm"]) == ["growth 3, modulo", "once"]
+    assert front.iloc[0, -2] == "1 2 3 9 27"
+    assert shares.to_dict("records") == [
+        {"parameter": "growth", "val_acc": "75"},
+        {"parameter": "due", "val_acc": "25"},
+    ]
 
 
 def test_a_study_that_explores_nothing_is_refused(results, capsys):

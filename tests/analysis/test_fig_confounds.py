@@ -1,7 +1,6 @@
 import json
 
 import numpy as np
-import pandas as pd
 import pytest
 from scipy import stats as scipy_stats
 
@@ -139,12 +138,8 @@ def test_a_study_of_other_arms_is_refused(results):
         fig.data(results)
 
 
-def test_main_writes_picture_print_and_the_plotted_table(confounds, capsys):
-    assert fig.main([str(confounds)]) == 0
-    said = capsys.readouterr().out.splitlines()
-    paths = said[-3:]
-    assert [path.rpartition("/")[2] for path in paths] == [
-        f"confounds.{kind}" for kind in ("png", "pdf", "csv")
-    ]
-    assert len(pd.read_csv(paths[2])) == 6
-    assert "[" in said[2] and any("LEAKAGE" in line for line in said)
+def test_the_summary_has_a_row_per_comparison_and_the_note_the_leaks(confounds):
+    table = fig.data(confounds)
+    (shown,) = fig.summarize(table).values()
+    assert len(shown) == 6 and shown["points"][0].startswith("-1.20 [")
+    assert fig.note(table).startswith("LEAKAGE")

@@ -91,16 +91,8 @@ def test_of_many_arms_the_moving_curves_come_first(schedules):
     assert fig.curves(pd.concat([made, budgets])) == ["adaptive", "fixed_1"]
 
 
-def test_main_writes_the_three_files(schedules, capsys):
-    assert fig.main([str(schedules)]) == 0
-    said = capsys.readouterr().out
-    assert "1 2 4 8" in said and "Trials left out: none." in said
-    written = pd.read_csv(schedules / "figures" / "intervals.csv")
-    assert tuple(written) == fig.COLUMNS and len(written) == 60
-    assert (schedules / "figures" / "intervals.png").stat().st_size > 10_000
-
-
-def test_main_names_what_is_missing(tmp_path, capsys):
-    assert fig.main([str(tmp_path)]) == 2
-    said = capsys.readouterr().err
-    assert said.startswith("intervals: ") and "study.json" in said and said.count("\n") == 1
+def test_the_summary_has_the_epochs_of_search(schedules):
+    made = fig.data(schedules)
+    (shown,) = fig.summarize(made).values()
+    assert shown.iloc[4].tolist() == ["adaptive", 0, 4, "2", "1 2 4 8"]
+    assert fig.note(made).endswith("Trials left out: none.")

@@ -1,6 +1,5 @@
 import json
 
-import pandas as pd
 import pytest
 from scipy import stats
 
@@ -125,12 +124,8 @@ def test_speeds_that_do_not_read_are_named(study, content, capsys):
     assert "allowed: the output of `python benchmarks/inference.py --results RESULTS`" in error
 
 
-def test_main_writes_picture_print_and_the_plotted_table(measured, capsys):
-    assert fig.main([str(measured)]) == 0
-    said = capsys.readouterr().out
-    paths = said.splitlines()[-3:]
-    assert [path.rpartition("/")[2] for path in paths] == [
-        f"methods.{kind}" for kind in ("png", "pdf", "csv")
-    ]
-    assert "x" not in said.splitlines()[0] and "1.50" in said.splitlines()[1]
-    assert len(pd.read_csv(paths[2])) == 9
+def test_the_summary_has_sizes_and_speeds(measured):
+    (shown,) = fig.summarize(fig.data(measured)).values()
+    assert list(shown)[3:7] == ["params", "MACs", "images/s", "over dense"]
+    assert list(shown.iloc[0])[3:7] == ["500", "6,999", "101", "1.50"]
+    assert list(shown.iloc[-1])[3:7] == ["700", "10,000", "60", "1.00"]

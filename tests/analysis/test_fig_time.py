@@ -150,9 +150,8 @@ def test_results_without_clocks_are_refused(results):
         fig.data(results)
 
 
-def test_main_prints_arms_and_what_could_be_saved(timed, capsys):
-    root = timed({"fixed_1": {1, 2, 3, 4}, "never": set()})
-    assert fig.main([str(root)]) == 0
-    said = capsys.readouterr().out
-    assert "every epoch" in said and "23.5" in said and "At most 23.5 %" in said
-    assert len(pd.read_csv(root / "figures" / "time.csv")) == 6
+def test_the_summary_has_seconds_and_the_share_of_searching(timed):
+    made = fig.data(timed({"fixed_1": {1, 2, 3, 4}, "never": set()}))
+    (shown,) = fig.summarize(made).values()
+    assert list(shown["searching %"]) == ["23.5", "0.0"] and list(shown["all"]) == ["85.0", "65.0"]
+    assert fig.note(made).startswith("At most 23.5 %")

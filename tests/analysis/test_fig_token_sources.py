@@ -1,5 +1,4 @@
 import numpy as np
-import pandas as pd
 
 from analysis import fig_token_sources as fig
 
@@ -109,11 +108,6 @@ def test_what_cannot_be_drawn_is_refused_in_a_line(tmp_path, capsys):
     assert "--blocks: got 3, allowed: from 0 to 2" in capsys.readouterr().err
 
 
-def test_main_writes_picture_print_and_table(tmp_path, capsys):
-    assert fig.main([str(write(tmp_path))]) == 0
-    said = capsys.readouterr().out.splitlines()
-    assert [path.rpartition("/")[2] for path in said[-3:]] == [
-        f"token_sources.{kind}" for kind in ("png", "pdf", "csv")
-    ]
-    assert said[1].split() == ["one.png", "1", "7", "2", "1"]
-    assert len(pd.read_csv(said[-1])) == 36
+def test_the_summary_has_an_image_and_a_block_per_row(tmp_path):
+    (shown,) = fig.summarize(fig.data(write(tmp_path))).values()
+    assert len(shown) == 4 and shown.iloc[0].tolist() == ["one.png", 1, 7, 2, 1]

@@ -132,7 +132,7 @@ def test_what_is_ruled_out_is_said_in_words(one, other, words):
 
 
 def test_the_bound_is_below_the_true_difference_as_often_as_it_says():
-    draws = np.random.default_rng(0).normal(-0.01, 0.01, size=(2000, 5))
+    draws = np.random.default_rng(0).normal(-0.01, 0.01, size=(1000, 5))
     found = [difference(by_seed(row), by_seed([0.0] * 5)) for row in draws]
     assert np.mean([f.bound < -0.01 for f in found]) == pytest.approx(0.95, abs=0.015)
 

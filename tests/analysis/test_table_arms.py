@@ -1,5 +1,3 @@
-import json
-
 import numpy as np
 import pandas as pd
 import pytest
@@ -184,15 +182,6 @@ def test_one_arm_is_a_table_without_comparisons(tmp_path, record, write_results)
     assert "Paired" not in text and "LEAKAGE: the rank search and the selection" in text
 
 
-def test_interrupted_failed_and_pending_trials_are_counted(results):
-    table = tables.data(results).drop_duplicates("arm").set_index("arm")
-    assert table["left_out_why"].to_dict() == {
-        "never": "",
-        "fixed_1": "1 failed",
-        "adaptive": "1 pending, 1 running",
-    }
-
-
 def test_main_writes_csv_and_text(ablation, capsys):
     assert tables.main([str(ablation)]) == 0
     said = capsys.readouterr().out
@@ -214,22 +203,3 @@ def test_main_writes_csv_and_text(ablation, capsys):
     assert "91.20 ± 1.62" in text
     # Of adaptive less fixed_1, points -1 +1 -1 +1 -1: s = 1.0954, t(0.95, 4) = 2.132.
     assert "-0.20 [-1.56, +1.16]" in text and "a loss of more than 1.25 points" in text
-
-
-@pytest.mark.parametrize("broken", ["empty", "newer", "unfinished"])
-def test_main_names_what_is_wrong(broken, tmp_path, record, write_results, capsys):
-    root, message = tmp_path / "r", "study.json"
-    if broken == "empty":
-        root.mkdir()
-    else:
-        status = "running" if broken == "unfinished" else "finished"
-        records = [record("never", 0, status), record("never", 1, status)]
-        write_results(root, records)
-        if broken == "newer":
-            study = json.loads((root / "study.json").read_text())
-            (root / "study.json").write_text(json.dumps(study | {"schema_version": 99}))
-        message = "a finished trial" if broken == "unfinished" else message
-    assert tables.main([str(root)]) == 2
-    said = capsys.readouterr()
-    assert message in said.err and said.err.count("\n") == 1 and said.out == ""
-    assert not (root / "figures").exists()

@@ -1,5 +1,4 @@
 import numpy as np
-import pandas as pd
 import pytest
 
 from analysis import table_probabilities as fig
@@ -87,10 +86,3 @@ def test_the_summary_has_medians_of_first_and_last_searches(searched):
         median = made.loc[made["epoch"] == epoch, "top_probability"].median()
         assert row["in the search"].startswith(f"{median:.3f} (")
         assert (row["even odds"], row["alone"]) == ("0.333", "0%")
-
-
-def test_main_writes_the_table(searched, capsys):
-    root = searched("dense")
-    assert fig.main([str(root)]) == 0
-    assert "likeliest rank" in capsys.readouterr().out
-    assert tuple(pd.read_csv(root / "figures" / "table_probabilities.csv")) == fig.COLUMNS

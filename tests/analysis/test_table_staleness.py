@@ -1,5 +1,4 @@
 import numpy as np
-import pandas as pd
 import pytest
 
 from adacomcat.plan import Plan
@@ -69,17 +68,8 @@ def test_a_study_without_a_trial_that_always_searched_is_refused(
         fig.data(root)
 
 
-def test_main_writes_the_means_over_seeds(schedules, capsys):
-    assert fig.main([str(schedules)]) == 0
+def test_the_summary_has_means_over_seeds(schedules):
     (shown,) = fig.summarize(fig.data(schedules)).values()
     rows = shown.set_index("arm")
-    assert rows.loc["adaptive", ["distance", "stale", "regret", "largest regret"]].tolist() == [
-        "0.0833",
-        "0.750",
-        "0.750",
-        "1.500",
-    ]
+    assert " ".join(rows.loc["adaptive"].iloc[2:]) == "0.0833 0.750 0.750 1.500"
     assert rows.loc["never (uniform ranks)", ["regret", "largest regret"]].tolist() == ["", ""]
-    assert "largest regret" in capsys.readouterr().out
-    written = pd.read_csv(schedules / "figures" / "table_staleness.csv")
-    assert tuple(written) == fig.COLUMNS and len(written) == 6 * 9
