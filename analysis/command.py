@@ -10,6 +10,7 @@ from pathlib import Path
 import pandas as pd
 from matplotlib.figure import Figure
 
+from adacomcat.cli.process import tolerant_output
 from analysis import style
 
 KINDS = ("png", "pdf", "csv", "txt")
@@ -114,15 +115,15 @@ def text_columns(texts: pd.DataFrame) -> list[str]:
 
 
 def say(text: str) -> None:
-    """Print a text, whatever the encoding of the terminal."""
-    encoding = sys.stdout.encoding or "utf-8"
+    """Print a text, in ASCII where the terminal has no Unicode."""
     try:
-        text.encode(encoding)
+        text.encode(sys.stdout.encoding or "utf-8")
     except UnicodeEncodeError:
-        text = text.translate(PLAIN).encode(encoding, "replace").decode(encoding)
-    print(text)
+        text = text.translate(PLAIN)
+    print(text, flush=True)
 
 
+@tolerant_output()
 def run(exhibits: Sequence[Exhibit], argv: Sequence[str] | None = None) -> int:
     """Make an exhibit of a results directory; print its summary and where its files are.
 

@@ -14,6 +14,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import analysis
+from adacomcat.cli.process import tolerant_output
 from analysis import load
 from analysis.command import KINDS, Exhibit, Made, say
 
@@ -74,6 +75,7 @@ def as_text(made: Sequence[Made]) -> str:
     return "\n".join([*lines, f"{written} of {len(made)} written"])
 
 
+@tolerant_output()
 def main(argv: Sequence[str] | None = None) -> int:
     """Make all figures and tables; print a line each; 0 if at least one was written."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])

@@ -18,6 +18,7 @@ from typing import Any
 import jinja2
 import pandas as pd
 
+from adacomcat.cli.process import tolerant_output
 from adacomcat.config import leakage_note
 from adacomcat.files import atomic_write_bytes
 from analysis import command, load
@@ -257,6 +258,7 @@ def _title(one: Made) -> str:
     return one.exhibit.name.removeprefix("table_").replace("_", " ").capitalize()
 
 
+@tolerant_output()
 def main(argv: Sequence[str] | None = None) -> int:
     """Draw all figures of a results directory and write its page; print where it is."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
@@ -273,7 +275,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     path.parent.mkdir(parents=True, exist_ok=True)
     atomic_write_bytes(path, content)
     written = sum(not one.reason for one in made)
-    print(f"{path}: {len(content) / 1e6:.1f} MB, {written} of {len(made)} figures and tables")
+    size = f"{len(content) / 1e6:.1f} MB"
+    command.say(f"{path}: {size}, {written} of {len(made)} figures and tables")
     return 0
 
 

@@ -105,6 +105,7 @@ def test_a_model_that_is_cut_down_keeps_the_same_shares(benchmark):
     assert (found.prune, found.merge) == ((50, 23), (50, 20))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("flags", "said"),
     [
@@ -143,6 +144,7 @@ def study(tmp_path):
     return results
 
 
+@pytest.mark.slow
 def test_every_finished_trial_has_a_speed_that_the_figure_reads(run, study):
     flags = ("--results", study.root, "--threads", 1, "--repeats", 3, "--batch-sizes", 2)
     done = run("inference", *flags)
@@ -168,6 +170,7 @@ def test_every_finished_trial_has_a_speed_that_the_figure_reads(run, study):
     assert table.loc["both_30", "measured"].startswith("batch 2, float32, ")
 
 
+@pytest.mark.slow
 def test_a_study_without_finished_trials_is_one_line(run, study, tmp_path):
     for record in study.trials():
         study.update(record["trial_id"], "failed", summary=None)
