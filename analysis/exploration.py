@@ -150,12 +150,12 @@ def _rules(results: Path, front: Sequence[str]) -> dict[str, dict[str, str]]:
 
 
 def _stopped(path: Path) -> dict[str, int]:
-    """Arm -> the epochs after which the judge stopped it; none where nothing may be stopped."""
+    """Arm -> the epochs after which the pruner stopped it; none where nothing may be stopped."""
     found: dict[str, int] = {}
-    for number, verdict in enumerate(read_rows(path), start=1):
+    for number, decision in enumerate(read_rows(path), start=1):
         try:
-            if verdict["stop"]:
-                found[verdict["arm"]] = verdict["rung"]
+            if decision["stop"]:
+                found[decision["arm"]] = decision["rung"]
         except KeyError:
-            raise ValueError(f"{path}, line {number}: not a verdict") from None
+            raise ValueError(f"{path}, line {number}: not a decision") from None
     return found

@@ -63,7 +63,7 @@ class Results:
 
     @property
     def rungs_file(self) -> Path:
-        """The verdicts of an exploration's judge."""
+        """The decisions of an exploration's pruner."""
         return self.root / "rungs.jsonl"
 
     def folder(self, trial_id: str) -> Path:

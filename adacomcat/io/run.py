@@ -36,7 +36,7 @@ RECORD, LOG = "trial.json", "trial.log"
 SCHEMA_VERSION = 2
 """Of `trial.json`, `study.json` and `study.yaml`; a reader refuses a newer one."""
 Status = Literal["pending", "running", "finished", "stopped", "failed", "interrupted"]
-"""`stopped`: ended early by the judge of an exploration."""
+"""`stopped`: ended early by the pruner of an exploration."""
 FINAL: frozenset[Status] = frozenset({"finished", "stopped"})
 """What a resume does not run again."""
 FIELDS: Mapping[str, type | tuple[type, ...]] = MappingProxyType(

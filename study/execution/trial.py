@@ -19,7 +19,7 @@ from study.execution.body import Body, Outcome, train_trial
 from study.execution.cluster import Placement
 from study.execution.disk import is_disk_full
 from study.execution.provenance import collect
-from study.explore.judge import Verdict
+from study.explore.pruner import Decision
 from study.spec.objectives import mean_values
 from study.spec.schema import TrialSpec
 from study.store import Results
@@ -35,10 +35,10 @@ TOLD = ("phase", "epoch", "step_epoch", "val_acc", "searches", "params")
 
 
 @dataclass(frozen=True)
-class Referee:
-    """Where the judge of an exploration is, what it judges by, and when."""
+class Pruning:
+    """The pruner of an exploration, its objectives, and the epochs at which it decides."""
 
-    ask: Callable[[str, int, Sequence[float]], Verdict]
+    decide: Callable[[str, int, Sequence[float]], Decision]
     objectives: tuple[str, ...]
     rungs: tuple[int, ...]
 
@@ -53,7 +53,7 @@ class Job:
     placement: Placement
     git: dict[str, Any]
     body: Body = train_trial
-    referee: Referee | None = None
+    pruning: Pruning | None = None
     report_every_s: float = 0.5
     """At most how often a trial tells Ray of an epoch; the trace has all of them."""
 
@@ -135,15 +135,15 @@ class ArmRun:
         torch.set_num_threads(self.job.placement.threads)
         if from_first_worker(all(self._is_there(spec, None) for spec in self.specs)):
             return
-        referee = self.job.referee
-        for rung in referee.rungs if referee else ():
+        pruning = self.job.pruning
+        for rung in pruning.rungs if pruning else ():
             for spec in self.specs:
                 self._run_trial(spec, rung)
-            assert referee is not None
-            verdict = from_first_worker(self._ask(referee, rung) if self.first else None)
-            assert verdict is not None
-            if verdict.stop:
-                self._stop(verdict)
+            assert pruning is not None
+            decision = from_first_worker(self._decide(pruning, rung) if self.first else None)
+            assert decision is not None
+            if decision.stop:
+                self._stop(decision)
                 return
         for spec in self.specs:
             self._run_trial(spec, None)
@@ -219,16 +219,16 @@ class ArmRun:
             provenance=self.provenance | {"split_hashes": dict(outcome.split_hashes)},
         )
 
-    def _ask(self, referee: Referee, rung: int) -> Verdict:
-        """The judge's word on the means over the seeds, each as it stood at the rung."""
+    def _decide(self, pruning: Pruning, rung: int) -> Decision:
+        """The pruner's decision on the means over the seeds, each as it stood at the rung."""
         traces = [self.results.epochs(spec.trial_id)[:rung] for spec in self.specs]
-        values = mean_values(traces, referee.objectives)
-        return referee.ask(self.specs[0].arm, rung, values)
+        values = mean_values(traces, pruning.objectives)
+        return pruning.decide(self.specs[0].arm, rung, values)
 
-    def _stop(self, verdict: Verdict) -> None:
+    def _stop(self, decision: Decision) -> None:
         for spec in self.specs:
             if self.first:
-                stopped = asdict(verdict)
+                stopped = asdict(decision)
                 self.results.update(spec.trial_id, "stopped", finished=now(), stopped=stopped)
             self.report({"trial": spec.trial_id, "status": "stopped"})
 

@@ -16,13 +16,13 @@ from study.execution.disk import is_disk_full
 from study.execution.nested import RETRIES
 from study.execution.trial import (
     Job,
-    Referee,
+    Pruning,
     failure_text,
     ray_folder,
     record_failure,
     run_arm,
 )
-from study.explore.judge import Judge, Verdict
+from study.explore.pruner import Decision, Pruner
 from study.explore.searcher import OptunaSearcher
 from study.show.progress import StudyProgress
 from study.spec.expand import as_json, expand
@@ -111,26 +111,26 @@ class _Study:
                 self._mark_lost([spec.trial_id for spec in ready])
 
     def explore(self) -> None:
-        """The references, then what Optuna suggests, judged on the way."""
+        """The references, then what Optuna suggests, pruned on the way."""
         exploration = self.experiment.exploration
         assert exploration is not None
         searcher = OptunaSearcher(self.experiment, self.results)
         if searcher.left:
             config = tune.TuneConfig(search_alg=searcher, num_samples=searcher.left)
-            self._fit("explore", self._judged(exploration), {}, config)
+            self._fit("explore", self._with_pruner(exploration), {}, config)
         lost = [r["trial_id"] for r in self.results.trials() if r["status"] not in FINAL]
         self._mark_lost(lost)
 
-    def _judged(self, exploration: Exploration) -> Job:
-        """The job with the judge, if the exploration stops arms early."""
+    def _with_pruner(self, exploration: Exploration) -> Job:
+        """The job with the pruner, if the exploration stops arms early."""
         if exploration.stopping is None:
             return self.job
         references = [arm.name for arm in self.experiment.arms]
-        judge = ray.remote(num_cpus=0)(Judge).remote(
+        pruner = ray.remote(num_cpus=0)(Pruner).remote(
             exploration.stopping, exploration.objectives, references, self.results.rungs_file
         )
-        referee = Referee(_Ask(judge), exploration.objectives, exploration.stopping.rungs)
-        return replace(self.job, referee=referee)
+        pruning = Pruning(_Decide(pruner), exploration.objectives, exploration.stopping.rungs)
+        return replace(self.job, pruning=pruning)
 
     def _ready(self, specs: Sequence[TrialSpec]) -> list[TrialSpec]:
         """Those not finished, resolved; one whose needs are missing is marked failed."""
@@ -234,15 +234,15 @@ def resolve_spec(spec: TrialSpec, results: Results) -> TrialSpec:
     return spec.model_copy(update={"config": as_json(config)})
 
 
-class _Ask:
-    """The judge's actor as a function that workers can be sent."""
+class _Decide:
+    """The pruner's actor as a function that workers can be sent."""
 
-    def __init__(self, judge: Any) -> None:
-        self._judge = judge
+    def __init__(self, pruner: Any) -> None:
+        self._pruner = pruner
 
-    def __call__(self, arm: str, rung: int, values: Sequence[float]) -> Verdict:
-        verdict: Verdict = ray.get(self._judge.ask.remote(arm, rung, tuple(values)))
-        return verdict
+    def __call__(self, arm: str, rung: int, values: Sequence[float]) -> Decision:
+        decision: Decision = ray.get(self._pruner.decide.remote(arm, rung, tuple(values)))
+        return decision
 
 
 def _tune_folder(root: str, *, logs: bool = False) -> Path:

@@ -27,7 +27,7 @@ class ArmOutcome:
         epochs: that were run, over all seeds.
         commit: of the code that ran it; None where that is unknown.
         error: why it failed, in one line.
-        stopped: the verdict that stopped it.
+        stopped: the decision that stopped it.
     """
 
     status: Status

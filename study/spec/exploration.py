@@ -94,14 +94,14 @@ class Dimension(Record):
 
 
 class Stopping(Record):
-    """When an arm is not worth the rest of its epochs; `study.explore.judge` says by which rule.
+    """When an arm is not worth the rest of its epochs; `study.explore.pruner` says by which rule.
 
     Raises:
         ValueError: rungs that do not ascend, or a figure out of range.
     """
 
     rungs: tuple[int, ...] = Field(min_length=1)
-    """Epochs, counted over both phases, after which an arm is judged."""
+    """Epochs, counted over both phases, after which an arm may be stopped."""
     keep: float = 0.5
     """Share of the arms of a rung, the best by rank, that always goes on."""
     peers: int = 4

@@ -50,11 +50,11 @@ def explored(tmp_path, record, write_results):
     shares = {"val_acc": {"growth": 0.75, "due": 0.25}, "searches": None}
     content = {"importance": shares, "reasons": {"searches": "3 finished arms, 9 are needed"}}
     (root / "importance.json").write_text(json.dumps(content))
-    verdicts = [
+    decisions = [
         {"arm": "c_1", "rung": 10, "values": [0.9, 2.0], "stop": False},
         {"arm": "c_2", "rung": 10, "values": [0.8, 9.0], "stop": True},
     ]
-    (root / "rungs.jsonl").write_text("".join(json.dumps(row) + "\n" for row in verdicts))
+    (root / "rungs.jsonl").write_text("".join(json.dumps(row) + "\n" for row in decisions))
     return root
 
 
@@ -137,7 +137,7 @@ def test_a_study_that_explores_nothing_is_refused(results, capsys):
         ("arms.csv", "arm,label\na,b\n", "arms.csv: columns.*status"),
         ("arms.csv", HEADER + ARMS[3], "a finished arm"),
         ("importance.json", "[]", "importance.json"),
-        ("rungs.jsonl", "{}\n", "line 1: not a verdict"),
+        ("rungs.jsonl", "{}\n", "line 1: not a decision"),
     ],
 )
 def test_what_does_not_read_is_named(explored, file, content, message):

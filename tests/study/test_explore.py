@@ -308,9 +308,9 @@ def test_an_edited_study_yaml_is_another_study(
         True,
     ]
     assert table(root, "front.csv")
-    verdicts = read_rows(root / "rungs.jsonl")
-    assert {verdict["rung"] for verdict in verdicts} == {2}
-    assert {len(verdict["values"]) for verdict in verdicts} == {directions}
+    decisions = read_rows(root / "rungs.jsonl")
+    assert {decision["rung"] for decision in decisions} == {2}
+    assert {len(decision["values"]) for decision in decisions} == {directions}
     # The trials of the references are the same ones: the settings that make them were not edited.
     theirs = script.traces(explored.root)
     assert {f"{arm}-0": theirs[f"{arm}-0"] for arm in REFERENCES} == {

@@ -116,13 +116,13 @@ def test_a_request_that_makes_no_sense_is_an_error_in_one_line(
 
 
 @pytest.mark.parametrize("name", ["dp_coefficients", "budgets"])
-def test_trials_of_one_epoch_are_explored_without_a_judge(
+def test_trials_of_one_epoch_are_explored_without_a_pruner(
     name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     one = ("--set", "search_phase.epochs=1", "--set", "finetune.epochs=0")
     asked = ("--experiment", name, "--workload", "synthetic", *one, "--results", str(tmp_path))
     assert main([*asked, "--dry-run"]) == 0
-    assert "judged after epochs: none" in capsys.readouterr().out
+    assert "pruned after epochs: none" in capsys.readouterr().out
 
 
 def exploration_file(folder: Path, **changes: Any) -> Path:

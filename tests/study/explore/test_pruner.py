@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from study.explore.judge import Judge, Verdict, place_of_last, read_verdicts, scaled
+from study.explore.pruner import Decision, Pruner, place_of_last, read_decisions, scaled
 from study.spec.exploration import Stopping
 
 THREE = ("val_acc", "searches", "params")
@@ -20,7 +20,7 @@ TWO = ("val_loss", "searches")
 
 Ask = tuple[str, int, tuple[float, ...]]
 
-# Each verdict is flushed to the disk, which takes its time.
+# Each decision is flushed to the disk, which takes its time.
 ledgers = settings(max_examples=50, deadline=None)
 
 
@@ -31,24 +31,24 @@ def rule(**figures: Any) -> Stopping:
 
 
 @contextmanager
-def judge(
+def pruner(
     stopping: Stopping, objectives: Sequence[str], references: Sequence[str] = ()
-) -> Iterator[Judge]:
-    """A judge with a ledger of its own: hypothesis runs a test many times in one folder."""
+) -> Iterator[Pruner]:
+    """A pruner with a ledger of its own: hypothesis runs a test many times in one folder."""
     with tempfile.TemporaryDirectory() as folder:
-        made = Judge(stopping, objectives, references, Path(folder) / "rungs.jsonl")
+        made = Pruner(stopping, objectives, references, Path(folder) / "rungs.jsonl")
         yield made
         made.close()
 
 
-def verdicts(
+def decisions(
     asks: Sequence[Ask],
     stopping: Stopping,
     objectives: Sequence[str],
     references: Sequence[str] = (),
-) -> list[Verdict]:
-    with judge(stopping, objectives, references) as made:
-        return [made.ask(*ask) for ask in asks]
+) -> list[Decision]:
+    with pruner(stopping, objectives, references) as made:
+        return [made.decide(*ask) for ask in asks]
 
 
 # Small whole numbers: ties and equal arms are common, and sums and products of them are exact.
@@ -85,9 +85,9 @@ def peeled(losses: Sequence[tuple[float, ...]]) -> list[int]:
 @given(points)
 def test_rank_is_that_of_the_definition(values):
     losses = [(-acc, searches, params) for acc, searches, params in values]
-    found = verdicts(as_asks(values), rule(), THREE)
-    for count, verdict in enumerate(found, start=1):
-        assert (verdict.rank, verdict.of) == (peeled(losses[:count])[-1], count)
+    found = decisions(as_asks(values), rule(), THREE)
+    for count, decision in enumerate(found, start=1):
+        assert (decision.rank, decision.of) == (peeled(losses[:count])[-1], count)
 
 
 @given(st.lists(st.tuples(st.integers(0, 20), st.integers(0, 20)), min_size=1, max_size=12))
@@ -125,8 +125,8 @@ def area_added(point: tuple[int, int], front: list[tuple[int, int]], corner: lis
 @given(points, rules, st.permutations(range(3)))
 def test_order_of_the_objectives_changes_nothing(values, stopping, order):
     turned = [tuple(each[k] for k in order) for each in values]
-    before = verdicts(as_asks(values), stopping, THREE)
-    after = verdicts(as_asks(turned), stopping, [THREE[k] for k in order])
+    before = decisions(as_asks(values), stopping, THREE)
+    after = decisions(as_asks(turned), stopping, [THREE[k] for k in order])
     assert [outcome(v) for v in before] == [outcome(v) for v in after]
 
 
@@ -141,39 +141,39 @@ def test_equal_contributions_are_a_tie_whatever_their_last_digits(order):
 @given(points, rules, st.tuples(*[st.sampled_from([0.25, 1.0, 1024.0])] * 3), st.integers(-9, 9))
 def test_units_and_origin_of_an_objective_change_nothing(values, stopping, scales, shift):
     moved = [tuple(s * (x + shift) for s, x in zip(scales, each, strict=True)) for each in values]
-    before = verdicts(as_asks(values), stopping, THREE)
-    after = verdicts(as_asks(moved), stopping, THREE)
+    before = decisions(as_asks(values), stopping, THREE)
+    after = decisions(as_asks(moved), stopping, THREE)
     assert [outcome(v) for v in before] == [outcome(v) for v in after]
 
 
-def outcome(verdict: Verdict) -> tuple[Any, ...]:
-    return verdict.rank, verdict.position, verdict.of, verdict.dominated_by, verdict.stop
+def outcome(decision: Decision) -> tuple[Any, ...]:
+    return decision.rank, decision.position, decision.of, decision.dominated_by, decision.stop
 
 
 @ledgers
 @given(points, rules)
 def test_a_stop_has_its_reasons_and_only_then_there_is_one(values, stopping):
-    found = verdicts(as_asks(values), stopping, THREE, references=["a1"])
-    for verdict in found:
+    found = decisions(as_asks(values), stopping, THREE, references=["a1"])
+    for decision in found:
         reasons = (
-            verdict.arm != "a1",
-            verdict.of >= stopping.peers,
-            verdict.position >= stopping.keep * verdict.of,
-            verdict.dominated_by >= stopping.dominators,
+            decision.arm != "a1",
+            decision.of >= stopping.peers,
+            decision.position >= stopping.keep * decision.of,
+            decision.dominated_by >= stopping.dominators,
         )
-        assert verdict.stop == all(reasons)
-        assert verdict.rank > 0 or verdict.dominated_by == 0
+        assert decision.stop == all(reasons)
+        assert decision.rank > 0 or decision.dominated_by == 0
 
 
 def test_references_are_compared_with_but_never_stopped():
     asks = as_asks([(0.9, 1, 10), (0.8, 2, 20), (0.8, 2, 20)])
-    free, bound = verdicts(asks, rule(), THREE, ["a1"])[1:]
+    free, bound = decisions(asks, rule(), THREE, ["a1"])[1:]
     assert (free.dominated_by, free.stop) == (1, False)
     assert (bound.dominated_by, bound.stop) == (1, True)
 
 
 def test_of_equal_arms_the_first_is_best_and_the_front_is_never_stopped():
-    found = verdicts(as_asks([(0.5, 3, 10)] * 4 + [(0.5, 2, 10)]), rule(keep=0.1), THREE)
+    found = decisions(as_asks([(0.5, 3, 10)] * 4 + [(0.5, 2, 10)]), rule(keep=0.1), THREE)
     assert [v.position for v in found] == [0, 1, 2, 3, 0]
     assert not any(v.stop for v in found)
 
@@ -182,19 +182,19 @@ def test_margin_is_a_share_of_the_span_and_needs_one_objective():
     # Spans: 0.5 of accuracy, 10 searches, 0 params; the last arm is 1 search behind the first.
     values = [(0.9, 1, 7), (0.4, 11, 7), (0.9, 2, 7)]
     for margin, dominated_by in ((0.0, 1), (0.09, 1), (0.11, 0)):
-        last = verdicts(as_asks(values), rule(margin=margin), THREE)[-1]
+        last = decisions(as_asks(values), rule(margin=margin), THREE)[-1]
         assert (last.dominated_by, last.stop) == (dominated_by, dominated_by > 0)
 
 
 def test_where_nothing_differs_nobody_is_better():
-    found = verdicts(as_asks([(0.9, 1, 7)] * 9), rule(), THREE)
+    found = decisions(as_asks([(0.9, 1, 7)] * 9), rule(), THREE)
     assert {(v.rank, v.dominated_by, v.stop) for v in found} == {(0, 0, False)}
 
 
 @pytest.mark.parametrize(("peers", "stops"), [(2, 3), (3, 2), (4, 1), (5, 0)])
 def test_few_peers_stop_nobody(peers, stops):
     worse_and_worse = as_asks([(0.9, n, n) for n in range(4)])
-    found = verdicts(worse_and_worse, rule(peers=peers), THREE)
+    found = decisions(worse_and_worse, rule(peers=peers), THREE)
     assert sum(v.stop for v in found) == stops
 
 
@@ -202,11 +202,11 @@ def test_one_objective_is_halving_by_order():
     values = np.random.default_rng(0).permutation(40).astype(float)
     asks = as_asks([(value,) for value in values])
     for direction, objective in ((1, "val_loss"), (-1, "val_acc")):
-        found = verdicts(asks, rule(keep=1 / 3, peers=3), [objective])
-        for count, verdict in enumerate(found, start=1):
+        found = decisions(asks, rule(keep=1 / 3, peers=3), [objective])
+        for count, decision in enumerate(found, start=1):
             better = int((direction * values[: count - 1] < direction * values[count - 1]).sum())
-            assert verdict.position == verdict.rank == verdict.dominated_by == better
-            assert verdict.stop == (count >= 3 and better >= math.ceil(count / 3))
+            assert decision.position == decision.rank == decision.dominated_by == better
+            assert decision.stop == (count >= 3 and better >= math.ceil(count / 3))
 
 
 @pytest.mark.parametrize(("keep", "count", "best"), [(0.28, 25, 7), (0.5, 5, 3), (0.34, 3, 2)])
@@ -215,7 +215,7 @@ def test_the_best_are_rounded_up_but_not_by_the_last_digit(keep, count, best):
     # The last to come is the best but `place`.
     for place in (best - 1, best):
         values = [(float(n),) for n in range(count) if n != place] + [(float(place),)]
-        last = verdicts(as_asks(values), rule(keep=keep), ["val_loss"])[-1]
+        last = decisions(as_asks(values), rule(keep=keep), ["val_loss"])[-1]
         assert (last.of, last.stop) == (count, place >= best)
 
 
@@ -225,53 +225,53 @@ def test_asked_again_the_first_verdict_is_given_again(values, stopping, data):
     asks = as_asks(values)
     again = data.draw(st.lists(st.sampled_from(asks), max_size=8))
     other = [(arm, rung, tuple(x + 1 for x in point)) for arm, rung, point in again]
-    with judge(stopping, THREE) as made:
-        first = {ask[0]: made.ask(*ask) for ask in asks}
-        assert [made.ask(*ask) for ask in other] == [first[arm] for arm, _, _ in again]
-        assert [made.ask(*ask) for ask in asks] == list(first.values())
+    with pruner(stopping, THREE) as made:
+        first = {ask[0]: made.decide(*ask) for ask in asks}
+        assert [made.decide(*ask) for ask in other] == [first[arm] for arm, _, _ in again]
+        assert [made.decide(*ask) for ask in asks] == list(first.values())
 
 
 @ledgers
 @given(points, rules, st.data())
-def test_a_new_judge_on_the_ledger_goes_on_as_the_old_one_would(values, stopping, data):
+def test_a_new_pruner_on_the_ledger_goes_on_as_the_old_one_would(values, stopping, data):
     asks = as_asks(values)
     kill = data.draw(st.integers(0, len(asks)))
     cut = data.draw(st.integers(0, 44))
-    undisturbed = verdicts(asks, stopping, THREE)
+    undisturbed = decisions(asks, stopping, THREE)
     with tempfile.TemporaryDirectory() as folder:
         ledger = Path(folder) / "rungs.jsonl"
-        old = Judge(stopping, THREE, [], ledger)
+        old = Pruner(stopping, THREE, [], ledger)
         for ask in asks[:kill]:
-            old.ask(*ask)
+            old.decide(*ask)
         old.close()
         # What a kill in the middle of a write leaves: no end of line, perhaps not even a value.
         piece = b'{"arm": "a3", "rung": 4, "values": [1.0, 2.0'[:cut]
         ledger.write_bytes(ledger.read_bytes() + piece)
-        new = Judge(stopping, THREE, [], ledger)
-        assert [new.ask(*ask) for ask in asks] == undisturbed
+        new = Pruner(stopping, THREE, [], ledger)
+        assert [new.decide(*ask) for ask in asks] == undisturbed
         new.close()
-        assert read_verdicts(ledger) == undisturbed
+        assert read_decisions(ledger) == undisturbed
 
 
-def test_rungs_are_judged_apart(tmp_path):
-    made = Judge(rule(rungs=(4, 8)), ["val_loss"], [], tmp_path / "rungs.jsonl")
-    assert not made.ask("a", 4, [1.0]).stop
-    assert made.ask("b", 4, [2.0]).stop
-    later = made.ask("c", 8, [9.0])
+def test_rungs_are_decided_apart(tmp_path):
+    made = Pruner(rule(rungs=(4, 8)), ["val_loss"], [], tmp_path / "rungs.jsonl")
+    assert not made.decide("a", 4, [1.0]).stop
+    assert made.decide("b", 4, [2.0]).stop
+    later = made.decide("c", 8, [9.0])
     assert (later.of, later.stop) == (1, False)
     made.close()
 
 
-def test_a_ledger_of_other_objectives_or_of_no_judge_is_refused(tmp_path):
+def test_a_ledger_of_other_objectives_or_of_no_pruner_is_refused(tmp_path):
     path = tmp_path / "rungs.jsonl"
-    first = Judge(rule(), ["val_loss"], [], path)
-    first.ask("a", 4, [1.0])
+    first = Pruner(rule(), ["val_loss"], [], path)
+    first.decide("a", 4, [1.0])
     first.close()
     with pytest.raises(ValueError, match=r"rungs\.jsonl: values: got 1, allowed: 3, .*val_acc"):
-        Judge(rule(), THREE, [], path)
+        Pruner(rule(), THREE, [], path)
     path.write_text('{"arm": "a"}\n')
-    with pytest.raises(ValueError, match=r"rungs\.jsonl, line 1: .*a verdict"):
-        Judge(rule(), ["val_loss"], [], path)
+    with pytest.raises(ValueError, match=r"rungs\.jsonl, line 1: .*a decision"):
+        Pruner(rule(), ["val_loss"], [], path)
 
 
 @pytest.mark.parametrize(
@@ -285,11 +285,11 @@ def test_a_ledger_of_other_objectives_or_of_no_judge_is_refused(tmp_path):
 )
 def test_a_wrong_ask_is_refused_and_leaves_no_trace(tmp_path, rung, values, message):
     path = tmp_path / "rungs.jsonl"
-    made = Judge(rule(), THREE, [], path)
+    made = Pruner(rule(), THREE, [], path)
     with pytest.raises(ValueError, match=message):
-        made.ask("a", rung, values)
-    assert read_verdicts(path) == []
-    assert made.ask("a", 4, (0.9, 1.0, 1.0)).of == 1
+        made.decide("a", rung, values)
+    assert read_decisions(path) == []
+    assert made.decide("a", 4, (0.9, 1.0, 1.0)).of == 1
     made.close()
 
 
@@ -310,10 +310,10 @@ def explored(
 ) -> np.ndarray:
     """Which arms reach the end when all losses fall alike towards theirs, but for noise."""
     alive = np.ones(len(final), dtype=bool)
-    with judge(stopping, TWO) as made:
+    with pruner(stopping, TWO) as made:
         for index, rung in itertools.product(range(len(final)), stopping.rungs):
             values = final[index] + 1 / rung + rng.normal(0, noise / rung, 2)
-            if alive[index] and made.ask(f"a{index}", rung, values).stop:
+            if alive[index] and made.decide(f"a{index}", rung, values).stop:
                 alive[index] = False
     return alive
 

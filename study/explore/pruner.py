@@ -1,4 +1,4 @@
-"""The judge of an exploration: which arm is not worth the rest of its epochs.
+"""Multi-objective pruner: early stopping of arms by asynchronous successive halving.
 
 Successive halving, asynchronous and for several objectives. When an arm has come to a rung it is
 compared, once and for good, with all arms that came to that rung before it, whether they have
@@ -21,8 +21,8 @@ Sources: asynchronous successive halving, ASHA (Li et al. 2020, arXiv 1810.05934
 to several objectives, MO-ASHA (Schmucker et al. 2021, arXiv 2106.12639). What differs:
 
 - Both let an arm wait at its rung until it belongs to the best share, and then promote it. Here it
-  goes on or ends at once, so it never holds workers while it waits, and nothing is taken back: what
-  arrives early is judged mildly.
+  goes on or ends at once, so it never holds workers while it waits, and nothing is taken back:
+  early arrivals are treated mildly.
 - MO-ASHA orders the arms of a rank by an epsilon-net or by crowding; here the hypervolume does.
 - (c) is an addition. Where most arms are compromises of the front, none beats another, and a share
   of them would be stopped by the order alone.
@@ -53,7 +53,7 @@ Array = npt.NDArray[np.float64]
 
 
 @dataclass(frozen=True)
-class Verdict:
+class Decision:
     """What was decided of an arm at a rung, and from what.
 
     Attributes:
@@ -77,26 +77,26 @@ class Verdict:
     stop: bool
 
 
-def read_verdicts(path: Path) -> list[Verdict]:
-    """The verdicts of a ledger, in the order they were given; none where there is no ledger.
+def read_decisions(path: Path) -> list[Decision]:
+    """The decisions of a ledger, in the order they were given; none where there is no ledger.
 
     Raises:
-        ValueError: a line that is no JSON or no verdict; the file and the line are named.
+        ValueError: a line that is no JSON or no decision; the file and the line are named.
     """
-    names = {field.name for field in fields(Verdict)}
-    verdicts = []
+    names = {field.name for field in fields(Decision)}
+    decisions = []
     for number, row in enumerate(read_rows(path), start=1):
         where = f"{path}, line {number}"
-        require(isinstance(row, dict) and row.keys() == names, where, row, "a verdict")
-        verdicts.append(Verdict(**row | {"values": tuple(row["values"])}))
-    return verdicts
+        require(isinstance(row, dict) and row.keys() == names, where, row, "a decision")
+        decisions.append(Decision(**row | {"values": tuple(row["values"])}))
+    return decisions
 
 
-class Judge:
-    """Gives one verdict for each arm and rung, and keeps it in a ledger.
+class Pruner:
+    """Gives one decision for each arm and rung, and keeps it in a ledger.
 
-    The verdicts depend on nothing but the arms, the values and the order in which they were asked
-    for. The ledger is the state: who opens it again goes on where it ends.
+    The decisions depend on nothing but the arms, the values and the order in which they were asked
+    for. The ledger is the state: a pruner opened on it again continues where it ends.
     """
 
     def __init__(
@@ -119,20 +119,20 @@ class Judge:
         """
         self._stopping, self._objectives = stopping, tuple(objectives)
         self._references = frozenset(references)
-        # Of a rung: arm -> verdict, in the order of arrival.
-        self._rungs: dict[int, dict[str, Verdict]] = {rung: {} for rung in stopping.rungs}
-        for verdict in read_verdicts(ledger_path):
+        # Of a rung: arm -> decision, in the order of arrival.
+        self._rungs: dict[int, dict[str, Decision]] = {rung: {} for rung in stopping.rungs}
+        for decision in read_decisions(ledger_path):
             allowed = f"{len(self._objectives)}, one for each of {', '.join(self._objectives)}"
-            count = len(verdict.values)
+            count = len(decision.values)
             require(count == len(self._objectives), f"{ledger_path}: values", count, allowed)
             # A rung that was given up since decides nothing any more.
-            self._rungs.setdefault(verdict.rung, {})[verdict.arm] = verdict
+            self._rungs.setdefault(decision.rung, {})[decision.arm] = decision
         self._ledger = Rows(ledger_path)
 
-    def ask(self, arm: str, rung: int, values: Sequence[float]) -> Verdict:
-        """Whether an arm goes on; asked again, the first verdict is given again.
+    def decide(self, arm: str, rung: int, values: Sequence[float]) -> Decision:
+        """Whether an arm goes on; asked again, the first decision is given again.
 
-        So an arm that is interrupted after the verdict and comes back hears the same, even where
+        So an arm that is interrupted after the decision and comes back hears the same, even where
         its values differ in the last digits or since it got more seeds.
 
         Args:
@@ -152,19 +152,19 @@ class Judge:
         fit = len(values) == len(self._objectives) and all(map(math.isfinite, values))
         names = ", ".join(self._objectives)
         require(fit, f"{arm}: values at rung {rung}", values, f"a finite number each for {names}")
-        verdict = self._verdict(arm, rung, values)
-        # First to the disk: a verdict that was acted upon must not be forgotten.
-        self._ledger.append(asdict(verdict))
+        decision = self._decision(arm, rung, values)
+        # First to the disk: a decision that was acted upon must not be forgotten.
+        self._ledger.append(asdict(decision))
         self._ledger.sync()
-        before[arm] = verdict
-        return verdict
+        before[arm] = decision
+        return decision
 
     def close(self) -> None:
         """Close the ledger; nothing can be asked after it."""
         self._ledger.close()
 
-    def _verdict(self, arm: str, rung: int, values: tuple[float, ...]) -> Verdict:
-        there = [verdict.values for verdict in self._rungs[rung].values()]
+    def _decision(self, arm: str, rung: int, values: tuple[float, ...]) -> Decision:
+        there = [decision.values for decision in self._rungs[rung].values()]
         points = np.array([losses(each, self._objectives) for each in (*there, values)])
         rank, position = place_of_last(points)
         dominated_by = dominators_of_last(points, self._stopping.margin)
@@ -177,7 +177,7 @@ class Judge:
             and position >= best
             and dominated_by >= rule.dominators
         )
-        return Verdict(arm, rung, values, rank, position, count, dominated_by, stop)
+        return Decision(arm, rung, values, rank, position, count, dominated_by, stop)
 
 
 def place_of_last(points: Array) -> tuple[int, int]:
