@@ -22,6 +22,7 @@ from adacomcat.config.overrides import parse_settings
 from study import cli
 from study.execution.dryrun import dry_run
 from study.execution.session import Session
+from study.preflight import check_flags
 from study.show.status import describe
 from study.spec.catalog import (
     describe_experiment,
@@ -53,7 +54,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _main(arguments: argparse.Namespace) -> int:
     # A pipe has no width: rich would fold the tables to 80 columns.
     console = Console(width=None if sys.stdout and sys.stdout.isatty() else 160)
-    cli.check(arguments, ", ".join(experiment_names()))
+    check_flags(arguments, ", ".join(experiment_names()))
     try:
         return _run(arguments, console)
     except KeyboardInterrupt:

@@ -29,9 +29,9 @@ from adacomcat.io.run import (
     read_record,
     read_trial,
 )
-from study.record import changes, refusal, refuse_growth, study_record, union
+from study.preflight import changes, check_results, refusal
+from study.record import study_record, union
 from study.spec.configfile import read_config, write_config
-from study.spec.expand import expand
 from study.spec.schema import Experiment, TrialSpec
 
 TRIAL_ENTRIES = tuple(FIELDS)
@@ -39,9 +39,6 @@ TRIAL_ENTRIES = tuple(FIELDS)
 VERSIONS = f"schemas up to {SCHEMA_VERSION}"
 """What is read here, in words."""
 DRIVER_LOCK = "driver.lock"
-EARLY = ("study.yaml", DRIVER_LOCK, "trials")
-"""What may be there before a study begins: files of a killed driver, and trials copied from another
-study."""
 DRIVER_WAIT_S = 1.0
 """Who only looks at a lock has it for a moment, and must not turn a driver away."""
 
@@ -149,34 +146,9 @@ class Results:
             ValueError: the directory holds another study, files that are no study, or a newer
                 schema; or more is asked than `extend` allows.
         """
-        if self.study_file.exists():
-            before, now = self.study(), study_record(experiment)
-            way_out = "give another --results, or delete this one"
-            for key in ("experiment", "workload"):
-                allowed = f"{before[key]!r}, which {self.root} holds; {way_out}"
-                require(now[key] == before[key], f"--{key}", now[key], allowed)
-            changed = changes(before, now)
-            if changed:
-                raise ValueError(refusal(f"--results: {self.root} holds", way_out, changed))
-            refuse_growth(before, now, self.root, extend)
-            return before
-        is_file = self.root.exists() and not self.root.is_dir()
-        require(not is_file, "--results", str(self.root), "a directory; this is a file")
-        there = sorted(path.name for path in self.root.iterdir()) if self.root.exists() else []
-        strangers = [name for name in there if name not in EARLY and not name.startswith(".")]
-        allowed = f"a study's folder, or an empty one; it has {', '.join(strangers[:3])}"
-        require(not strangers, "--results", str(self.root), allowed)
-        self._check_copied(experiment)
-        return None
-
-    def _check_copied(self, experiment: Experiment) -> None:
-        """Refuse trials, copied from another study, that a grid does not have."""
-        there = sorted(path.name for path in (self.root / "trials").glob("*"))
-        if there and experiment.exploration is None:
-            own = {spec.trial_id for spec in expand(experiment)}
-            others = [name for name in there if name not in own]
-            allowed = f"trials of {experiment.name} with these settings; delete these"
-            require(not others, "--results", ", ".join(others[:3]), allowed)
+        before = self.study() if self.study_file.exists() else None
+        check_results(self.root, before, experiment, extend=extend)
+        return before
 
     def begin(
         self,

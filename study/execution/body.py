@@ -111,16 +111,6 @@ def prepare_dense(
     torch.cuda.empty_cache()
 
 
-def check_buildable(configs: list[TrialConfig]) -> None:
-    """Build every trial on an untrained model, so that a bad setting is refused before any starts.
-
-    Raises:
-        ValueError: a setting that the data, the model, the method or the budget does not allow.
-    """
-    for config in configs:
-        untrained(config)
-
-
 def untrained(config: TrialConfig, device: str = "cpu") -> Trial:
     """A trial on a model without training, that writes and reports nothing.
 

@@ -18,6 +18,7 @@ from adacomcat.files import default_cache
 from adacomcat.io.run import FINAL, LogFile
 from study.execution import cluster, provenance
 from study.explore.export import export
+from study.preflight import check_buildable
 from study.show.progress import StudyProgress
 from study.show.status import describe
 from study.spec.catalog import recorder
@@ -103,7 +104,7 @@ class Session:
             self.results.add(spec)
 
     def _execute(self) -> None:
-        from study.execution.body import check_buildable, prepare_dense
+        from study.execution.body import prepare_dense
 
         specs = expand(self.experiment)
         by_arm = {spec.arm: spec.trial_config() for spec in specs}

@@ -10,7 +10,7 @@ from adacomcat.models.registry import create_model
 from adacomcat.recipes import recipes
 from experiments.adaptive_vs_fixed import experiment
 from experiments.workloads import workloads
-from study.execution.body import check_buildable
+from study.preflight import check_buildable
 from study.spec.expand import expand
 from study.spec.schema import Workload
 

@@ -10,9 +10,10 @@ from adacomcat.config.overrides import build_config
 from adacomcat.cost import count_params
 from adacomcat.data import build_splits, make_loader
 from adacomcat.training.epoch import evaluate
-from study.execution.body import check_buildable, prepare_dense, restore_trace
+from study.execution.body import prepare_dense, restore_trace
 from study.execution.cluster import Placement
 from study.execution.trial import Job, run_arm
+from study.preflight import check_buildable
 from study.spec.expand import expand
 from study.spec.schema import Experiment, Workload
 from study.store import Results
