@@ -1,4 +1,4 @@
-"""Compress vision transformers, and decide how often the search must run.
+"""Compression of vision transformers, and schedules of its rank searches.
 
     compressed = adacomcat.compress(model, reduction=0.5)
 

@@ -1,4 +1,4 @@
-"""A resolved budget, and the multiple-choice knapsack that meets it.
+"""Resolved budgets, and the multiple-choice knapsack that meets them.
 
 The reference takes the most probable rank of each site alone, and may end above the budget or far
 below it; `project` takes the most probable plan within the budget.

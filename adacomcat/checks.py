@@ -1,4 +1,4 @@
-"""Refusals of wrong settings: the dotted field, what was got, what is allowed."""
+"""One-line errors for invalid settings: the dotted field, the value, what is allowed."""
 
 import difflib
 from collections.abc import Iterable

@@ -1,4 +1,4 @@
-"""Files that are whole or absent: atomic writes and content hashes."""
+"""Atomic file writes and content hashes."""
 
 import hashlib
 import json

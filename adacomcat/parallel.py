@@ -1,4 +1,4 @@
-"""Data parallelism over torch.distributed, where a process group is up; plain calls elsewhere."""
+"""Data parallelism over torch.distributed; no-ops without a process group."""
 
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any, TypeVar

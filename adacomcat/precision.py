@@ -1,4 +1,4 @@
-"""Where a computation runs in bfloat16."""
+"""bfloat16 autocast."""
 
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any

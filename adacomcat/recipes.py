@@ -1,4 +1,4 @@
-"""Recipes: a data set, a dense model and how it is trained, searched and finetuned.
+"""Recipes: a data set, a dense model, and settings for training, search and finetuning.
 
 Plain data, for the command line and for the study's workloads. Settings are those of
 `adacomcat.config`, as `adacomcat.config.overrides.build_config` takes them.

@@ -1,4 +1,4 @@
-"""The file of measured times: what `adacomcat latency` writes and a budget is read from.
+"""Latency tables: files written by `adacomcat latency`, read by a latency budget.
 
 It is JSON. `latency` holds the table as `budget.latency` has it; the rest says where it comes from.
 A configuration holds the table itself and not the file's name, so that it determines its trial.

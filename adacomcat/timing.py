@@ -1,4 +1,4 @@
-"""Times of what takes turns, so that ratios hold on a machine whose speed drifts."""
+"""Interleaved timing of several callables; ratios are robust to clock drift."""
 
 import gc
 import statistics

@@ -1,4 +1,4 @@
-"""Where a result comes from: the code, its commit, the versions and the machine."""
+"""Provenance of a result: code, commit, versions and machine."""
 
 import os
 import platform

@@ -1,4 +1,4 @@
-"""Results of an exploration as one table.
+"""Results of an exploration as a table.
 
 Read from `arms.csv`, `front.csv`, `importance.json` and `rungs.jsonl`, which the study writes, and
 from the configurations of its trials; Optuna is not needed.

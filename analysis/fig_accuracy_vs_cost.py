@@ -1,4 +1,4 @@
-"""Test accuracy against parameters, and against MACs (attention's products included).
+"""Test accuracy against parameters, and against MACs.
 
 `python analysis/fig_accuracy_vs_cost.py RESULTS`
 """

@@ -1,4 +1,4 @@
-"""Test accuracy against the number of searches, or the time that they took, arm by arm.
+"""Test accuracy against the number of searches, or against search time, by arm.
 
 `python analysis/fig_accuracy_vs_searches.py RESULTS [--draw accuracy_vs_search_time]`
 """

@@ -1,4 +1,4 @@
-"""Compression methods compared: test accuracy against MACs and against measured speed.
+"""Comparison of methods: test accuracy against MACs and against measured speed.
 
 `python analysis/fig_methods.py RESULTS`; `python benchmarks/inference.py --results RESULTS`
 measures the speeds first, into RESULTS/speed.json.

@@ -1,4 +1,4 @@
-"""The ranks of a trial over its search phase, site by site, and how many each search changed.
+"""Ranks of a trial over its search phase by site, and the changes of each search.
 
 `python analysis/fig_ranks.py RESULTS [--arm ARM] [--seed SEED]`
 """

@@ -1,4 +1,4 @@
-"""Where the time of a trial goes, arm by arm, and how much of it any schedule could save.
+"""Time of a trial by activity and arm, and the share that a schedule could save.
 
 `python analysis/fig_time.py RESULTS`
 """

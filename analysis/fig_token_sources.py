@@ -1,4 +1,4 @@
-"""The patches of an image that each surviving token stands for, block by block, on the image.
+"""Source patches of each remaining token, block by block, drawn on the image.
 
 `python analysis/fig_token_sources.py FOLDER` draws FOLDER/tokens.npz, which
 `python -m adacomcat trace --from DIR --image F... --output FOLDER/tokens.npz` writes.

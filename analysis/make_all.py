@@ -1,4 +1,4 @@
-"""All figures and tables that a results directory allows, and why the others are missing.
+"""All figures and tables that a results directory allows.
 
 `python analysis/make_all.py RESULTS`
 """

@@ -1,4 +1,4 @@
-"""Notes of figures and tables: means and intervals, trials that were left out, and leakage."""
+"""Notes below figures and tables: means, intervals, excluded trials, leakage."""
 
 import math
 from collections.abc import Iterable, Sequence

@@ -1,4 +1,4 @@
-"""A study as one HTML page: figures, tables, leakage, what was left out, and provenance.
+"""HTML report of a study: figures, tables, leakage, excluded trials, provenance.
 
 `python analysis/report.py RESULTS`
 """

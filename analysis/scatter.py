@@ -1,4 +1,4 @@
-"""Arms as marks: test accuracy over what an arm costs, with intervals and Pareto fronts."""
+"""Scatter plots of arms: test accuracy against a cost, with intervals and Pareto fronts."""
 
 from collections.abc import Mapping
 

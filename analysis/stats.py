@@ -1,4 +1,4 @@
-"""Mean and interval over seeds, and what paired seeds say of two arms.
+"""Means and intervals over seeds, and paired comparisons of two arms.
 
 Tests and corrections are those of scipy and statsmodels.
 """

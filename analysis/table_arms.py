@@ -1,4 +1,4 @@
-"""Arms of a study in numbers: means, paired differences, and the losses that the data rule out.
+"""Arms of a study: means, paired differences, and largest losses not ruled out.
 
 `python analysis/table_arms.py RESULTS`
 """

@@ -1,4 +1,4 @@
-"""Training with the loader included: images/s of the loader alone, of the step alone, of both.
+"""Training with its loader: images/s of the loader alone, of the step alone, of both.
 
     python benchmarks/end_to_end.py
     python benchmarks/end_to_end.py --data digits

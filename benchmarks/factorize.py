@@ -1,4 +1,4 @@
-"""Factorizing a model's attention: thin QRs and d x d SVDs against an SVD of each D x D product.
+"""Factorization of attention: thin QRs and d x d SVDs against an SVD of each D x D product.
 
     python benchmarks/factorize.py
     python benchmarks/factorize.py --model deit_base_patch16_224 --device cuda

@@ -1,4 +1,4 @@
-"""Peak memory of one call of a variant, measured in a process of its own.
+"""Peak memory of one call of a variant, measured in a separate process.
 
 On CPU it is the resident memory, on CUDA what PyTorch allocated. glibc is told to hand every freed
 block back at once: left alone it keeps some, and what is freed in many pieces would look larger.

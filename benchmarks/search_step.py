@@ -1,4 +1,4 @@
-"""One search step: the supernet's one product against the candidates computed one by one.
+"""One search step: the supernet's single product against candidates computed one by one.
 
     python benchmarks/search_step.py
     python benchmarks/search_step.py --model deit_tiny_patch16_224 --batch-size 16 --threads 4

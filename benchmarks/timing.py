@@ -1,4 +1,4 @@
-"""What the benchmarks share: flags, times of variants that take turns, tables and bars.
+"""Shared code of the benchmarks: flags, interleaved timing, tables and targets.
 
 Variants are timed in one process and in rounds (`adacomcat.timing`). A machine that slows down or
 speeds up meanwhile does so for all of them: a ratio is taken within each round, and its median over

@@ -1,4 +1,4 @@
-"""One training step: the dense model, a committed student alone, and beside its teacher.
+"""One training step: the dense model, a compressed student, and the student with a teacher.
 
     python benchmarks/train_step.py
     python benchmarks/train_step.py --device cuda --dtype bfloat16 --batch-size 256

@@ -1,4 +1,4 @@
-"""How much can be removed, and how hard must the search be pushed to it?
+"""Exploration of the reduction and of the settings that push the search to it.
 
 Optuna looks for the target reduction and the exponent beta of the budget's penalty, on the
 workload's own schedule. The references run first and to the end: `recipe` has the workload's budget

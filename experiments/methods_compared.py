@@ -1,4 +1,4 @@
-"""Low-rank weights, token compression, or both: what is left of the accuracy at the same MACs?
+"""Low-rank weights, token compression, or both, at the same MACs.
 
 Every arm has the same data, dense model, teacher, seeds and epochs of both phases, and one of three
 budgets in multiply-accumulates; those that search have the same schedule. `uniform` is the control

@@ -1,4 +1,4 @@
-"""What did the published run do? Its log as a results directory; nothing is trained.
+"""The log of the published run as a results directory; nothing is trained.
 
 DeiT-Small on ImageNet, 30 epochs of the adaptive schedule, one seed, searched and selected on the
 images that it reports on.

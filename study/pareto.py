@@ -1,4 +1,4 @@
-"""Pareto fronts, of arms over their costs."""
+"""Pareto fronts."""
 
 import moocore
 import numpy as np

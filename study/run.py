@@ -1,4 +1,4 @@
-"""Run an experiment: `python study/run.py --experiment adaptive_vs_fixed`."""
+"""Runs an experiment: `python study/run.py --experiment adaptive_vs_fixed`."""
 
 import argparse
 import os

@@ -1,4 +1,4 @@
-"""A results directory: `study.json` and one run directory a trial.
+"""Results directories: `study.json` and one run directory per trial.
 
     RESULTS/study.json          what was asked, of which arms and seeds, by which command
     RESULTS/study.yaml          the same as a file to run (`study.spec.configfile`)

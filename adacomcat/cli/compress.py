@@ -1,4 +1,4 @@
-"""`compress`: a model compressed in one go."""
+"""`compress`: one-shot compression of a model."""
 
 import argparse
 import shlex

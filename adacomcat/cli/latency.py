@@ -1,4 +1,4 @@
-"""`latency`: measure what a model takes on a device, site by site, as a budget counts it."""
+"""`latency`: measured times of a model on a device, site by site, for a latency budget."""
 
 import argparse
 import shlex

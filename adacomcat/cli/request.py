@@ -1,4 +1,4 @@
-"""What the flags ask for, as a trial's configuration."""
+"""Trial configurations from command-line flags."""
 
 import argparse
 import os

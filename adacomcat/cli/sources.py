@@ -1,4 +1,4 @@
-"""The models that a command starts from: directories of ours, folders of the reference."""
+"""Starting models of a command: model directories, or folders of the reference."""
 
 import argparse
 import math

@@ -1,4 +1,4 @@
-"""`trace`: which patches of an image each token stands for, block by block, as a file.
+"""`trace`: the patches of an image that each token stands for, block by block, as a file.
 
 The file is NumPy's .npz, for `analysis/fig_token_sources.py`; nothing in it needs a pickle:
 

@@ -1,4 +1,4 @@
-"""Several workers of one command, as `torchrun` starts them; one without it."""
+"""Worker processes of one command under `torchrun`; a single worker without it."""
 
 import os
 from collections.abc import Iterator

@@ -1,4 +1,4 @@
-"""What determines a trial, as typed and validated data.
+"""Typed and validated configurations.
 
 A `TrialConfig` is the whole of it: two trials with equal configurations on equal versions of the
 software give the same trace. Settings that belong to one method or one kind of schedule are plain

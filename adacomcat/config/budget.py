@@ -1,4 +1,4 @@
-"""What a compressed model may cost."""
+"""Configuration of the budget."""
 
 from collections.abc import Mapping
 from typing import Any, ClassVar, Self

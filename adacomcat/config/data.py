@@ -1,4 +1,4 @@
-"""Where images come from and how they are cut into splits."""
+"""Configuration of the data set, its splits and its augmentation."""
 
 from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, ClassVar, Literal, Self

@@ -1,4 +1,4 @@
-"""Which model is compressed."""
+"""Configuration of the model to compress."""
 
 from collections.abc import Mapping
 from typing import Any, ClassVar

@@ -1,4 +1,4 @@
-"""The recipe of a phase of training, with what it distils."""
+"""Configuration of a training phase: optimizer, learning rate, distillation."""
 
 from typing import Annotated, ClassVar, Literal, Self
 

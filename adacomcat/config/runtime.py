@@ -1,4 +1,4 @@
-"""How a run uses its machine, apart from what determines its numbers."""
+"""Runtime settings: use of the machine, without effect on the numbers."""
 
 from typing import ClassVar
 

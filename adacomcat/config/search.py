@@ -1,4 +1,4 @@
-"""How a plan is searched for."""
+"""Configuration of the search."""
 
 from typing import Annotated, ClassVar, Literal, Self
 

@@ -1,4 +1,4 @@
-"""A whole trial, and where its dense model comes from."""
+"""Configuration of a whole trial, and the source of its dense model."""
 
 from collections.abc import Mapping
 from typing import Any, ClassVar, Self

@@ -1,4 +1,4 @@
-"""Settings as YAML 1.2: `no` is text, `1e-3` a number, and a key given twice is refused."""
+"""YAML 1.2 settings: `no` is text, `1e-3` a number, duplicate keys are refused."""
 
 import io
 from collections.abc import Iterable

@@ -1,4 +1,4 @@
-"""Data sets that are computed or installed: digits, Fashion-MNIST and synthetic patterns.
+"""Generated or locally installed data sets: digits, Fashion-MNIST, synthetic patterns.
 
 Images in memory keep their own size here; the loader resizes them batch by batch.
 """

@@ -1,4 +1,4 @@
-"""Data sets as they come: images with labels, before any split is cut."""
+"""Data sets before any split is cut: images with labels."""
 
 import os
 from collections.abc import Mapping, Sequence

@@ -1,4 +1,4 @@
-"""Checkpoints of the reference implementation of ComCAT (and of Adaptive-ComCAT), read and written.
+"""Reading and writing checkpoints of the reference implementation of (Adaptive-)ComCAT.
 
 A folder holds `checkpoint.pth`, a pickle with the state dict under `model`, and `ranks.txt`, the
 ranks in one line: qk, vo, fc1 and fc2 of each block, then the classifier, those of attention over

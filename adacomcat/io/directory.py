@@ -1,4 +1,4 @@
-"""A model as a portable directory, which opens without the code that trained it.
+"""Model directories: portable, and loaded without the code that trained the model.
 
     model.safetensors    the weights
     plan.json            the decision of every searched site

@@ -1,4 +1,4 @@
-"""A model that leaves the framework: ONNX, a program of `torch.export`, or a folder for the hub.
+"""Export of models: ONNX, `torch.export`, or a folder for the Hugging Face hub.
 
 Shapes: images (B, C, H, W) in float32, normalized as the model's `pretrained_cfg` says, in; logits
 (B, classes) out. B is free, all else is fixed. What is written is first run and compared with the

@@ -1,4 +1,4 @@
-"""Models on the Hugging Face hub: the card that goes with one, and its download.
+"""Hugging Face hub: model cards and downloads.
 
 A repository of the hub is a directory that `adacomcat.save` wrote, and a `README.md`: the card.
 """

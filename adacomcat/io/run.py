@@ -1,4 +1,4 @@
-"""The directory of one run, as the command line and the study write it, and its trace.
+"""Run directories, shared by the command line and the study.
 
     trial.json        the record: status, configuration, provenance, summary
     epochs.jsonl      one row an epoch, see `adacomcat.io.trace`

@@ -1,4 +1,4 @@
-"""The trace of a run: rows of epochs and searches, as JSON-lines files.
+"""Traces of a run: rows of epochs and searches, as JSON-lines files.
 
 Rows are appended, each by one write of a whole line. Where a run is resumed the files are begun
 anew with the rows that its checkpoint holds. Without torch, as `adacomcat.io.run`.

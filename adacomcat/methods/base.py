@@ -1,4 +1,4 @@
-"""Base class for compression methods, and the capabilities a method may have.
+"""Base class for compression methods, and their optional capabilities.
 
 `search/`, `training/`, `io/` and `study/` use only this interface. A method is bound to one model
 and changes it in place:

@@ -1,4 +1,4 @@
-"""What methods left in a model, as JSON-able data: module by module, as a plan, and in costs.
+"""Compressed modules as JSON-able data: by module, as a plan, and in costs.
 
 Each method's `spec` module knows the modules of that method; here they are found and put together.
 A description of a module is a flat mapping whose `kind` says which method's it is.

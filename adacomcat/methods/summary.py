@@ -1,4 +1,4 @@
-"""What a method says of a model, for `adacomcat info` and for model cards."""
+"""Summaries of a compressed model, for `adacomcat info` and for model cards."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field

@@ -1,4 +1,4 @@
-"""Base classes for model families: what a model is, block by block.
+"""Base classes for model families, which describe a model block by block.
 
 A family says of a kind of models how they are made, which parts they have and what of each part can
 be replaced by an equal function. Methods, training and files ask the family alone; no other code

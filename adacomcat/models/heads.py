@@ -1,4 +1,4 @@
-"""Attention weights head by head, and the base class of attention that methods put into a model.
+"""Attention weights head by head, and the base class of replaced attention.
 
 Shapes: B batch, N tokens, D channels in, O channels out, H heads, d width of a query and key head,
 e width of a value head.

@@ -1,4 +1,4 @@
-"""Checks that modules are exactly what a family reads, so that nothing else is lost silently.
+"""Checks that modules are exactly as a family expects, so that nothing is lost silently.
 
 A family replaces modules by equal ones from what it reads off them. Whatever else changes the
 forward of such a module (a subclass, an adapter, a hook, a parametrization, a `forward` of its own,

@@ -1,4 +1,4 @@
-"""Registry of model families, found by a model's class or by a name.
+"""Registry of model families, looked up by model class or name.
 
 A family is one module here, or anywhere else, whose class is registered:
 

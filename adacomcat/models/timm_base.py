@@ -1,4 +1,4 @@
-"""Base class for the families of timm's models: made by name, kept by `model_args`."""
+"""Base class for the families of timm's models."""
 
 from collections.abc import Mapping
 from typing import Any, ClassVar

@@ -1,4 +1,4 @@
-"""Checks of options of `timm.create_model`, before they reach timm's layers."""
+"""Checks of options for `timm.create_model`, before they reach timm's layers."""
 
 import inspect
 import math

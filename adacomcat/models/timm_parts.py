@@ -1,4 +1,4 @@
-"""Parts that timm's models share: the usual attention, linear layers, containers of blocks."""
+"""Shared parts of timm's models: attention, linear layers, containers of blocks."""
 
 import math
 from collections.abc import Iterable, Mapping

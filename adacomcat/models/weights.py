@@ -1,4 +1,4 @@
-"""Weights that somebody else trained, for a dense model: files, URLs, timm's tags.
+"""Pretrained weights for a dense model: files, URLs, timm's tags.
 
 Everything is loaded strictly: a key too many, a key too few or another shape is an error that
 names it. Two things may differ, as in the finetuning of DeiT: positions are interpolated to another

@@ -1,4 +1,4 @@
-"""What every schedule is: the policy that says at which epochs a search is due."""
+"""Base class for schedules."""
 
 import dataclasses
 import inspect

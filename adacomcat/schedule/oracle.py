@@ -1,4 +1,4 @@
-"""The best that a schedule could have done, by dynamic programming over a recorded trace.
+"""Optimal schedule in hindsight, by dynamic programming over a recorded trace.
 
 A trial that searched at every epoch says which plan a search of each epoch would have proposed.
 A schedule that searches less holds an old plan for a while. Its stale distance is the sum, over

@@ -1,4 +1,4 @@
-"""Base class for search strategies: how a search finds its plan.
+"""Base class for search strategies.
 
 A schedule says when a search happens, a strategy how; any pair works. A strategy is a class in a
 module of this package, or a subclass defined elsewhere, found by its `name` (`search.strategy`).

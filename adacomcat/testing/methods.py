@@ -1,4 +1,4 @@
-"""The rules that every compression method keeps, as tests to inherit.
+"""Conformance tests for compression methods.
 
 A method is tried on a tiny model: dense, searchable, and committed to a plan within a budget.
 """

@@ -1,4 +1,4 @@
-"""The rules that every schedule keeps, as tests to inherit."""
+"""Conformance tests for schedules."""
 
 import json
 import random

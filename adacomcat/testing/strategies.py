@@ -1,4 +1,4 @@
-"""The rules that every search strategy keeps, as tests to inherit."""
+"""Conformance tests for search strategies."""
 
 import json
 from collections.abc import Callable, Mapping, Sequence

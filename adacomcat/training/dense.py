@@ -1,5 +1,4 @@
-"""The dense model of a workload: trained once, cached by what determines it, shared by all
-trials."""
+"""The dense model of a workload, trained once, cached, and shared by all trials."""
 
 import hashlib
 import json

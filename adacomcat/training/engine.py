@@ -1,4 +1,4 @@
-"""The engine of a trial: a search phase, then a finetune phase on the plan that it left.
+"""The engine of a trial: a search phase, then a finetune phase with the resulting plan.
 
 An epoch is: search if the schedule says so, train unless the phase is frozen, evaluate, report,
 save. Searching and training alike go through `adacomcat.methods.base`; nothing here knows

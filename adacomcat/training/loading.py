@@ -1,4 +1,4 @@
-"""The loaders of a trial, each made once."""
+"""Loaders of a trial, each created once."""
 
 import torch
 

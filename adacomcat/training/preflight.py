@@ -1,4 +1,4 @@
-"""Checks before a trial runs: settings that its data, model or method rule out."""
+"""Checks of a configuration against its data, model and method before a trial runs."""
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager

@@ -1,4 +1,4 @@
-"""Rows of a trial: one an epoch, one a search, and the summary at its end."""
+"""Rows of a trial: one per epoch, one per search, and the final summary."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any, Protocol

@@ -1,4 +1,4 @@
-"""What a trial does in its worker: the engine on the workload's cached dense model."""
+"""Training of one trial in its worker, from the cached dense model of the workload."""
 
 import json
 from collections.abc import Callable, Mapping, Sequence

@@ -1,4 +1,4 @@
-"""What lies behind an error that Ray raises."""
+"""Root causes of errors that Ray raises."""
 
 from collections.abc import Iterator
 

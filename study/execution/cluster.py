@@ -1,4 +1,4 @@
-"""Ray's settings, its start, and where the workers of a trial fit.
+"""Ray settings, cluster start, and placement of trials (how many run at once).
 
 This module imports Ray inside its functions only: the settings must be in the environment before.
 """

@@ -1,4 +1,4 @@
-"""Full and read-only disks behind other errors."""
+"""Detection of full and read-only disks behind other errors."""
 
 import errno
 import re

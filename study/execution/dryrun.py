@@ -1,4 +1,4 @@
-"""Dry run: the trials of a study, the resources they get, and an estimate of their time."""
+"""Dry run: the trials of a study, their resources, and an estimate of their time."""
 
 from rich.console import Console
 from rich.table import Table

@@ -1,4 +1,4 @@
-"""The trials of an arm as a Ray Train run: several workers, each on its own CPUs or GPU."""
+"""Trials of an arm as a Ray Train run, with several workers."""
 
 from collections.abc import Sequence
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""One driver at work on a results directory: from the lock to the last figure."""
+"""Session of one driver on a results directory, from the lock to the final figures."""
 
 import argparse
 import logging

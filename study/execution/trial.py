@@ -1,4 +1,4 @@
-"""The trials of one arm in a worker, under Ray Tune or Ray Train, and what is recorded of them."""
+"""Trials of one arm in a worker, under Ray Tune or Ray Train, and their records."""
 
 import math
 import time

@@ -1,4 +1,4 @@
-"""A study as Ray Tune runs: a grid in waves, or an exploration that Optuna leads."""
+"""Studies on Ray Tune: a grid in waves, or an exploration led by Optuna."""
 
 import logging
 import shutil

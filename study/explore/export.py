@@ -1,4 +1,4 @@
-"""What an exploration found, as tables in its results directory.
+"""Tables of an exploration in its results directory: arms, front, importances.
 
     RESULTS/arms.csv          one row an arm that was started
     RESULTS/front.csv         of these the finished ones that no other dominates, the best first

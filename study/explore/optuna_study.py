@@ -1,4 +1,4 @@
-"""Optuna's storage of an exploration: `RESULTS/optuna.journal`.
+"""Optuna storage of an exploration: `RESULTS/optuna.journal`.
 
 It has one trial for each reference and each sample, however often the driver was killed;
 `optuna-dashboard` and `optuna.load_study` open it.

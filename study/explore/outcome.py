@@ -1,4 +1,4 @@
-"""How an arm ended, read from the store: its trials, one a seed, as one."""
+"""Outcome of an arm, read from the records of its trials."""
 
 import math
 from collections.abc import Sequence

@@ -1,4 +1,4 @@
-"""Tune searcher that asks Optuna for arms and tells it how they ended."""
+"""Tune searcher that takes arms from Optuna and reports their results to it."""
 
 from dataclasses import dataclass, replace
 from typing import Any

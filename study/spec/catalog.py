@@ -1,4 +1,4 @@
-"""The experiments and workloads there are, found by name when asked for."""
+"""Experiments and workloads, found by name."""
 
 import importlib
 import inspect

@@ -1,4 +1,4 @@
-"""A study as a file to read, to edit and to run: `study.yaml`, which `--config` takes."""
+"""Studies as editable files: `study.yaml`, which `--config` takes."""
 
 import json
 from collections.abc import Mapping

@@ -1,4 +1,4 @@
-"""From an experiment to its trials: pure, in a stable order."""
+"""Expansion of an experiment into its trials."""
 
 import hashlib
 import json

@@ -1,4 +1,4 @@
-"""What an exploration is made of: a space, objectives, a sampler and a rule that stops early."""
+"""Description of an exploration: space, objectives, sampler, early stopping."""
 
 import math
 from collections.abc import Mapping

@@ -1,4 +1,4 @@
-"""Arms whose settings follow from what other trials recorded: one named function each."""
+"""Resolvers of arms whose settings follow from the traces of other trials."""
 
 import random
 from collections.abc import Callable, Iterable, Mapping

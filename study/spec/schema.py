@@ -1,4 +1,4 @@
-"""What a study is made of: typed and validated descriptions, with stable trial ids."""
+"""Schema of a study: typed and validated descriptions, with stable trial ids."""
 
 import hashlib
 import json

@@ -1,4 +1,4 @@
-"""A space of parameters: how Optuna draws from it, points that fill it, and the settings they make.
+"""Parameter spaces: distributions for Optuna, space-filling points, resulting settings.
 
 Parameters are conditional: one exists only where the earlier choices that it asks hold.
 """

@@ -1,4 +1,4 @@
-"""`adacomcat compress`: a model compressed in one go, without data and without training."""
+"""`adacomcat compress`: one-shot compression, without labels and without training."""
 
 import argparse
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""`adacomcat convert`: the published code's checkpoint to a directory of ours, and back."""
+"""`adacomcat convert`: checkpoints of the reference to model directories, and back."""
 
 import argparse
 import shlex

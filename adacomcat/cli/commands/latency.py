@@ -1,4 +1,4 @@
-"""`adacomcat latency`: measure what a model takes on a device, as a latency budget counts it."""
+"""`adacomcat latency`: measured times of a model on a device, for a latency budget."""
 
 import argparse
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""`adacomcat models`: which models are supported, what of them is searched, what is refused."""
+"""`adacomcat models`: supported models, their searched sites, and what is refused."""
 
 import argparse
 from typing import TYPE_CHECKING

@@ -1,4 +1,4 @@
-"""`adacomcat trace`: which patches of an image each token stands for, as a file."""
+"""`adacomcat trace`: the patches of an image that each token stands for, as a file."""
 
 import argparse
 from pathlib import Path

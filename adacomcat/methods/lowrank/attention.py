@@ -1,5 +1,4 @@
-"""Multi-head attention through per-head low-rank products, and how it is taken apart and put
-together.
+"""Multi-head attention through per-head low-rank products, and its factorization.
 
 Shapes: B batch, N tokens, D channels, H heads, d head width, r rank a head (qk and vo may differ).
 

@@ -1,4 +1,4 @@
-"""Second moments of what the sites see, for activation-aware truncation.
+"""Second moments of the inputs of sites, for activation-aware truncation.
 
 Whitening (SVD-LLM, arXiv 2403.07378, section 3.2): with inputs of second moment `C = L L^T`,
 truncating the spectrum of `L^T W` instead of W gives the product of rank r with the least expected

@@ -1,4 +1,4 @@
-"""Latency of a model as a sum over its sites, from times measured on the target device.
+"""Model latency as a sum over sites, from times measured on the target device.
 
 One site of each kind and size is measured: its dense module, and its factorized one at every
 candidate rank. Two sites share an attention; with T the time of the module,

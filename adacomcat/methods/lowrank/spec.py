@@ -1,4 +1,4 @@
-"""What a factorized module is, as JSON-able data: all that its weights do not say.
+"""Factorized modules as JSON-able data: everything that their weights do not say.
 
 A description is a flat mapping whose `kind` says what the rest means:
 

@@ -1,5 +1,4 @@
-"""The searchable model: every site a soft mixture over its candidate ranks, computed as one
-product.
+"""Supernet: every site a soft mixture over its candidate ranks, computed as one product.
 
 Shapes: B batch, N tokens, D channels, H heads, S sites, C candidates (of the site that has most),
     K kept columns (of the site that has most).

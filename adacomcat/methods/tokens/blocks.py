@@ -1,4 +1,4 @@
-"""The blocks of a committed model: tokens are pruned and merged between attention and MLP.
+"""Blocks of a committed model, which prune and merge tokens between attention and MLP.
 
 Shapes: B batch, N tokens that come in, N' tokens that a block leaves, T tokens that enter the first
 block, C channels.

@@ -1,4 +1,4 @@
-"""What happens to the tokens of a block: which are dropped, which are merged, and what sizes are.
+"""Token compression of one block: pruning, merging, and the sizes of merged tokens.
 
 Shapes: B batch, N tokens, C channels, H heads, d width of a head, Q scoring rows, P tokens that
 pruning leaves, M that merging leaves, D destinations and S = P - M sources of a merge, T tokens

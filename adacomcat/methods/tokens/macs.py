@@ -1,4 +1,4 @@
-"""What the blocks of a model cost at some counts of tokens: in integers, and with a gradient.
+"""MACs of the blocks as a function of token counts, in integers and differentiable.
 
 MACs are as `adacomcat.cost` counts them, an image: every matrix product, of the matching too. The
 formula of the paper is here beside it, since published rates are named by it; it counts attention

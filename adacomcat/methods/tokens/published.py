@@ -1,4 +1,4 @@
-"""Published token counts of DiffRate (arXiv 2305.17997), put into models."""
+"""Published token counts of DiffRate (arXiv 2305.17997), applied to models."""
 
 from typing import Any
 

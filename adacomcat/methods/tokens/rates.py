@@ -1,4 +1,4 @@
-"""How many tokens each block keeps: the rates of a model, and those that were published.
+"""Token counts of every block: the rates of a model, and published ones.
 
 Counts are of tokens that are left, prefix tokens (class, distillation) among them, as in the
 published tables. They need not fall from block to block: a count that is no smaller than what

@@ -1,4 +1,4 @@
-"""What the token method left in a model, as JSON-able data: what weights do not say.
+"""Token compression as JSON-able data: everything that the weights do not say.
 
 A description is a flat mapping, of the module that holds the blocks:
 

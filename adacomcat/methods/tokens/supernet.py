@@ -1,4 +1,4 @@
-"""The searchable blocks: all tokens stay, and masks say which of them a committed model would have.
+"""Supernet of token counts: all tokens stay, and masks mark those that would be left.
 
 Shapes: B batch, T tokens that enter the first block (and leave the last), C channels, H heads.
 

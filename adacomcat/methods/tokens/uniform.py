@@ -1,4 +1,4 @@
-"""Counts for a budget: expected ones scaled to it, and uniform ones, which need no search."""
+"""Token counts for a budget: expected counts scaled to it, and uniform ones."""
 
 from collections.abc import Callable, Mapping, Sequence
 
