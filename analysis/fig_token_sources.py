@@ -1,7 +1,7 @@
 """Source patches of each remaining token, block by block, drawn on the image.
 
 `python analysis/fig_token_sources.py FOLDER` draws FOLDER/tokens.npz, which
-`python -m adacomcat trace --from DIR --image F... --output FOLDER/tokens.npz` writes.
+`adacomcat trace --from DIR --image F... --output FOLDER/tokens.npz` writes.
 """
 
 import argparse
@@ -91,7 +91,7 @@ def data(results: Path, blocks: Sequence[int] | None = None) -> pd.DataFrame:
 
 
 def _read(path: Path) -> dict[str, NDArray[Any]]:
-    made = "what `python -m adacomcat trace --from DIR --image F --output FILE` writes"
+    made = "what `adacomcat trace --from DIR --image F --output FILE` writes"
     if not path.is_file():
         raise ValueError(f"{path.parent}: {FILE}: got no such file, allowed: {made}")
     try:

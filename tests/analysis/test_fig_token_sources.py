@@ -94,7 +94,7 @@ def test_gray_images_are_shown_gray(tmp_path, drawn):
 
 def test_what_cannot_be_drawn_is_refused_in_a_line(tmp_path, capsys):
     assert fig.main([str(tmp_path)]) == 2
-    assert "tokens.npz: got no such file, allowed: what `python -m" in capsys.readouterr().err
+    assert "tokens.npz: got no such file, allowed: what `adacomcat trace" in capsys.readouterr().err
     (tmp_path / "tokens.npz").write_bytes(b"PK no archive")
     assert fig.main([str(tmp_path)]) == 2
     assert "got a file that does not read" in capsys.readouterr().err
