@@ -11,6 +11,7 @@ from ruamel.yaml import YAML
 from adacomcat.config.yaml import read_yaml
 from study import cli
 from study.execution.cluster import place
+from study.preflight import check_flags
 from study.spec.catalog import experiment_names, load_experiment
 
 DOCS = Path(__file__).resolve().parent.parent / "docs"
@@ -40,7 +41,7 @@ def test_the_commands_are_ones_that_the_parser_takes(path: Path, count: int) -> 
     assert len(found) == count
     for line in found:
         arguments = cli.parser().parse_args(line)
-        cli.check(arguments, ", ".join(experiment_names()))
+        check_flags(arguments, ", ".join(experiment_names()))
         load_experiment(arguments.experiment, arguments.workload, None)
         assert arguments.address is not None
         assert arguments.results.parts[-2] == "results"
