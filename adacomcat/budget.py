@@ -13,7 +13,7 @@ import numpy as np
 from adacomcat.checks import require
 
 Unit = str
-"""What a cost is counted in: one of the units below, or one that a method declares."""
+"""Unit of a cost: one of the units below, or one that a method declares."""
 COUNTED_IN: Mapping[Unit, str] = MappingProxyType(
     {"params": "params", "macs": "macs", "latency": "ns an image"}
 )

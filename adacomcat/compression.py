@@ -23,7 +23,7 @@ from adacomcat.search.strategy import find_strategy, strategies
 
 @dataclass(frozen=True, kw_only=True)
 class Report:
-    """What a compression came to.
+    """Report of a compression.
 
     Attributes:
         method, strategy: names.

@@ -63,7 +63,7 @@ def find_recipe(name: str, flag: str) -> Recipe:
 
 
 class MethodRecipe(Protocol):
-    """What the `recipe` module of a method offers; settings are as `build_config` takes them."""
+    """Interface of a method's `recipe` module; settings are as `build_config` takes them."""
 
     def adapt(
         self, settings: Settings, *, epochs: int | None = None, macs: int | None = None
@@ -87,7 +87,7 @@ class MethodRecipe(Protocol):
 
 
 class PublishedPlans(Protocol):
-    """What the `published` module of a method offers: plans that its authors published."""
+    """Interface of a method's `published` module: plans that its authors published."""
 
     def model_options(self, name: str) -> dict[str, Any]:
         """Options of the model that the plans of timm's name are of."""
@@ -193,7 +193,7 @@ def _together(settings: Settings, found: Sequence[Registration]) -> dict[str, An
 
 
 def deit_augmentation() -> dict[str, Any]:
-    """What DeiT does to a training image (arXiv 2012.12877, table 9), mixup and cutmix aside."""
+    """DeiT's augmentation (arXiv 2012.12877, table 9), without mixup and cutmix."""
     return {
         "augment": "resized_crop",
         "auto_augment": "rand-m9-mstd0.5-inc1",

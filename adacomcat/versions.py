@@ -19,7 +19,7 @@ PACKAGES = (
     "numpy",
     "scikit-learn",
 )
-"""What a trace depends on."""
+"""Packages that a trace depends on."""
 
 
 def repository() -> Path:

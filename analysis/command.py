@@ -17,7 +17,7 @@ KINDS = ("png", "pdf", "csv", "txt")
 """Endings of the files of an exhibit, pictures first."""
 
 PLAIN = str.maketrans({"±": "+/-", "→": "->", "−": "-", "…": "...", "×": "x"})
-"""What a terminal without Unicode gets."""
+"""ASCII replacements for terminals without Unicode."""
 
 Summary = Mapping[str, pd.DataFrame]
 """Caption -> a small table whose cells are what a reader gets to see."""

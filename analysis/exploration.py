@@ -22,7 +22,7 @@ PLANS = ("stands still", "always changes")
 """Plans that a rule is tried on: the distances between those of its searches are 0, or 1."""
 
 PREFIX = "params_"
-"""Of the columns that hold an arm's parameters."""
+"""Prefix of the columns that hold an arm's parameters."""
 
 ARM = ("arm", "label", "reference", "status", "on_front", "seeds", "leakage")
 

@@ -46,7 +46,7 @@ def draw(figure: Figure, table: pd.DataFrame) -> None:
 
 
 def note(table: pd.DataFrame) -> str:
-    """What a reader must know of the figure, as one paragraph."""
+    """Note below the figure, as one paragraph."""
     dense = table[["dense_params", "dense_macs"]].astype(float).mean()
     sizes = zip(dense, ("parameters", "MACs"), strict=True)
     size = " and ".join(f"{value:,.0f} {what}" for value, what in sizes if not np.isnan(value))

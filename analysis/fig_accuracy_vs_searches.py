@@ -66,7 +66,7 @@ def summarize(table: pd.DataFrame) -> command.Summary:
 
 
 def note(table: pd.DataFrame, cost: str) -> str:
-    """What a reader must know of the figure, as one paragraph."""
+    """Note below the figure, as one paragraph."""
     dense = table["dense_test_acc"].mean()
     rebuilt = " and rebuilding" * bool(table["rebuild_known"].any())
     front = "; ".join(table.loc[table["on_front"], "label"])

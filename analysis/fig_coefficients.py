@@ -33,7 +33,7 @@ WORDS: Mapping[str, tuple[str, float]] = MappingProxyType(
 """Objective -> name of its axis, and the factor of its unit."""
 
 SHADES = ("#2a2a2a", "#b9c4ce", "#7f8c99", "#e8eef3")
-"""Of the objectives' bars of importance, dark beside light."""
+"""Colors of the objectives' bars of importance, dark beside light."""
 
 
 def draw(figure: Figure, table: pd.DataFrame) -> None:
@@ -139,7 +139,7 @@ def _draw_slice(ax: Axes, done: pd.DataFrame, objective: str, parameter: str) ->
 
 
 def note(table: pd.DataFrame) -> str:
-    """What a reader must know of the figure, as one paragraph."""
+    """Note below the figure, as one paragraph."""
     done, stopped = _finished(table), table["stopped_after"].dropna()
     after = " and ".join(f"{epoch:.0f}" for epoch in sorted(stopped.unique()))
     unknown = {o: why for o, why in table.attrs["importance"].items() if isinstance(why, str)}

@@ -131,7 +131,7 @@ def _numbers(row: pd.Series) -> str:
 
 
 def note(table: pd.DataFrame) -> str:
-    """What a reader must know of the figure, as one paragraph."""
+    """Note below the figure, as one paragraph."""
     hollow = "Hollow: the test images were seen in one of the two only, which flatters it."
     parts = [
         "Mean over seeds of the paired difference in test accuracy (arm less its end), bars and "

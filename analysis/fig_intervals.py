@@ -111,13 +111,13 @@ def _draw_searches(ax: Axes, table: pd.DataFrame) -> None:
 
 
 def _counts(of_arm: pd.DataFrame) -> str:
-    """How often the trials of an arm searched, as in `5 to 8 searches`."""
+    """Numbers of searches of an arm's trials, as in `5 to 8 searches`."""
     counts = of_arm.dropna(subset=["epoch"]).groupby("seed")["searched"].sum()
     return notes.count(counts, "search", "searches") if len(counts) else "no finished trial"
 
 
 def note(table: pd.DataFrame) -> str:
-    """What a reader must know of the figure, as one paragraph."""
+    """Note below the figure, as one paragraph."""
     known, drawn = table.dropna(subset=["interval"])["arm"].nunique(), len(curves(table))
     parts = [
         "Squares: a search, filled where it changed the plan (as a first search does); a row per "

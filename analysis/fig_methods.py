@@ -120,7 +120,7 @@ def _dense(table: pd.DataFrame, speed: Mapping[str, Any], measured: str) -> pd.D
 
 
 def note(table: pd.DataFrame) -> str:
-    """What a reader must know of the figure, as one paragraph."""
+    """Note below the figure, as one paragraph."""
     own = table[table["arm"] != DENSE]
     measured = own["images_per_s"].notna()
     speed = f"No speeds were measured: {MEASURE} does it."

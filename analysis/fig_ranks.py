@@ -144,7 +144,7 @@ def _draw_ranks(ax: Axes, table: pd.DataFrame, fontsize: float) -> None:
 
 
 def _draw_changes(ax: Axes, table: pd.DataFrame) -> None:
-    """How many sites each search changed."""
+    """Number of sites that each search changed."""
     searched = table[table["searched"]].groupby("epoch")["changed"].sum()
     color = style.look(table["arm"].iloc[0]).color
     bars = ax.bar(searched.index, searched, width=0.7, color=color, edgecolor=style.INK)
@@ -158,7 +158,7 @@ def _draw_changes(ax: Axes, table: pd.DataFrame) -> None:
 
 
 def note(table: pd.DataFrame) -> str:
-    """What a reader must know of the figure, as one paragraph."""
+    """Note below the figure, as one paragraph."""
     count, searched = table["site"].nunique(), table.loc[table["searched"], "epoch"]
     later = table[table["changed"] & (table["epoch"] > searched.min())]["site"].nunique()
     parts = [

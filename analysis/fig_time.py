@@ -163,7 +163,7 @@ def draw(figure: Figure, table: pd.DataFrame) -> None:
 
 
 def note(table: pd.DataFrame) -> str:
-    """What a reader must know of the figure, as one paragraph."""
+    """Note below the figure, as one paragraph."""
     done = table.dropna(subset=["wall_s"])
     absent = [name for part, (name, _) in PARTS.items() if done[part].isna().all()]
     parts = [

@@ -196,7 +196,7 @@ def _outline(ax: Axes, tokens: NDArray[Any], sizes: NDArray[Any], side: float) -
 
 
 def note(table: pd.DataFrame) -> str:
-    """What a reader must know of the figure, as one paragraph."""
+    """Note below the figure, as one paragraph."""
     return (
         "As the image where a token stands for that patch alone; one color, the mean of its "
         "pixels, with an outline, where one stands for several (the same hue in all blocks); dark "

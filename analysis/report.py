@@ -130,7 +130,7 @@ def _remark(trial: Trial) -> str:
 
 
 def warnings(trials: Sequence[Trial]) -> list[str]:
-    """What must be read before any number."""
+    """Warnings at the top of the report."""
     said: list[str] = []
     leaking: dict[str, set[str]] = {}
     for trial in trials:
@@ -237,7 +237,7 @@ def build(results: Path, made: Sequence[Made]) -> str:
 
 
 def _section(one: Made) -> dict[str, Any]:
-    """What the template needs of a figure or a table."""
+    """Template variables of a figure or a table."""
     files = {path.suffix: path for path in one.paths}
     # Labels such as "none" or "NA" are names here, not missing values.
     numbers = pd.read_csv(files[".csv"], keep_default_na=False, na_values=[""])

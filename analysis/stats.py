@@ -45,7 +45,7 @@ class Estimate:
         return not math.isnan(self.low)
 
     def named(self) -> str:
-        """What kind of interval there is, or why there is none."""
+        """Kind of interval, or the reason why there is none."""
         if self.has_interval:
             return f"{LEVEL:.0%} t"
         equal = f"all {self.seeds} seeds are equal"
@@ -131,7 +131,7 @@ def _all_equal(values: NDArray[np.float64], scale: NDArray[np.float64]) -> bool:
 def difference(
     values: Mapping[int, float], reference: Mapping[int, float], *, level: float = LEVEL
 ) -> Difference:
-    """How much an arm is above its reference, by the seeds that both have.
+    """Difference of an arm from its reference, over the seeds that both have.
 
     The interval, the p-value and the one-sided lower bound are those of the paired t test (Student,
     Biometrika 6, 1908; `scipy.stats.ttest_rel`). With fewer than `MIN_SEEDS` pairs there is a mean

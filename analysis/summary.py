@@ -57,7 +57,7 @@ def arms(trials: pd.DataFrame) -> pd.DataFrame:
 
 
 def front(table: pd.DataFrame, cost: str) -> list[bool]:
-    """Which arms no other arm of their budget dominates by a lower mean cost and a higher accuracy.
+    """Arms that no other arm of their budget dominates by a lower mean cost and a higher accuracy.
 
     Args:
         table: of `arms`.

@@ -196,7 +196,7 @@ def points(row: pd.Series) -> str:
 
 
 def note(table: pd.DataFrame) -> str:
-    """What the columns mean, as one paragraph."""
+    """Note below the table, as one paragraph."""
     single = table[table["arm"] != arms.POOLED] if arms.draws([*table["arm"]]) else table
     return notes.write([LEGEND, families(table)], single)
 

@@ -65,7 +65,7 @@ def data(results: Path) -> pd.DataFrame:
 
 
 def _moves(epochs: Sequence[int], plans: Sequence[RankPlan]) -> dict[str, float]:
-    """What the searches of one trial changed after the first."""
+    """Changes of plan by the searches of one trial after the first."""
     pairs = list(zip(plans, plans[1:], strict=False))
     steps = [
         [_height(new[site]) - _height(old[site]) for site in new if new[site] != old[site]]
@@ -101,7 +101,7 @@ def summarize(table: pd.DataFrame) -> command.Summary:
 
 
 def note(table: pd.DataFrame) -> str:
-    """What the columns mean, as one paragraph."""
+    """Note below the table, as one paragraph."""
     return notes.write([LEGEND], table)
 
 

@@ -138,7 +138,7 @@ def _quantiles(values: pd.Series) -> str:
 
 
 def note(table: pd.DataFrame) -> str:
-    """What the columns mean, as one paragraph."""
+    """Note below the table, as one paragraph."""
     bare = table["top_probability_plain"].isna().all()
     return notes.write([LEGEND, "No logits were recorded." if bare else ""], table)
 

@@ -148,7 +148,7 @@ def summarize(table: pd.DataFrame) -> command.Summary:
 
 
 def note(table: pd.DataFrame) -> str:
-    """What the columns mean, as one paragraph."""
+    """Note below the table, as one paragraph."""
     labels = table.drop_duplicates("arm").set_index("arm")["label"]
     references = "; ".join(labels[arm] for arm in table["reference"].dropna().unique())
     bare = table[table["seed"].notna() & table["epoch"].isna()]

@@ -32,12 +32,12 @@ class Memory:
 
     @property
     def call_bytes(self) -> int:
-        """What the call took on top of the model."""
+        """Peak memory of the call in addition to the model."""
         return self.peak_bytes - self.base_bytes
 
     @property
     def cells(self) -> tuple[int, int]:
-        """Of `TITLES`."""
+        """Table row with the columns `TITLES`."""
         return self.peak_bytes // MIB, self.call_bytes // MIB
 
 

@@ -93,7 +93,7 @@ def settings_of(arguments: argparse.Namespace) -> dict[str, Any]:
 
 @dataclass(frozen=True)
 class Bar:
-    """What a figure must reach."""
+    """Target of a measured value."""
 
     name: str
     value: float
@@ -138,7 +138,7 @@ TIME_TITLES = ("median ms", "IQR ms")
 
 
 def time_cells(times: Times) -> tuple[float, float]:
-    """Of `TIME_TITLES`."""
+    """Table row with the columns `TIME_TITLES`."""
     low, high = times.quartiles
     return times.median * 1e3, (high - low) * 1e3
 

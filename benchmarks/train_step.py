@@ -48,7 +48,7 @@ TAUGHT = (ONE, TWO)
 STUDENTS = (DENSE, ALONE, *TAUGHT)
 VARIANTS = (*STUDENTS, TEACHER)
 DIFFERENCE = 1e-5
-"""Of the losses of the first step, over the larger of them."""
+"""Allowed difference of the losses of the first step, relative to the larger one."""
 
 
 class TwoForwards(Distiller):

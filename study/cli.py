@@ -74,7 +74,7 @@ def _add_display(group: argparse._ArgumentGroup) -> None:
 
 
 def request(arguments: argparse.Namespace) -> Request:
-    """What the flags ask of the cluster.
+    """Resources that the flags request.
 
     Raises:
         ValueError: a figure out of range.

@@ -6,7 +6,7 @@ from numpy.typing import ArrayLike
 
 
 def on_front(costs: ArrayLike) -> list[bool]:
-    """Which points no other dominates; equal points do not dominate one another.
+    """Points that no other point dominates; equal points do not dominate one another.
 
     Args:
         costs: (points, objectives), less is better; a point with a number that is not finite is

@@ -123,7 +123,7 @@ def _check_copied(root: Path, experiment: Experiment) -> None:
 
 
 def changes(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
-    """What differs between two records of studies, but for what was only added."""
+    """Differences between two records of studies, except for additions."""
 
     def content(study: Mapping[str, Any]) -> dict[str, Any]:
         arms = {

@@ -83,7 +83,7 @@ def _run(arguments: argparse.Namespace, console: Console) -> int:
 
 
 def _study(arguments: argparse.Namespace) -> tuple[Experiment, Results]:
-    """What is asked for, and where it goes."""
+    """The requested experiment, and its results directory."""
     if arguments.resume is not None:
         results = Results(arguments.resume.absolute())
         widened = with_flags(load(results), seeds=arguments.seeds, samples=arguments.samples)

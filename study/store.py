@@ -35,9 +35,9 @@ from study.spec.configfile import read_config, write_config
 from study.spec.schema import Experiment, TrialSpec
 
 TRIAL_ENTRIES = tuple(FIELDS)
-"""What every `trial.json` has, as it is read here; `experiment` and `needs` are for a run alone."""
+"""Required keys of `trial.json`; only a run needs `experiment` and `needs`."""
 VERSIONS = f"schemas up to {SCHEMA_VERSION}"
-"""What is read here, in words."""
+"""Readable versions of records, in words."""
 DRIVER_LOCK = "driver.lock"
 DRIVER_WAIT_S = 1.0
 """Who only looks at a lock has it for a moment, and must not turn a driver away."""
@@ -90,7 +90,7 @@ class Results:
         return run.record() if run.exists else None
 
     def spec(self, trial_id: str) -> TrialSpec:
-        """What a trial of this study is to do, as its record says."""
+        """Description of a trial of this study, from its record."""
         record = self.trial(trial_id)
         assert record is not None, trial_id
         names = [name for name in TrialSpec.model_fields if name in record]
@@ -118,7 +118,7 @@ class Results:
         return sorted((self.root / "trials").glob(f"*/{RECORD}"))
 
     def status(self, trial_id: str) -> Status:
-        """Where a trial stands."""
+        """Status of a trial."""
         return self.run(trial_id).status
 
     def epochs(self, trial_id: str) -> list[dict[str, Any]]:
@@ -250,7 +250,7 @@ class SingleRun(Results):
         return [self.root / RECORD]
 
     def study(self) -> dict[str, Any]:
-        """What `study.json` would hold."""
+        """Content of `study.json` for an experiment."""
         record = Run(self.root).record()
         config = {name: value for name, value in record["config"].items() if name != "seed"}
         arm = {"name": record["arm"], "label": record["label"], "needs": {}, "config": config}

@@ -68,7 +68,7 @@ def _dense(config: TrialConfig, *, random: bool) -> nn.Module:
 
 
 def _lines(report: Report) -> list[str]:
-    """What came out, for people."""
+    """Human-readable summary of the result."""
     asked = 1 - report.target / report.dense_cost
     lines = [
         f"{report.method}, {report.strategy} plan for {len(report.decisions)} sites: "

@@ -98,7 +98,7 @@ def _check_fit(model: nn.Module, splits: Splits) -> None:
 
 
 def _cause(model: nn.Module) -> str:
-    """What makes a loss that is not finite, in words."""
+    """Possible causes of a non-finite loss, in words."""
     for name, tensor in model.state_dict().items():
         if tensor.is_floating_point() and not tensor.isfinite().all():
             return f"{name} has values that are not finite"

@@ -39,7 +39,7 @@ def export(arguments: argparse.Namespace, display: Display) -> None:
 
 
 def origin_of_run(run: Run) -> Origin:
-    """What the record of a run says of its model, without a path of this machine.
+    """Facts about a model from the record of its run, without local paths.
 
     Raises:
         ValueError: a record that is damaged.

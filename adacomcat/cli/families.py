@@ -37,7 +37,7 @@ def models(arguments: argparse.Namespace, console: Console) -> None:
 
 
 def family_row(family: ModelFamily) -> dict[str, Any]:
-    """What a family supports: `family`, `names`, `models`, `searched`, `refused`."""
+    """Summary of a family: `family`, `names`, `models`, `searched`, `refused`."""
     support = family.support()
     return {
         "family": family.name,

@@ -78,7 +78,7 @@ def _table(summary: Summary, totals: Mapping[str, Any]) -> Table:
 
 
 def _rest(summary: Summary, totals: Mapping[str, Any]) -> dict[str, Any]:
-    """What of the model's costs no row has."""
+    """Costs of the model that no row contains."""
     keys = [f"{kind}{unit}" for unit in summary.units for kind in ("", "dense_")]
     return {key: totals[key] - sum(row[key] for row in summary.rows) for key in keys}
 

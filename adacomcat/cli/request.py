@@ -38,7 +38,7 @@ Settings = dict[str, Any]
 
 @dataclass(frozen=True)
 class Origin:
-    """Where a stored model comes from.
+    """Origin of a stored model.
 
     Attributes:
         model: what it was made from, but for the sizes of its data.

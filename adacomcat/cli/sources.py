@@ -81,7 +81,7 @@ def comcat_sizes(folder: Path) -> dict[str, Any]:
 
 
 def origin_of(directory: Path) -> Origin:
-    """What a model's directory says of where the model comes from.
+    """Origin of a model, as its directory records it.
 
     Raises:
         ValueError: a directory that is damaged or foreign, or of a run that is not finished.

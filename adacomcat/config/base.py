@@ -12,7 +12,7 @@ from pydantic.fields import FieldInfo
 from adacomcat.checks import Refusal, require, require_known
 
 LARGEST = 2**63 - 1
-"""Of whole numbers, up or down: what PyTorch and every reader of JSON can hold."""
+"""Bound of whole numbers, up or down: what PyTorch and every reader of JSON can hold."""
 DEEPEST = 20
 """Levels of lists and mappings in a setting."""
 WORDS: Mapping[str, str] = MappingProxyType(

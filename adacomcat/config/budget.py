@@ -23,7 +23,7 @@ class BudgetConfig(Config):
     absolute: PositiveFloat | None = None
     """The cost to reach, in `unit`, counted as `adacomcat.cost` counts it."""
     latency: Mapping[str, Any] = {}
-    """Of the unit `latency`: what was measured, as `adacomcat latency` writes it; the
+    """For the unit `latency`: the measured times, as `adacomcat latency` writes it; the
     method checks it."""
 
     @model_validator(mode="after")

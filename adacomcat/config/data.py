@@ -59,16 +59,16 @@ class DataConfig(Config):
     """Subtracted from pixels in 0..1, one a channel; None: of the training images that are held in
     memory, ImageNet's for those decoded from files."""
     std: tuple[PositiveFloat, ...] | None = None
-    """What the rest is divided by, likewise."""
+    """Standard deviation of pixels, likewise."""
     crop_pct: float | None = Field(default=None, ge=0.1, le=2)
-    """Of images decoded from files: `image_size` over the side that an image is resized to before
+    """For images decoded from files: `image_size` over the side that an image is resized to before
     its crop; None: 0.875. This and the next two are timm's of a model, see `Preprocessing`."""
     crop_mode: Literal["center", "squash", "border"] | None = None
     """None: center."""
     interpolation: Literal["bicubic", "bilinear", "nearest"] | None = None
     """None: bicubic."""
     options: Mapping[str, Any] = {}
-    """What only this data set knows, for instance `num_classes` of `synthetic`."""
+    """Options of this data set, for instance `num_classes` of `synthetic`."""
 
     @model_validator(mode="after")
     def _check(self) -> Self:
@@ -84,7 +84,7 @@ class DataConfig(Config):
 
     @property
     def leakage(self) -> tuple[str, ...]:
-        """What sees the images that are reported on: none of `search` and `selection`, or some."""
+        """Uses of the reported images elsewhere: none, or some of `search` and `selection`."""
         uses = {"search": self.search_from, "selection": self.val_from}
         return tuple(use for use, origin in uses.items() if origin == "test")
 

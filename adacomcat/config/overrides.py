@@ -83,7 +83,7 @@ def dotted_keys(values: Mapping[str, Any]) -> list[str]:
 
 
 def differences(old: Mapping[str, Any], new: Mapping[str, Any], path: str = "") -> list[str]:
-    """What differs between two JSON configurations, as `key: 30 -> 5`, in the order of keys.
+    """Differences between two JSON configurations, as `key: 30 -> 5`, in the order of keys.
 
     2 and 2.0 differ: the id of a trial is the hash of its JSON.
     """

@@ -8,13 +8,13 @@ from adacomcat.checks import require
 from adacomcat.config.base import Config
 
 Rate = Annotated[float, Field(ge=0, le=1000)]
-"""Of learning; a larger one is a mistake, and would overflow once it is scaled."""
+"""Learning rate; a larger one is a mistake, and would overflow once scaled."""
 BatchSize = Annotated[int, Field(ge=1, le=10_000_000)]
 Epochs = Annotated[int, Field(ge=0, le=100_000)]
 
 
 class DistillConfig(Config):
-    """What the student learns from the dense model."""
+    """Settings of distillation from the dense model."""
 
     place: ClassVar[str] = "distill"
 
@@ -23,7 +23,7 @@ class DistillConfig(Config):
     weight: float = Field(default=0.5, ge=0, le=1)
     """Share of the loss that distillation takes from the labels."""
     temperature: PositiveFloat = 3.0
-    """Of `soft`."""
+    """Temperature of `soft`."""
     align_blocks: tuple[int, ...] = (0, 1, -2, -1)
     """Blocks whose outputs are pulled to the teacher's by mean squared error; () for none."""
     align_weight: NonNegativeFloat = 0.5
@@ -40,7 +40,7 @@ class PhaseConfig(Config):
 
     epochs: Epochs = 30
     frozen: bool = False
-    """Of a search phase: an epoch is its search alone, and the weights stay as they are."""
+    """For a search phase: an epoch is only its search, and the weights do not change."""
     batch_size: BatchSize = 64
     """Images of one step, over all workers."""
     lr: float = Field(default=5e-4, gt=0, le=1000)

@@ -49,7 +49,7 @@ class SearchConfig(Config):
     temperature_start: PositiveFloat = 5.0
     temperature_end: PositiveFloat = 0.1
     clock: Literal["per_epoch", "per_search"] = "per_epoch"
-    """What temperature and rate follow; the reference anneals once a search."""
+    """Clock of temperature and rate; the reference anneals once per search."""
     noise: bool = True
     """Gumbel noise on the logits; without it the mixture is a plain softmax."""
     decision: Literal["projected", "argmax"] = "projected"

@@ -25,7 +25,7 @@ class DenseConfig(Config):
     """A file (safetensors, or a `.pth` as DeiT's), a URL of one, or `timm` for the tag in
     `model.name`; None: random weights, which the recipe has to train."""
     sha256: str | None = Field(default=None, pattern=r"^[0-9a-f]{64}$")
-    """Of the file of weights; a URL needs one."""
+    """SHA-256 of the file of weights; required for a URL."""
     new_head: bool = False
     """Give the classifier random weights where the file's is for other classes."""
     recipe: PhaseConfig = PhaseConfig(distill=DistillConfig(kind="none", align_blocks=()))
@@ -68,12 +68,12 @@ class TrialConfig(Config):
         return self
 
     def identity(self) -> dict[str, Any]:
-        """What determines the trial, as JSON-able data."""
+        """The settings that determine the trial, as JSON-able data."""
         return identity(self.to_json())
 
 
 def identity(config: Mapping[str, Any]) -> dict[str, Any]:
-    """What of a `TrialConfig` as JSON determines the trial: all but `runtime` and `data.root`.
+    """The settings that determine a trial, of a `TrialConfig` as JSON: not `runtime`, `data.root`.
 
     Which images lie below the root is what the hashes of the splits tell.
     """

@@ -23,7 +23,7 @@ from adacomcat.data.source import Part, Source, existing_root, read_options
 from adacomcat.files import default_cache
 
 DEBIAN_FASHION_MNIST = Path("/usr/share/datasets/fashion-mnist")
-"""Where Debian's package `dataset-fashion-mnist` puts the four IDX files."""
+"""Folder of the four IDX files of Debian's package `dataset-fashion-mnist`."""
 FASHION_CLASSES = tuple(FashionMNIST.classes)
 
 

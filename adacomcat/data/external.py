@@ -134,7 +134,7 @@ def _part(config: DataConfig, dataset: Any, root: Path | None) -> Part:
 
 
 def _pixels(dataset: Any) -> Part | None:
-    """Of a data set that holds its pixels: N x H x W, N x H x W x C or N x C x H x W, bytes."""
+    """Pixels of a data set in memory: N x H x W, N x H x W x C or N x C x H x W, bytes."""
     labels = getattr(dataset, "targets", getattr(dataset, "labels", None))
     pixels = getattr(dataset, "data", None)
     if labels is None or not isinstance(pixels, np.ndarray | Tensor):

@@ -174,7 +174,7 @@ def _no_cut_images() -> Iterator[None]:
 
 
 def as_image(value: Any) -> Image.Image:
-    """What a data set gives for an image (a PIL image or an open file) as a PIL image.
+    """PIL image from an image of a data set (a PIL image or an open file).
 
     Raises:
         TypeError: it is neither.

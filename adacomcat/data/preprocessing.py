@@ -14,7 +14,7 @@ IMAGENET_STD = (0.229, 0.224, 0.225)
 
 @dataclass(frozen=True, kw_only=True)
 class Preprocessing:
-    """How an image becomes what a model is given.
+    """Preprocessing of images for a model.
 
     The defaults are DeiT's: the shorter side to 256 pixels, then the center 224.
 

@@ -80,7 +80,7 @@ class Splits:
 
     @property
     def leakage(self) -> tuple[str, ...]:
-        """What sees images that are reported on: some of training, search and selection."""
+        """Uses of reported images elsewhere: some of training, search and selection."""
         return tuple(use for use, count in self.seen.items() if count > 0)
 
     @property
@@ -158,7 +158,7 @@ def _check_classes(source: Source) -> None:
 
 
 def _seen(test: Split, digests: Mapping[str, np.ndarray]) -> dict[str, int]:
-    """How many images of test each other split holds too, by its use.
+    """Number of test images that each other split also holds, by its use.
 
     Args:
         test: the split.
@@ -209,12 +209,12 @@ def _thin(labels: np.ndarray, config: DataConfig) -> np.ndarray:
 
 
 def _counts(source: Source, kept: np.ndarray) -> np.ndarray:
-    """How many of the training images at `kept` each class has."""
+    """Number of training images at `kept` in each class."""
     return np.bincount(source.train.labels[kept], minlength=len(source.classes))
 
 
 def _apportion(counts: np.ndarray, total: int) -> np.ndarray:
-    """How many of each class make `total` in all, in proportion to `counts`."""
+    """Numbers per class that sum to `total`, in proportion to `counts`."""
     exact = counts * (total / counts.sum())
     take = np.floor(exact).astype(np.int64)
     # Largest remainders: what rounding down left goes to the classes that lost most.

@@ -30,7 +30,7 @@ from adacomcat.data.preprocessing import Preprocessing
 SCALE = (0.08, 1.0)
 """Share of the area that `resized_crop` keeps, as DeiT."""
 TRANSLATE_SHARE = 0.45
-"""Of the side; timm's furthest shift in an automatic augmentation."""
+"""Share of the side; timm's largest shift in an automatic augmentation."""
 POLICIES = "a policy of timm, for instance rand-m9-mstd0.5-inc1, original or augmix-m5-w4-d2"
 
 

@@ -217,7 +217,7 @@ def _expected(
     shapes: Mapping[str, Mapping[str, Any]],
     state: Mapping[str, Tensor],
 ) -> dict[str, Tensor]:
-    """What the file should hold for a model, by the reference's names; on the meta device."""
+    """Expected tensors for a model, by the reference's names, on the meta device."""
     expected = {}
     for key, value in committed.state_dict().items():
         name = next((name for name in shapes if key.startswith(f"{name}.")), None)

@@ -56,7 +56,7 @@ IMAGE_KEYS = (
     "license",
     "tag",
 )
-"""What of timm's `pretrained_cfg` says how an image gets in and what comes out."""
+"""Keys of timm's `pretrained_cfg` that describe a model's input and output."""
 
 
 def save(
@@ -164,7 +164,7 @@ def load(directory: Path | str) -> nn.Module:
 
 
 def read_config(directory: Path | str, *, whole: bool = True) -> dict[str, Any]:
-    """What `config.json` of a directory says.
+    """Content of a directory's `config.json`.
 
     Args:
         directory: that `save` wrote.

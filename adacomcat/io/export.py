@@ -35,14 +35,14 @@ INPUT, OUTPUT = "images", "logits"
 # With an end: without one, PyTorch 2.6 trips over the largest integer there is.
 DYNAMIC = ({0: torch.export.Dim("batch", min=1, max=2**31 - 1)},)
 ONNX_LIMIT_BYTES = 2**31
-"""What a protobuf can hold."""
+"""Size limit of a protobuf file."""
 Run = Callable[[Tensor], Tensor]
 """(B, C, H, W) -> (B, classes)."""
 
 
 @dataclass(frozen=True)
 class Exported:
-    """What was written, and how it compares with the model.
+    """Result of an export, and its comparison with the model.
 
     Attributes:
         form: of the file, with its version.

@@ -16,14 +16,14 @@ from adacomcat.config import leakage_note
 from adacomcat.methods.summary import UNITS, Summary
 
 HUB = "hf-hub:"
-"""What a name of the hub begins with, as timm has it."""
+"""Prefix of hub names, as in timm."""
 CARD = "README.md"
 TASK = "image-classification"
 
 
 @dataclass(frozen=True, kw_only=True)
 class Origin:
-    """What is known of how a model came to be; nothing of it for one without a record.
+    """Provenance of a model, as far as it is recorded.
 
     Attributes:
         data: name of the data set.

@@ -34,11 +34,11 @@ from adacomcat.io.trace import EPOCHS, SEARCHES, read_rows
 
 RECORD, LOG = "trial.json", "trial.log"
 SCHEMA_VERSION = 2
-"""Of `trial.json`, `study.json` and `study.yaml`; a reader refuses a newer one."""
+"""Version of `trial.json`, `study.json` and `study.yaml`; readers refuse newer ones."""
 Status = Literal["pending", "running", "finished", "stopped", "failed", "interrupted"]
 """`stopped`: ended early by the pruner of an exploration."""
 FINAL: frozenset[Status] = frozenset({"finished", "stopped"})
-"""What a resume does not run again."""
+"""Statuses that a resume does not run again."""
 FIELDS: Mapping[str, type | tuple[type, ...]] = MappingProxyType(
     {
         "trial_id": str,
@@ -57,7 +57,7 @@ FIELDS: Mapping[str, type | tuple[type, ...]] = MappingProxyType(
         "stopped": (dict, type(None)),
     }
 )
-"""What every reader of a record counts on."""
+"""Keys that every reader of a record relies on."""
 POLL_S = 0.05
 
 
@@ -228,7 +228,7 @@ class Run:
 
     @property
     def status(self) -> Status:
-        """Where the run stands; `pending` without a record."""
+        """Status of the run; `pending` without a record."""
         status: Status = self.record()["status"] if self.exists else "pending"
         return status
 
@@ -252,7 +252,7 @@ class Run:
         return read_rows(self.path / SEARCHES)
 
     def missing_rows(self) -> str:
-        """What the trace of an ended run lacks or has damaged, in words; empty where it is whole.
+        """Missing or damaged parts of an ended run's trace, in words; empty if it is complete.
 
         Raises:
             ValueError: a record that does not read.
@@ -324,7 +324,7 @@ class Run:
             )
 
     def resume_command(self) -> str:
-        """What to type to go on."""
+        """Command that resumes the run."""
         command = self.record().get("command")
         if command is None:
             results = shlex.quote(str(self.path.parents[1]))

@@ -37,7 +37,7 @@ Carry = Callable[[Mapping[str, Tensor], int], dict[str, Tensor]]
 
 @dataclass(frozen=True)
 class Move:
-    """How the optimizer's state follows one module whose parameters `commit_` replaced.
+    """Migration of optimizer state for one module whose parameters `commit_` replaced.
 
     A first moment is linear in the gradient, so it transforms as the gradient does (`power` 1). A
     second moment transforms with the squared coefficients (`power` 2), exact where the mixed
@@ -51,7 +51,7 @@ class Move:
 
 @dataclass(frozen=True)
 class ParameterMap:
-    """What `commit_` did to the parameters; those that no move names are untouched."""
+    """Changes of parameters by `commit_`; those that no move names are untouched."""
 
     moves: tuple[Move, ...] = ()
     rearranged: bool = False
@@ -85,10 +85,10 @@ class Site(Protocol):
         """Key of the site in a plan."""
 
     def options(self, unit: Unit) -> Sequence[Option]:
-        """What may be decided, cheapest first unless measured otherwise."""
+        """Possible decisions, cheapest first unless measured otherwise."""
 
     def distance(self, a: Decision, b: Decision) -> float:
-        """How far two decisions are apart, from 0 (only if equal) to 1."""
+        """Distance of two decisions, from 0 (only if equal) to 1."""
 
 
 @dataclass(frozen=True)
@@ -112,7 +112,7 @@ class Method(ABC):
     so that the two can be aligned."""
     model: nn.Module
     sites: Sequence[Site]
-    """What a plan decides on, with the options of each."""
+    """Sites that a plan decides on, with their options."""
     plan: Plan | None
     """The plan in force; None while the model is dense."""
 
@@ -174,12 +174,12 @@ class Method(ABC):
         return {site.name: site.options(unit) for site in self.sites}
 
     def distance(self, a: Plan, b: Plan) -> float:
-        """How far two plans are apart, as their sites count it; see `Plan.distance`."""
+        """Distance of two plans, as their sites define it; see `Plan.distance`."""
         return a.distance(b, {site.name: site.distance for site in self.sites})
 
     @abstractmethod
     def plan_cost(self, plan: Plan, unit: Unit) -> float:
-        """What the searched sites cost under a plan."""
+        """Cost of the searched sites under a plan."""
 
     @abstractmethod
     def dense_cost(self, unit: Unit) -> tuple[float, float]:
@@ -252,7 +252,7 @@ class Searchable(Method):
 
     @abstractmethod
     def architecture_parameters(self) -> list[nn.Parameter]:
-        """What a search trains; may be empty, and a search then takes no step."""
+        """Parameters that a search trains; if there are none, a search takes no step."""
 
     @abstractmethod
     def sample_(self, temperature: float, generator: torch.Generator | None) -> None:

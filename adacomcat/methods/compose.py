@@ -43,10 +43,10 @@ class ChangesBlocks(Protocol):
     """A method that changes what a model's blocks cost, whatever the number of tokens."""
 
     def block_macs(self, decisions: Decisions | None) -> list[BlockMacs]:
-        """Of each block at some decisions; None: expected under the drawn mixture."""
+        """MACs of each block at some decisions; None: expected under the drawn mixture."""
 
     def macs_beside_blocks(self, decisions: Decisions | None) -> Number:
-        """Of the method's sites outside the blocks, likewise."""
+        """MACs of the method's sites outside the blocks, likewise."""
 
 
 @runtime_checkable
@@ -185,7 +185,7 @@ class Composed(Method):
     # Costs.
 
     def options(self, unit: Unit) -> dict[str, Sequence[Option]]:
-        """What may be decided now; without costs where the last part's depend on all others."""
+        """Options now; without costs where those of the last part depend on all others."""
         known = {site: found for part in self.parts for site, found in part.options(unit).items()}
         if not isinstance(self._last, CountsOnBlocks):
             return known
@@ -266,7 +266,7 @@ class Composed(Method):
         }
 
     def _blocks(self, decided: Sequence[Decisions | None]) -> list[BlockMacs]:
-        """What the blocks cost at decisions of the parts before the last; None: as drawn."""
+        """Cost of the blocks at decisions of the parts before the last; None: as drawn."""
         first, *others = zip(self._changing(), decided, strict=True)
         blocks = first[0].block_macs(first[1])
         for part, decisions in others:

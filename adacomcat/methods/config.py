@@ -8,7 +8,7 @@ from adacomcat.config.base import Config
 
 
 class ComposeConfig(Config):
-    """How the parts are searched, and what each may save."""
+    """Search order of the parts, and their shares of the reduction."""
 
     place: ClassVar[str] = "method"
 

@@ -40,7 +40,7 @@ AnyConfig = TypeVar("AnyConfig", bound=Config)
 
 @dataclass(frozen=True)
 class Registration:
-    """What is known of a method before anything of it is loaded.
+    """Entry of a method in the registry, known before its modules are loaded.
 
     Attributes:
         name: in plans, and as `method.name`.

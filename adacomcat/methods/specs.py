@@ -19,7 +19,7 @@ Shape = Mapping[str, Any]
 
 
 class Spec(Protocol):
-    """What the `spec` module of a method offers."""
+    """Interface of a method's `spec` module."""
 
     KINDS: Sequence[str]
     """Kinds of its descriptions."""

@@ -21,7 +21,7 @@ from adacomcat.models.heads import HeadAttention, Heads
 from adacomcat.models.tokens import TokenSequence
 
 Between = Literal["nothing", "bias", "norm", "rotary"]
-"""What stands between the projections and the scores of a head."""
+"""Operations between the projections and the scores of a head."""
 
 
 @dataclass(frozen=True)
@@ -155,7 +155,7 @@ class ModelView:
 
 @dataclass(frozen=True)
 class Support:
-    """What a family supports, in words, for `adacomcat models`.
+    """Support of a family, in words, for `adacomcat models`.
 
     Attributes:
         names: patterns of the models' names.
@@ -194,14 +194,14 @@ class ModelFamily(ABC):
 
     @abstractmethod
     def support(self) -> Support:
-        """What is supported and what is refused, in words."""
+        """Supported and refused models, in words."""
 
     @abstractmethod
     def makes(self, name: str) -> bool:
         """Whether `create` makes models of this name."""
 
     def explain(self, name: str) -> str:
-        """What is known of a name that no family makes; empty where nothing is."""
+        """Hint about a name that no family creates; may be empty."""
         return ""
 
     def image_size(self, name: str) -> int:
@@ -286,7 +286,7 @@ class ModelFamily(ABC):
     # Inputs and outputs.
 
     def preprocessing(self, model: nn.Module) -> Mapping[str, Any]:
-        """What is known of how images get into a model, in timm's keys of a `pretrained_cfg`.
+        """Preprocessing of a model's images, in timm's keys of a `pretrained_cfg`.
 
         Such are `mean`, `std`, `crop_pct`, `crop_mode`, `interpolation` and `label_names`.
         """
@@ -303,7 +303,7 @@ class ModelFamily(ABC):
 
     @abstractmethod
     def pooling(self, model: nn.Module) -> str:
-        """How a model pools its tokens."""
+        """Pooling of a model's tokens."""
 
     @abstractmethod
     def classifiers(self, model: nn.Module) -> tuple[str, ...]:
@@ -329,7 +329,7 @@ class ModelFamily(ABC):
 
     @abstractmethod
     def tokens(self, model: nn.Module) -> TokenSequence:
-        """Where the tokens of a model run, compressed or not.
+        """Token sequence of a model, compressed or not.
 
         Raises:
             ValueError: a model whose tokens cannot be dropped or merged (the part is named).

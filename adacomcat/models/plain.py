@@ -167,7 +167,7 @@ def _require_own_forward(module: nn.Module, name: str) -> None:
 
 
 def way_out(module: nn.Module) -> str:
-    """What to do with a module of an unknown class; empty where nothing is known."""
+    """Advice about a module of an unknown class; may be empty."""
     kind = type(module)
     bases = [each.__name__.lower() for each in kind.__mro__]
     adapted = hasattr(module, "base_layer") or hasattr(module, "peft_config")

@@ -106,7 +106,7 @@ def view_of(model: nn.Module) -> ModelView:
 
 
 def tokens_of(model: nn.Module) -> TokenSequence:
-    """Where the tokens of a model run; see `ModelFamily.tokens`."""
+    """Token sequence of a model; see `ModelFamily.tokens`."""
     return family_of(model).tokens(model)
 
 

@@ -255,7 +255,7 @@ def _has_norms(attention: Any) -> bool:
 
 
 def effective_scale(attention: Any) -> float:
-    """What the forward of timm's usual attention multiplies its scores by.
+    """Scale of the scores in the forward of timm's usual attention.
 
     The fused kernel does not read `attention.scale`.
     """

@@ -14,7 +14,7 @@ from adacomcat.models.heads import HeadAttention
 
 
 class BlockSteps(ABC):
-    """How a block with a flat token sequence computes, so that tokens can change on the way.
+    """Computation of a block with a flat token sequence, in parts between which tokens can change.
 
     Stateless. `block` is the model's own; its attention may be a method's `HeadAttention`, which
     the methods here take care of.
@@ -87,7 +87,7 @@ class BlockSteps(ABC):
         return self.dense_finish(attention, heads)
 
     def scale(self, block: Any) -> float:
-        """What the scores are multiplied by."""
+        """Scale of the scores."""
         attention = self.attention(block)
         if isinstance(attention, HeadAttention):
             return attention.scale
@@ -103,7 +103,7 @@ class BlockSteps(ABC):
 
 @dataclass(frozen=True)
 class TokenSequence:
-    """Where a flat sequence of tokens runs through a model, and which of them are special.
+    """Flat token sequence of a model, and its special tokens.
 
     Attributes:
         container: name of the module that holds the blocks, one after the other (`blocks`, or

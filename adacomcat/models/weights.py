@@ -53,7 +53,7 @@ def load_dense_weights_(
 def read_dense_weights(
     config: DenseConfig, name: ModelConfig, cache: Path
 ) -> tuple[str, dict[str, Tensor]]:
-    """What the weights that a configuration names were read from, and their state dict.
+    """Source of the weights that a configuration names, and their state dict.
 
     Raises:
         ValueError: weights that cannot be had, or have another hash.
@@ -84,7 +84,7 @@ def image_size_of_weights(config: DenseConfig, name: ModelConfig, cache: Path) -
 
 
 def weights_identity(config: DenseConfig) -> str | None:
-    """What tells these weights from others: a hash of the file's content, not its path.
+    """Identity of weights: a hash of the file's content, not its path.
 
     Raises:
         ValueError: no such file, or one with another hash than `dense.sha256`.

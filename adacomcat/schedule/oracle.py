@@ -63,7 +63,7 @@ def best_epochs(plans: Mapping[int, Plan], searches: int, epochs: int) -> list[i
 
 
 def stale_distance(plans: Mapping[int, Plan], searched: Iterable[int], epochs: int) -> float:
-    """How far the plan in force was from the plan a search would have proposed, over all epochs.
+    """Distance between the plan in force and the plan a search would propose, over all epochs.
 
     Args:
         plans: as in `best_epochs`.

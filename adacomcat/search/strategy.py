@@ -22,7 +22,7 @@ from adacomcat.methods.base import Method, Proposal, SupportsCalibration
 
 @dataclass(frozen=True)
 class SearchReport:
-    """What one search did; losses and accuracy are means over its images.
+    """Report of one search; losses and accuracy are means over its images.
 
     Attributes:
         index: how many searches came before.

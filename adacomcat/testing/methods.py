@@ -37,7 +37,7 @@ class MethodConformance:
     """
 
     configs: ClassVar[Sequence[Mapping[str, Any]]]
-    """What `build_method` takes."""
+    """Configuration for `build_method`."""
     models: ClassVar[Mapping[str, Callable[[], nn.Module]]] = {"vit": tiny_vit}
     """Name -> a function that builds a dense model in evaluation mode, the same at each call."""
     images: ClassVar[Tensor] = tiny_images()

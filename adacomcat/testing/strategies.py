@@ -30,12 +30,12 @@ class StrategyConformance:
         {"name": "diffrate"},
         {"name": "lowrank+diffrate"},
     )
-    """What `build_method` takes."""
+    """Configuration for `build_method`."""
     build: ClassVar[Callable[[], nn.Module]] = staticmethod(lambda: tiny_vit(depth=4))
     """Builds a dense model in evaluation mode, the same at each call."""
     budget: ClassVar[BudgetConfig] = BudgetConfig(unit="macs", reduction=0.25)
     settings: ClassVar[Mapping[str, Any]] = {}
-    """Of `SearchConfig`, beside the strategy."""
+    """Settings of `SearchConfig`, beside the strategy."""
     schedules: ClassVar[Sequence[Mapping[str, Any]]] = (
         {"kind": "fixed"},
         {"kind": "once"},

@@ -330,7 +330,7 @@ class Trial:
 
     @property
     def recipe(self) -> PhaseConfig:
-        """Of the phase that runs."""
+        """Settings of the current phase."""
         return self.config.search_phase if self.phase_name == PHASES[0] else self.config.finetune
 
     def _model_changed(self, changes: ParameterMap | None = None) -> None:

@@ -24,15 +24,15 @@ class Loaders:
         self._made: dict[tuple[str, int, bool], Loader] = {}
 
     def train(self, batch_size: int) -> Loader:
-        """Of the images that the weights train on, augmented."""
+        """Loader of the training images, augmented."""
         return self._loader(self.splits.train, batch_size, train=True)
 
     def search(self, batch_size: int) -> Loader:
-        """Of the images that the rank search sees, shuffled."""
+        """Loader of the search images, shuffled."""
         return self._loader(self.splits.search, batch_size, train=True)
 
     def whole(self, split: Split, batch_size: int) -> Loader:
-        """Of a split as it is: every image once, in order."""
+        """Loader of a split without changes: every image once, in order."""
         return self._loader(split, batch_size, train=False)
 
     def unreadable(self) -> int:

@@ -29,7 +29,7 @@ from study.spec.expand import RESOLVED
 
 @dataclass(frozen=True)
 class Outcome:
-    """What the body of a trial leaves beside its trace."""
+    """Result of a trial beside its trace."""
 
     summary: dict[str, Any]
     split_hashes: Mapping[str, str] = field(default_factory=dict)
@@ -38,7 +38,7 @@ class Outcome:
 
 
 class Body(Protocol):
-    """What a trial does; called on every worker of it.
+    """Function that runs a trial; called on each of its workers.
 
     It runs until `until` epochs, counted over both phases, are done (None: to the end) and goes on
     from `directory` when called again. It returns None where there is more to do.

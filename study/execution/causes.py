@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 
 _SHORT_OF_MEMORY = "the node running low on memory"
-"""What Ray says of every worker that its memory monitor has killed."""
+"""Message of Ray about a worker that its memory monitor has killed."""
 
 
 def behind(error: BaseException | None) -> Iterator[BaseException]:

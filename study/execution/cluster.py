@@ -25,18 +25,18 @@ from study.execution.provenance import python_path, repository
 Executor = Literal["tune", "train"]
 
 REACH_S = 3.0
-"""How long the head of a cluster may take to accept a connection."""
+"""Seconds that the head of a cluster may take to accept a connection."""
 ANSWER_S = 15.0
-"""How long it may take to answer; Ray itself would try for minutes."""
+"""Seconds that it may take to answer; Ray itself would try for minutes."""
 TOKEN_BYTES = 32
 """As many as Ray's own tokens have."""
 FORWARDED = ("PYTHONPATH", "PYTHONSAFEPATH", "RAY_TRAIN_", "RAY_ACCEL_", "TUNE_")
-"""How the settings begin that the workers of a joined cluster need, too."""
+"""Prefixes of settings that the workers of a joined cluster also need."""
 
 
 @dataclass(frozen=True)
 class Request:
-    """What a user asks for; None and `auto` leave the choice to `place`."""
+    """Requested resources; None and `auto` leave the choice to `place`."""
 
     executor: Literal["auto", "tune", "train"] = "auto"
     workers: int = 1
@@ -59,7 +59,7 @@ class Request:
 
 @dataclass(frozen=True)
 class Placement:
-    """How every trial of a study is run.
+    """Resources of every trial of a study.
 
     Attributes:
         executor: `tune`, a plain Tune function; `train`, a Ray Train run nested in one.
@@ -342,7 +342,7 @@ def _join(address: str, field: str, options: Mapping[str, Any]) -> Any:
 
 
 def describe_dashboard(url: str) -> str:
-    """How to open a dashboard: its address, its token where it asks for one, and from elsewhere.
+    """Instructions for the dashboard: its address, its token if needed, and access from elsewhere.
 
     Args:
         url: what `start` returned.

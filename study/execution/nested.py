@@ -11,7 +11,7 @@ from study.spec.schema import TrialSpec
 from study.store import Results
 
 RETRIES = 3
-"""How often a run starts again, from its last epoch, after the loss of a worker or a node."""
+"""Restarts of a run, from its last epoch, after the loss of a worker or a node."""
 
 
 def run_nested(specs: Sequence[TrialSpec], job: Job) -> None:

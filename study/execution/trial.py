@@ -45,7 +45,7 @@ class Pruning:
 
 @dataclass(frozen=True)
 class Job:
-    """What all trials of a study share, sent to every worker."""
+    """Shared data of all trials of a study, sent to every worker."""
 
     root: str
     """The results directory."""
@@ -293,5 +293,5 @@ def _headline(error: BaseException) -> str:
 
 
 def ray_folder(root: str | Path) -> Path:
-    """Where Ray keeps its own files of a study; nothing of the record is in there."""
+    """Folder of Ray's own files of a study, which are not part of the record."""
     return Path(root) / "ray"

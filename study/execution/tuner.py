@@ -66,7 +66,7 @@ def run_study(
 
 
 class _Study:
-    """What the parts of a run share."""
+    """Shared data of the parts of a run."""
 
     def __init__(
         self,
@@ -246,7 +246,7 @@ class _Decide:
 
 
 def _tune_folder(root: str, *, logs: bool = False) -> Path:
-    """Where Tune writes; what loggers leave there is kept."""
+    """Folder that Tune writes to; logs in it are kept."""
     return Path(root) / "logs" if logs else ray_folder(root) / "tune"
 
 

@@ -102,7 +102,7 @@ def arm_rows(experiment: Experiment, results: Results) -> list[ArmRow]:
 
 
 def importance(rows: Sequence[ArmRow], exploration: Exploration) -> dict[str, Any]:
-    """How much each parameter decides whether an arm is among the best in an objective.
+    """Importance of each parameter for an arm to be among the best in an objective.
 
     By PED-ANOVA (Watanabe et al., arXiv 2304.10255), in Optuna's version for conditional parameters
     (arXiv 2601.20800): fANOVA would leave out every parameter that some arm lacks. It sees the

@@ -77,7 +77,7 @@ def read_study(experiment: Experiment, results: Results) -> optuna.Study:
 
 
 def left(experiment: Experiment, study: optuna.Study) -> int:
-    """How many arms are still to run.
+    """Number of arms still to run.
 
     These are the references and samples that have not ended, those that a killed driver left
     running among them, and the finished arms that lack a seed of the experiment.

@@ -17,7 +17,7 @@ from study.store import Results
 
 @dataclass(frozen=True)
 class ArmOutcome:
-    """What became of an arm.
+    """Outcome of an arm.
 
     Attributes:
         status: of the arm.
@@ -41,7 +41,7 @@ class ArmOutcome:
 
 
 def arm_status(statuses: Sequence[Status]) -> Status:
-    """Where an arm stands, from where its trials do: finished only when all are.
+    """Status of an arm from its trials: finished only if all are.
 
     A mean over fewer seeds would compare with no other, so one that failed decides.
     """
@@ -91,7 +91,7 @@ def read_outcome(
 
 
 def on_front(points: Sequence[tuple[float, ...] | None], objectives: Sequence[str]) -> list[bool]:
-    """Which arms no other dominates; equal ones all are.
+    """Arms that no other arm dominates, including equal ones.
 
     Args:
         points: objectives of each arm; None for one that has not finished, and is not on the front.

@@ -54,7 +54,7 @@ Array = npt.NDArray[np.float64]
 
 @dataclass(frozen=True)
 class Decision:
-    """What was decided of an arm at a rung, and from what.
+    """Decision about an arm at a rung, with its inputs.
 
     Attributes:
         arm: its name.
@@ -198,7 +198,7 @@ def place_of_last(points: Array) -> tuple[int, int]:
 
 
 def dominators_of_last(points: Array, margin: float) -> int:
-    """How many points dominate the last one with margin.
+    """Number of points that dominate the last one with margin.
 
     Args:
         points: losses, (points, objectives).
@@ -217,7 +217,7 @@ def scaled(points: Array) -> Array:
 
 
 def _contributions(front: Array) -> Array:
-    """What each point adds to the hypervolume of points of one rank; of equal ones only the first.
+    """Hypervolume contributions of points of one rank; of equal ones only the first contributes.
 
     Args:
         front: scaled losses in the order of arrival, (points, objectives).

@@ -67,7 +67,7 @@ class OptunaSearcher(Searcher):
 
     @property
     def left(self) -> int:
-        """How many arms are still to run."""
+        """Number of arms still to run."""
         return left(self._experiment, self._study)
 
     def suggest(self, trial_id: str) -> Any:

@@ -171,7 +171,7 @@ class StudyProgress:
                 self._best = f"best val {accuracy:.2%} ({record['arm']} s{record['seed']})"
 
     def _sums(self) -> str:
-        """How far the study is: `5/24 trials, 1 stopped, best val 98.02% (fixed_1 s0)`."""
+        """Progress of the study: `5/24 trials, 1 stopped, best val 98.02% (fixed_1 s0)`."""
         statuses = list(self._ended.values())
         parts = [f"{sum(status in FINAL for status in statuses)}/{self._trials} trials"]
         for status in ("stopped", "failed", "interrupted"):

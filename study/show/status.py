@@ -151,7 +151,7 @@ def _table(experiment: Experiment, results: Results, arms: Sequence[_Arm]) -> Ta
 
 
 def _seeds(arm: _Arm, results: Results) -> str:
-    """How many seeds stand how, and how far unfinished ones are: `1 finished, 1 running 5/24`."""
+    """Seeds by status, with the progress of unfinished ones: `1 finished, 1 running 5/24`."""
     words = []
     counts = Counter(arm.statuses())
     for status in (status for status in get_args(Status) if counts[status]):

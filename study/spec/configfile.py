@@ -99,7 +99,7 @@ def _record_in(annotation: Any) -> type[Record] | None:
 
 
 def _name(entry: Any, number: int) -> str:
-    """What an entry of a list is called in a message: by its name where it has one."""
+    """Name of a list entry in a message: its own name if it has one."""
     name = entry.get("name") if isinstance(entry, Mapping) else None
     return name if isinstance(name, str) else str(number)
 

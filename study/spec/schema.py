@@ -27,9 +27,9 @@ class Need(Record):
     """A finished trial of the same seed that another one needs before it can start."""
 
     arm: Name
-    """Whose trial it is."""
+    """Arm of the needed trial."""
     role: Name
-    """What the resolver takes it as."""
+    """Role of the trial in the resolver."""
 
 
 class Arm(Record):
@@ -41,9 +41,9 @@ class Arm(Record):
 
     name: Name
     label: str
-    """What tables and figures call it."""
+    """Name in tables and figures."""
     overrides: dict[str, Any]
-    """What makes this arm, as `build_config` takes it; fixed against `--set`."""
+    """Settings of this arm, as `build_config` takes them; `--set` cannot change them."""
     needs: tuple[Need, ...] = ()
     resolver: Name | None = None
     """Function of `study.spec.resolve` that makes the remaining settings from the needed traces."""
@@ -114,7 +114,7 @@ class TrialSpec(Record):
 
     @property
     def leakage(self) -> tuple[str, ...]:
-        """What sees the images that the trial is reported on; see `DataConfig.leakage`."""
+        """Uses of the reported images elsewhere; see `DataConfig.leakage`."""
         return self.trial_config().data.leakage
 
 

@@ -1,6 +1,6 @@
 """Parameter spaces: distributions for Optuna, space-filling points, resulting settings.
 
-Parameters are conditional: one exists only where the earlier choices that it asks hold.
+Parameters are conditional: one exists only if the conditions on earlier choices hold.
 """
 
 import math

@@ -14,7 +14,7 @@ DESCRIPTION = (
     "logits are from the model's. The number of images in a batch stays free."
 )
 EXPORTS = {"onnx": ".onnx", "torch-export": ".pt2", "hub": ""}
-"""What is written -> the end of its name; a folder has none."""
+"""Format -> file extension; a folder has none."""
 
 
 def add_flags(command: argparse.ArgumentParser) -> None:

@@ -269,5 +269,5 @@ def build_attention(view: AttentionView, module: nn.Module, parts: Factors) -> L
 
 
 def between_of(view: AttentionView, module: nn.Module) -> nn.Module | None:
-    """What stands between queries, keys and scores of an attention, dense or low-rank."""
+    """Modules between queries, keys and scores of an attention, dense or low-rank."""
     return module.between if isinstance(module, LowRankAttention) else view.score_module(module)

@@ -22,7 +22,7 @@ Fraction = Annotated[float, Field(gt=0, le=1)]
     recipe="adacomcat.methods.lowrank.recipe",
 )
 class LowRankConfig(Config):
-    """How a vision transformer is factorized, and which ranks a search may choose."""
+    """Factorization of a vision transformer, and the ranks that a search may choose."""
 
     place: ClassVar[str] = "method"
 
@@ -33,7 +33,7 @@ class LowRankConfig(Config):
     fractions: tuple[Fraction, ...] = Field(
         default=(1 / 6, 1 / 3, 1 / 2, 2 / 3, 5 / 6), min_length=1
     )
-    """Of `fractions` and `aligned`."""
+    """Shares of the full rank, for `fractions` and `aligned`."""
     ranks: Mapping[str, Annotated[tuple[PositiveInt, ...], Field(min_length=1)]] = {}
     """Kind -> ranks that replace the space's; of attention, over all heads together."""
     allow_larger: bool = False

@@ -208,7 +208,7 @@ def table_of(
 
 
 def dense_name(entry: str) -> str:
-    """What the time of the dense module of an entry is called; two sites share an attention."""
+    """Key of the dense module's time of an entry; two sites share an attention."""
     block, _, kind = entry.rpartition(".")
     return f"{ATTENTION} {block}".strip() if kind in ("qk", "vo") else entry
 

@@ -202,7 +202,7 @@ class LowRank(Searchable):
         return Plan(self.name, uniform_decisions(self.sites, budget.unit, budget.target))
 
     def options(self, unit: Unit) -> dict[str, Sequence[Option]]:
-        """What a search may decide now.
+        """Options of a search now.
 
         A rank that cannot grow back leaves the candidates up to it; where the smallest is above it,
         the rank in force stands for that.
@@ -261,7 +261,7 @@ class LowRank(Searchable):
         return float(searched), float(patches + everywhere - searched)
 
     def block_macs(self, decisions: Mapping[str, Decision] | None) -> list[BlockMacs]:
-        """What each block costs at some ranks, or at those of the drawn mixture.
+        """Cost of each block at some ranks, or at those of the drawn mixture.
 
         Args:
             decisions: site -> rank; sites that are not in it are dense. None: expected under the
@@ -492,7 +492,7 @@ class LowRank(Searchable):
 
 
 def _block_macs(block: BlockView, weights: Mapping[str, Any]) -> BlockMacs:
-    """What a block costs where its sites have so many weights."""
+    """Cost of a block whose sites have so many weights."""
     mlp: Any = sum(weights[linear.site] for linear in block.linears)
     view = block.attention
     assert view is not None, f"{block.name} has no attention by heads"

@@ -46,7 +46,7 @@ class Candidate:
 
 @dataclass(frozen=True)
 class SiteTimes:
-    """What a site takes, in nanoseconds an image.
+    """Time of a site, in nanoseconds per image.
 
     Attributes:
         dense: of its dense module; of an attention, half of it.
@@ -98,7 +98,7 @@ class Site:
         return (self.kind, *shape, self.tokens, self.pairs)
 
     def options(self, unit: Unit) -> list[Option]:
-        """What a search may decide, by rising rank, with its cost."""
+        """Options of a search by rising rank, with their costs."""
         ranks = (self.decision(unit, candidate.rank) for candidate in self.candidates)
         return [Option(rank, self.cost(unit, rank)) for rank in ranks]
 
@@ -121,12 +121,12 @@ class Site:
         return weights * self.tokens + scores
 
     def decision(self, unit: Unit, rank: int) -> int | None:
-        """What is decided where this rank is chosen: None where dense was measured no slower."""
+        """Decision if this rank is chosen: None where dense was measured no slower."""
         slow = unit == "latency" and self.cost(unit, rank) >= self.cost(unit, None)
         return None if slow else rank
 
     def counted(self, unit: Unit, candidate: Candidate) -> int:
-        """What the expected cost of a search counts for a candidate."""
+        """Cost of a candidate in the expected cost of a search."""
         if unit == "latency":
             return self.cost(unit, self.decision(unit, candidate.rank))
         return self.cost(unit, candidate.nominal)

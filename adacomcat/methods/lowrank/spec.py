@@ -333,6 +333,6 @@ def _row(site: Site, rank: Any, tokens: Tokens) -> dict[str, Any]:
 
 
 def _beside(scale: float, head_width: int, value_width: int) -> dict[str, Any]:
-    """What a description says of scale and value width; nothing where they are the usual ones."""
+    """Scale and value width in a description; empty where they are the usual ones."""
     found: dict[str, Any] = {} if scale == head_width**-0.5 else {"scale": scale}
     return found if value_width == head_width else {**found, "value_width": value_width}

@@ -78,7 +78,7 @@ class TokenBlocks(BlockContainer):
         return torch.cat([first, patches * weights[..., None].to(x.dtype)], dim=1)
 
     def trace(self, x: Tensor) -> list[Tensor]:
-        """Which of the first tokens each token stands for, after every block.
+        """Source tokens that each token stands for, after every block.
 
         Args:
             x: (B, T, C), as they enter the first block.

@@ -84,7 +84,7 @@ class DiffRate(Searchable):
         counts = tuple(self.form.prefix + patches for patches in self.counts.candidates)
         self.sites = [Site(name, counts) for name in self.rows]
         self.costs: Sequence[BlockCost] = block_costs(model, self.form)
-        """Of each block of the dense model, or as `counting` sets them."""
+        """Costs of each block of the dense model, or as `counting` sets them."""
         self.plan: Plan | None = None
         self._dense_macs = count_macs(model, family.input_shape(model))
         self._held: nn.Module | None = None

@@ -59,7 +59,7 @@ class Rates:
     merge: tuple[int | None, ...]
 
     def steps(self, tokens: int) -> tuple[Step, ...]:
-        """What happens in each block when so many tokens enter the first (running minimum)."""
+        """Counts in each block if so many tokens enter the first (running minimum)."""
         steps = []
         for prune, merge in zip(self.prune, self.merge, strict=True):
             pruned = tokens if prune is None else min(tokens, prune)

@@ -102,7 +102,7 @@ def shapes_for(model: nn.Module, rates: Rates, sizes: str = "exact") -> dict[str
 
 
 def form_of(model: nn.Module) -> TokenSequence:
-    """Where the tokens of a model run, compressed or not, its weights of low rank or not.
+    """Token sequence of a model, compressed or not, with weights of low rank or not.
 
     Raises:
         ValueError: a model that cannot drop tokens.

@@ -93,7 +93,7 @@ class SearchBlocks(BlockContainer):
         return _weighted(state, self.form.prefix) if self.form.pooled else state.x
 
     def states(self, x: Tensor) -> Iterator[State]:
-        """What each block leaves of tokens (B, T, C), block by block."""
+        """Remaining tokens after each block, from tokens (B, T, C)."""
         batch, tokens, _ = x.shape
         assert tokens == self.form.tokens
         ones = torch.ones(batch, tokens, device=x.device)
