@@ -118,7 +118,7 @@ def trials(results: Path) -> pd.DataFrame:
 
     `SUMMARY_COLUMNS` are there even when no trial has finished; they are empty in the row of a
     trial that has not, as in that of an unusable one (`records`), whose arm may be `STRAY` and its
-    seed `NO_SEED`. A trial that the study asks for and that has no record yet is a row with the
+    seed `NO_SEED`. A trial of the study that has no record yet is a row with the
     status `pending`. `workload` is that of the study, `method` the name of the compression method.
     `leakage` is a sentence where the search or the selection saw the test images, else empty. Rows
     are in the order of the study's arms, then of seeds.

@@ -51,8 +51,8 @@ Trial = Mapping[str, Any]
 def counts(study: Mapping[str, Any], trials: Sequence[Trial]) -> pd.DataFrame:
     """One row per arm: how many of its trials have which status.
 
-    Columns: `arm`, `asked`, `finished`, then one for each status that occurs besides. Trials that
-    the study asks for and that have no record are `pending`; arms that only records know, as those
+    Columns: `arm`, `asked`, `finished`, then one for each status that occurs besides. Trials
+    of the study without a record are `pending`; arms that only records know, as those
     of an exploration, follow by their names, unusable trials of no arm as the arm `?`.
 
     Args:

@@ -82,7 +82,7 @@ def settle(arguments: argparse.Namespace) -> None:
 
 
 def precision(arguments: argparse.Namespace) -> AbstractContextManager[Any]:
-    """Autocast where `--dtype bfloat16` asks for it."""
+    """Autocast with `--dtype bfloat16`."""
     return autocast(arguments.dtype == "bfloat16", torch.device(arguments.device))
 
 

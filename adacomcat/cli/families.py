@@ -17,7 +17,7 @@ from adacomcat.models.registry import families
 
 
 def models(arguments: argparse.Namespace, console: Console) -> None:
-    """Print the families, or the models whose names a pattern matches; as JSON if asked for.
+    """Print the families, or the models whose names a pattern matches; as JSON if requested.
 
     Raises:
         ValueError: a pattern that matches no name.

@@ -62,7 +62,7 @@ class Origin:
 
 
 def default_device(asked: str | None) -> str:
-    """The device that is asked for; a GPU, where there is one and nothing is."""
+    """The requested device; by default a GPU if there is one."""
     return asked or ("cuda" if torch.cuda.is_available() else "cpu")
 
 

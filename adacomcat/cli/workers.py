@@ -27,7 +27,7 @@ class Workers:
         """Find this worker's device, and the others, where `torchrun` has started any.
 
         Args:
-            device: as asked for; None: a GPU where there is one.
+            device: as requested; None: a GPU if there is one.
 
         Raises:
             ValueError: a device that this machine does not have.

@@ -1,6 +1,6 @@
 """Content hashes of images, which identify them in splits, caches and checks for leakage.
 
-Files are read and hashed in full when a hash is first asked for: for ImageNet (1.28 million files,
+Files are read and hashed in full when a hash is first needed: for ImageNet (1.28 million files,
 147 GB) once, at the rate of the disk or of SHA-256 on all cores. The hashes of large folders are
 kept in the cache folder by device, inode, size, mtime and ctime of each file, as Git's index
 identifies a file that has not changed. Writing to a file or replacing it sets its ctime, which no
@@ -78,7 +78,7 @@ class KnownContents:
 
 
 class FileContents:
-    """Contents of image files, hashed when first asked for."""
+    """Contents of image files, hashed when first needed."""
 
     def __init__(self, paths: np.ndarray, names: np.ndarray, stats: np.ndarray) -> None:
         """

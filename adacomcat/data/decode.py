@@ -67,7 +67,7 @@ class EpochBatches(Sampler[list[Place]]):
 
 
 class _Decoding(Dataset[Any]):
-    """Reads the images of a batch; a `DataLoader` asks for a batch at a time."""
+    """Reads the images of a batch; a `DataLoader` requests one batch at a time."""
 
     def __init__(
         self,

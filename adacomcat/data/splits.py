@@ -1,4 +1,4 @@
-"""Four splits of a data set, disjoint unless asked otherwise: train, search, val, test.
+"""Four splits of a data set, disjoint unless configured otherwise: train, search, val, test.
 
 The weights train on `train`, the rank search sees `search` only, selection uses `val`, and reports
 use `test`. The reference code searches on the set that it reports; here that happens only with

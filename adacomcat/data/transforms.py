@@ -63,7 +63,7 @@ def training(data: DataConfig, spec: Preprocessing) -> v2.Compose | None:
             what a policy leaves empty.
 
     Returns:
-        None where `data` asks for no such augmentation.
+        None if `data` has no such augmentation.
 
     Raises:
         ValueError: a policy that timm does not know.
@@ -159,7 +159,7 @@ def borrowed_generators() -> Iterator[Callable[[int], None]]:
 
 
 def check_in_memory(data: DataConfig) -> None:
-    """Raise where `data` asks for what only images decoded one by one can have.
+    """Raise if `data` has augmentations that need images decoded one by one.
 
     Raises:
         ValueError: names the setting.

@@ -69,7 +69,7 @@ class Option:
 
     Attributes:
         decision: the plan's entry for the site when this option is chosen.
-        cost: of the site then, in the unit asked for; None where it depends on what is decided for
+        cost: of the site then, in the requested unit; None where it depends on what is decided for
             other sites, so that only a whole plan has a cost.
     """
 
@@ -123,7 +123,7 @@ class Method(ABC):
         What the plan does not change keeps its parameters, bit for bit and as the same objects.
 
         Raises:
-            ValueError: the plan is not of this model's sites, or asks what a site cannot be.
+            ValueError: the plan has other sites, or decisions that a site does not support.
         """
 
     @abstractmethod

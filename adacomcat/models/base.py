@@ -180,7 +180,7 @@ class ModelFamily(ABC):
     types: ClassVar[tuple[type[nn.Module], ...]]
     """The models' classes; a subclass of one is another model."""
     order: ClassVar[int] = 0
-    """Families of a lower one are asked first; one that takes any model has a high one."""
+    """Families with a lower number are tried first; one that takes any model has a high one."""
 
     # Which models.
 

@@ -193,7 +193,7 @@ def attend(q: Tensor, k: Tensor, v: Tensor, **settings: Any) -> Tensor:
         (B, N, H, e).
     """
     scores, values = q.shape[-1], v.shape[-1]
-    # Products on the meta device are only counted, and zeros are none that the model asks for.
+    # Products on the meta device are only counted, and padding is not part of the model's cost.
     if scores < values and not q.is_meta:
         q, k = (F.pad(t, (0, values - scores)) for t in (q, k))
     elif values < scores and not q.is_meta:

@@ -49,7 +49,7 @@ def register_family(family: Family) -> Family:
 
 
 def families() -> tuple[ModelFamily, ...]:
-    """All families, in the order in which they are asked."""
+    """All families, in the order in which they are tried."""
     _load_known()
     return tuple(sorted(_REGISTERED.values(), key=lambda family: family.order))
 

@@ -156,7 +156,7 @@ def load_state_(model: Any, state: dict[str, Tensor], where: str, *, new_head: b
 def _with_head(
     state: dict[str, Tensor], model: Any, where: str, new_head: bool
 ) -> dict[str, Tensor]:
-    """The state dict with the model's own classifier, where that is needed and asked for."""
+    """The state dict with the model's own classifier, if needed and configured."""
     heads = family_of(model).classifiers(model)
     first = f"{heads[0]}.weight"
     rows = state[first].shape[0] if first in state else 0
@@ -206,7 +206,7 @@ def _download(url: str, path: Path, sha256: str) -> None:
 
 
 def _checked(path: Path, sha256: str | None) -> str:
-    """The hash of a file, which is the one that is asked for, if any."""
+    """The hash of a file, which must be the expected one, if any."""
     require(path.is_file(), "dense.weights", str(path), "a file that exists")
     found = sha256_file(path)
     same = sha256 is None or found == sha256

@@ -81,7 +81,7 @@ class Strategy(ABC):
         self.searches = 0
 
     def prepare_(self, images: Iterable[Tensor]) -> None:
-        """Make the model ready for the next search: calibrate, where the method asks for it.
+        """Make the model ready for the next search: calibrate, if the method needs it.
 
         Args:
             images: (B, C, H, W) each; this worker's share of what a search looks at.

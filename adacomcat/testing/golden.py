@@ -2,7 +2,7 @@
 
 `ADACOMCAT_GOLDEN` names the folder of reference numbers, `ADACOMCAT_REFERENCE` that of published
 tables; without them, both are looked for in `shared/` beside the checkout. A key that a file lacks
-skips the comparison that asks for it, and no other.
+skips only the comparison that needs it.
 """
 
 import csv

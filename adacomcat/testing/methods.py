@@ -52,7 +52,7 @@ class MethodConformance:
     """A table of times for all models and configurations, where `latency` is among the units."""
 
     def pytest_generate_tests(self, metafunc: Any) -> None:
-        """Give each rule each configuration, model and unit that it asks for."""
+        """Parametrize each rule by the configurations, models and units that it takes."""
         if "config" in metafunc.fixturenames:
             metafunc.parametrize("config", self.configs, ids=str)
         if "build" in metafunc.fixturenames:

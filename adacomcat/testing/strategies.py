@@ -44,7 +44,7 @@ class StrategyConformance:
     )
 
     def pytest_generate_tests(self, metafunc: Any) -> None:
-        """Give each rule each method and schedule that it asks for."""
+        """Parametrize each rule by the methods and schedules that it takes."""
         if "method" in metafunc.fixturenames:
             metafunc.parametrize("method", self.methods, ids=str)
         if "schedule" in metafunc.fixturenames:

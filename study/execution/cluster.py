@@ -219,7 +219,7 @@ def start(*, dashboard: bool = False, address: str | None = None) -> str | None:
         if dashboard:
             port = _free_port()
             options |= {"dashboard_host": "127.0.0.1", "dashboard_port": port}
-            # Without it a nested run whose trial is killed asks any other Ray on this machine.
+            # Without it a nested run whose trial is killed uses any other Ray on this machine.
             os.environ["RAY_API_SERVER_ADDRESS"] = f"http://127.0.0.1:{port}"
         with _own_code_only():
             context = ray.init(**options)
@@ -301,7 +301,7 @@ def _require_cluster(address: str, field: str) -> None:
             socket.create_connection((host.strip("[]"), int(port)), timeout=REACH_S).close()
         except OSError as error:
             raise _unreachable(field, address, f"no connection to its port ({error})") from None
-    # What KubeRay asks a head, too.
+    # KubeRay requires the same of a head.
     command = [sys.executable, "-P", "-m", "ray.scripts.scripts", "health-check"]
     try:
         subprocess.run(

@@ -160,7 +160,7 @@ class LowRank(Searchable):
         self._adoptable(model, plan)
 
     def calibrate(self, batches: Iterable[Tensor]) -> None:
-        """Collect what the sites see, where the configuration asks for it; images (B, C, H, W)."""
+        """Collect second moments of the sites' inputs, if configured; images (B, C, H, W)."""
         if self.config.calibrated:
             biases = self.config.biases == "exact"
             self._metrics = input_metrics(

@@ -7,7 +7,7 @@ that enter the first block.
 Functions of tensors alone, of inference and of a search, after DiffRate (arXiv 2305.17997, sections
 3.1 and 3.2, equations 2 to 4). What differs from the original: nothing is sorted that need not be,
 merging is a product with the assignment (sums in one order, where scattering has none on a GPU),
-and a similarity below zero takes no size away unless asked for.
+and a similarity below zero takes no size away unless configured.
 """
 
 from collections.abc import Sequence

@@ -65,7 +65,7 @@ class Counts(nn.Module):
         self._counts: tuple[int, ...] | None = None
 
     def counts(self) -> tuple[int, ...]:
-        """`kept` as integers; the device is asked once after each `sample_`."""
+        """`kept` as integers; copied from the device once after each `sample_`."""
         if self._counts is None:
             # NaN logits drop no tokens; the non-finite loss raises later.
             kept = self.kept.detach().nan_to_num(nan=self.prefix + self.candidates[0])

@@ -135,7 +135,7 @@ def published(model: nn.Module, form: TokenSequence, steps: Sequence[Step]) -> i
 def _work(
     cost: BlockCost, before: Number, pruned: Number, after: Number, form: TokenSequence
 ) -> Number:
-    """MACs of one block; with tensors the device is never asked for a value."""
+    """MACs of one block; tensors are never copied from the device."""
     taking = after - fixed_rows(form)
     # The similarity of sources and destinations, and the product that merges them.
     matching = (after < pruned) * (2 * cost.width * taking * (pruned - after))

@@ -29,7 +29,7 @@ def adapt(
 
     Args:
         settings: of a recipe for another method.
-        epochs: of the search phase, where others than the three are asked for; each is a search.
+        epochs: of the search phase, if not three; each is a search.
         macs: of a model that has its token counts already: the budget, in place of the published
             one, which may be out of its reach.
     """
