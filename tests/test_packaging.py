@@ -25,7 +25,7 @@ ENVIRONMENT = read_yaml((ROOT / "environment.yml").read_text())
 
 LIBRARY = PROJECT["project"]["dependencies"]
 EXTRAS = PROJECT["project"]["optional-dependencies"]
-OPTIONAL = {"adacomcat/data/datasets.py": "scikit-learn"}
+OPTIONAL = {"adacomcat/data/builtin.py": "scikit-learn"}
 """Modules of the library that say in a line what to install for the one thing that needs it."""
 
 

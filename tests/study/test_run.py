@@ -25,7 +25,7 @@ def test_the_script_lists_from_any_folder(script: Any, tmp_path: Path) -> None:
     assert "rror" not in out and "arning" not in out
     for word in (
         "adaptive_vs_fixed",
-        "How often must",
+        "Adaptive against fixed",
         "dp_coefficients",
         "budgets",
         "digits",
