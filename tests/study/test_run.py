@@ -260,7 +260,7 @@ def test_a_finished_study_is_summed_up_again_without_running(
     assert main([*EXPERIMENT, "--results", str(tmp_path), "--seeds", "1"]) == 0
     printed = capsys.readouterr().out
     assert "all 8 trials have ended already" in printed
-    assert "dense model 75.00%" in printed
+    assert "Dense model: 75.00%." in " ".join(printed.split())
     rows = [line.split() for line in printed.splitlines()]
     assert ["adaptive", "1", "50.00", "3.0", "1,000", "*"] in rows
     assert (tmp_path / "figures" / "accuracy_vs_searches.png").is_file()
