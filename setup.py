@@ -1,4 +1,4 @@
-"""What `pyproject.toml` cannot say: which packages a wheel leaves out.
+"""Packages left out of a wheel, which `pyproject.toml` cannot say.
 
 An editable install makes `study`, `experiments` and `analysis` importable, for the scripts of the
 repository. A wheel installs `adacomcat` alone: at the top level of site-packages names as common as

@@ -1,4 +1,6 @@
-"""Compress a vision transformer by searched low ranks, and decide when to search again.
+"""Compression of vision transformers, and schedules of its rank searches.
+
+    compressed = adacomcat.compress(model, reduction=0.5)
 
 The public names are loaded when they are first used, so that plans and schedules stay free of
 torch.
@@ -8,6 +10,7 @@ import importlib
 from typing import Any
 
 _HOMES = {
+    "compress": "adacomcat.compression",
     "BudgetConfig": "adacomcat.config",
     "Method": "adacomcat.methods.base",
     "LowRankConfig": "adacomcat.methods.lowrank.config",

@@ -1,4 +1,4 @@
-"""The command line: `python -m adacomcat` is `adacomcat`."""
+"""Entry point of `python -m adacomcat`, the same as `adacomcat`."""
 
 import sys
 

@@ -1,4 +1,4 @@
-"""A resolved budget, and the multiple-choice knapsack that meets it.
+"""Resolved budgets, and the multiple-choice knapsack that meets them.
 
 The reference takes the most probable rank of each site alone, and may end above the budget or far
 below it; `project` takes the most probable plan within the budget.
@@ -13,7 +13,7 @@ import numpy as np
 from adacomcat.checks import require
 
 Unit = str
-"""What a cost is counted in: one of the units below, or one that a method declares."""
+"""Unit of a cost: one of the units below, or one that a method declares."""
 COUNTED_IN: Mapping[Unit, str] = MappingProxyType(
     {"params": "params", "macs": "macs", "latency": "ns an image"}
 )

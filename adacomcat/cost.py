@@ -1,9 +1,8 @@
-"""What a model costs: one definition of parameters, one of multiply-accumulates.
+"""Costs of a model: one definition of parameters, one of multiply-accumulates.
 
 *Parameters* are what PyTorch counts: every element of every parameter. A budget in params counts
-    less,
-as ComCAT does: weights of the patch embedding, the attention, the MLP and the classifier, without
-    biases, norms, tokens and positions; see `Method.dense_cost`.
+fewer, as ComCAT does: weights of the patch embedding, the attention, the MLP and the classifier,
+without biases, norms, tokens and positions; see `Method.dense_cost`.
 
 *MACs* are multiply-accumulates of matrix products and convolutions for one image, attention's two
 products included; element-wise work, norms and softmax are not counted. Fused attention is opened

@@ -1,4 +1,4 @@
-"""Files that are whole or absent: atomic writes and content hashes."""
+"""Atomic file writes and content hashes."""
 
 import hashlib
 import json
@@ -6,9 +6,18 @@ import os
 import shutil
 import uuid
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
+from tempfile import TemporaryFile
 from typing import Any
+
+from adacomcat.checks import require
+
+CACHE_VARIABLE = "ADACOMCAT_CACHE"
+
+
+class WriteError(OSError):
+    """A file that could not be written; it is named."""
 
 
 @contextmanager
@@ -20,18 +29,26 @@ def replacing(path: Path) -> Iterator[Path]:
 
     Args:
         path: the file, or a folder that is missing or empty; missing parent folders are made.
+
+    Raises:
+        WriteError: it cannot be written.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.parent / f".{path.name}.{uuid.uuid4().hex}.tmp"
     try:
+        path.parent.mkdir(parents=True, exist_ok=True)
         yield temporary
         (_sync_folder if temporary.is_dir() else _sync_file)(temporary)
         os.replace(temporary, path)
-    except BaseException:
+    except BaseException as error:
         if temporary.is_dir():
             shutil.rmtree(temporary, ignore_errors=True)
         else:
-            temporary.unlink(missing_ok=True)
+            with suppress(OSError):  # The first error says more.
+                temporary.unlink(missing_ok=True)
+        if isinstance(error, OSError) and error.errno is not None:
+            if error.filename not in (None, str(temporary), str(path.parent)):
+                raise
+            raise WriteError(error.errno, error.strerror, str(path)) from error
         raise
     _sync_folder(path.parent)
 
@@ -58,10 +75,37 @@ def atomic_write_json(path: Path, obj: Any) -> None:
     atomic_write_bytes(path, f"{text}\n".encode())
 
 
+def check_writable(path: Path, field: str) -> None:
+    """Refuse a place that cannot be written: before the work whose result goes there.
+
+    Args:
+        path: a folder, or what is to be made; then the nearest folder above it is tried.
+        field: the setting that names it, for the message.
+
+    Raises:
+        ValueError: with the cause.
+    """
+    place = next(each for each in (path.absolute(), *path.absolute().parents) if each.exists())
+    try:
+        with TemporaryFile(dir=place):
+            pass
+    except OSError as error:
+        require(False, field, str(path), f"a place that can be written ({error.strerror})")
+
+
 def default_cache() -> Path:
-    """The folder of dense models: ADACOMCAT_CACHE, or `.cache/adacomcat` in the home folder."""
-    folder = os.environ.get("ADACOMCAT_CACHE")
-    return Path(folder).absolute() if folder else Path.home() / ".cache" / "adacomcat"
+    """The folder of dense models: ADACOMCAT_CACHE, or `.cache/adacomcat` in the home folder.
+
+    Raises:
+        ValueError: the variable is not set, and the user has no home folder.
+    """
+    folder = os.environ.get(CACHE_VARIABLE)
+    try:
+        return Path(folder).absolute() if folder else Path.home() / ".cache" / "adacomcat"
+    except RuntimeError:
+        raise ValueError(
+            f"{CACHE_VARIABLE}: got None, allowed: a folder, as this user has no home folder"
+        ) from None
 
 
 def sha256_file(path: Path) -> str:

@@ -1,4 +1,4 @@
-"""Data parallelism over torch.distributed, where a process group is up; plain calls elsewhere."""
+"""Data parallelism over torch.distributed; no-ops without a process group."""
 
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any, TypeVar
@@ -35,7 +35,7 @@ def wrap(model: nn.Module) -> nn.Module:
 
 
 def synchronized(wrapped: nn.Module, now: bool) -> AbstractContextManager[Any]:
-    """Where a forward and its backward run: with gradients averaged over workers, or not yet.
+    """Context of a forward and its backward: gradients are averaged over workers, or not yet.
 
     What is not averaged yet adds up on each worker, until a backward that averages the sums.
     """

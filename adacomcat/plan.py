@@ -11,13 +11,13 @@ from typing import Any, ClassVar
 from adacomcat.checks import require, require_known
 
 Decision = int | float | str | bool | None
-"""What a plan says of one site; None leaves the site dense."""
+"""Decision for one site; None leaves the site dense."""
 Distance = Callable[[Decision, Decision], float]
 """Two decisions of a site -> from 0 (only if equal) to 1."""
 
 
 def relative_distance(a: Decision, b: Decision) -> float:
-    """How far two decisions are apart where a site does not say otherwise.
+    """Default distance of two decisions, where a site does not define its own.
 
     Numbers by `|a - b| / max(|a|, |b|)`, at most 1; anything else counts 0 if equal and 1 if not.
     """
@@ -42,7 +42,7 @@ class Plan:
     """
 
     version: ClassVar[int] = 2
-    """Of the JSON form; 1 knew only integers of 1 or more, and null."""
+    """Version of the JSON format; version 1 allowed only null and integers of 1 or more."""
 
     method: str
     """Name of the compression method that understands the decisions."""
@@ -79,7 +79,7 @@ class Plan:
         return Plan, (self.method, dict(self.decisions))
 
     def distance(self, other: "Plan", sites: Mapping[str, Distance] | None = None) -> float:
-        """How far two plans are apart: the mean of the distances of their sites.
+        """Distance of two plans: the mean of the distances of their sites.
 
         A site that is dense in one plan alone counts 1.
 

@@ -1,4 +1,4 @@
-"""Where a computation runs in bfloat16."""
+"""bfloat16 autocast."""
 
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
@@ -7,7 +7,7 @@ import torch
 
 
 def autocast(bf16: bool, device: torch.device) -> AbstractContextManager[Any]:
-    """bfloat16 where it is asked for and the device has it; otherwise nothing changes."""
+    """bfloat16 if enabled and supported by the device; otherwise nothing changes."""
     usable = device.type == "cpu" or torch.cuda.is_bf16_supported()
     if bf16 and usable:
         return torch.autocast(device.type, dtype=torch.bfloat16)

@@ -1,16 +1,23 @@
-"""The recipes: a data set, a dense model and how it is trained, searched and finetuned.
+"""Recipes: a data set, a dense model, and settings for training, search and finetuning.
 
 Plain data, for the command line and for the study's workloads. Settings are those of
-`adacomcat.config`, as `adacomcat.settings.build_config` takes them.
+`adacomcat.config`, as `adacomcat.config.overrides.build_config` takes them.
 """
 
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any, Protocol
 
-from adacomcat.checks import require_known
-from adacomcat.settings import build_config
+from adacomcat.checks import require, require_known
+from adacomcat.config.overrides import build_config
+from adacomcat.methods.lowrank.recipe import imagenet_recipe, reference
+from adacomcat.methods.registry import DEFAULT, JOIN, Registration, registrations_of
+
+if TYPE_CHECKING:
+    from torch import nn
+
+Settings = Mapping[str, Any]
 
 IMAGENET_VARIABLE = "ADACOMCAT_IMAGENET"
 """Names the folder of ImageNet where no setting does."""
@@ -55,188 +62,138 @@ def find_recipe(name: str, flag: str) -> Recipe:
     return known[name]
 
 
-def upstream(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """Settings changed to what the reference implementation does, confounds included.
+class MethodRecipe(Protocol):
+    """Interface of a method's `recipe` module; settings are as `build_config` takes them."""
 
-    1. It searches and selects on the images that it reports, and trains on all others:
-       `data.leakage` names both uses.
-    2. The temperature anneals once a search.
-    3. The optimizer is rebuilt at every search. (Its first epoch at the unscaled rate is not
-       copied: the rate is scaled before the optimizer is built.)
-    4. A search truncates the factors in force, so that a rank can only fall, and its menu has
-       ranks at which two factors cost more than the dense matrix.
-    5. The alignment weight compounds.
-    6. Its interval, history and temperature are lost at a restart; here they never are.
+    def adapt(
+        self, settings: Settings, *, epochs: int | None = None, macs: int | None = None
+    ) -> dict[str, Any]:
+        """A recipe changed to one for this method.
 
-    It also takes the most probable rank of each site, whatever that adds up to, and drops the
-    biases of attention, while its finetuning has biases again.
-    """
-    return {
-        **settings,
-        "data.search_from": "test",
-        "data.search_fraction": 0.0,
-        "data.search_images": None,
-        "data.val_from": "test",
-        "data.val_fraction": 0.0,
-        "search.clock": "per_search",
-        "search.decision": "argmax",
-        "search_phase.optimizer_state": "rebuild",
-        "search_phase.distill.align_schedule": "compounding",
-        "finetune.distill.align_schedule": "compounding",
-        "method.space": "paper",
-        "method.allow_larger": True,
-        "method.source": "current",
-        "method.biases": "drop",
-    }
+        Args:
+            settings: of a recipe for low ranks.
+            epochs: of the search phase, where the user says.
+            macs: of a model that is compressed already, and is to be finetuned.
+        """
+
+    def reference(self, settings: Settings, *, epochs: int | None = None) -> dict[str, Any]:
+        """A recipe changed to what the published code does, confounds included."""
+
+    def part(self, method: Settings) -> dict[str, Any]:
+        """The method's own settings beside another method, from those of a recipe's method."""
+
+    def one_shot(self, method: Settings, *, images: bool) -> dict[str, Any]:
+        """The method's own settings for `adacomcat.compress`, with images to look at or without."""
 
 
-def diffrate(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """Settings changed to a search for token rates (DiffRate, arXiv 2305.17997).
+class PublishedPlans(Protocol):
+    """Interface of a method's `published` module: plans that its authors published."""
 
-    As published: three searches with frozen weights, one an epoch, of as many steps as ImageNet has
-    batches of 1024; AdamW without weight decay, from 0.01 to 0.001; the squared penalty of MACs;
-    30 epochs of finetuning at a rate of 2e-5 whatever the batch; no distillation. The target is
-    that of DeiT-S at 2.9 of 4.6 GMACs.
+    def model_options(self, name: str) -> dict[str, Any]:
+        """Options of the model that the plans of timm's name are of."""
 
-    Where a recipe trains its dense model itself, that is a small one: a search takes 100 steps at
-    ten times the rate, which move a logit about as far, against a penalty ten times as heavy, since
-    one of few tokens says more; and finetuning stays as the recipe has it.
+    def insert_(self, model: "nn.Module", name: str, rate: float) -> None:
+        """Give a dense model the modules of a published plan.
 
-    Differs: a search sees the images that are kept for it, as they are, in batches of the recipe's
-    size, with the model in evaluation mode; the rate falls step by step; the unit of the penalty
-    is in proportion to the model, see `SearchConfig.penalty_unit`.
-    """
-    free = ("method", "schedule")
-    kept = {key: value for key, value in settings.items() if key.partition(".")[0] not in free}
-    config = build_config(kept)
-    small = config.dense.recipe.epochs > 0
-    finetune = {
-        "finetune.epochs": 30,
-        "finetune.lr": 2e-5,
-        "finetune.min_lr": 1e-6,
-        "finetune.lr_batch_size": config.finetune.batch_size,
-    }
-    return {
-        **kept,
-        "method": {"name": "diffrate"},
-        "schedule": {"kind": "explicit", "epochs": [0, 1, 2]},
-        "budget.unit": "macs",
-        "budget.reduction": 0.37,
-        "budget.absolute": None,
-        "search.steps": 100 if small else 1251,
-        "search.images": None,
-        "search.stable_steps": None,
-        "search.lr": 0.1 if small else 0.01,
-        "search.min_lr": 0.01 if small else 0.001,
-        "search.weight_decay": 0.0,
-        "search.noise": False,
-        "search.penalty": "squared",
-        "search.penalty_weight": 50.0 if small else 5.0,
-        "search_phase.epochs": 3,
-        "search_phase.frozen": True,
-        **({} if small else finetune),
-        **{
-            f"{phase}.distill.{key}": value
-            for phase in ("search_phase", "finetune")
-            for key, value in (("kind", "none"), ("align_blocks", []))
-        },
-    }
+        Args:
+            model: on any device, the meta device too.
+            name: timm's, of the model.
+            rate: by which the plan is named.
+
+        Raises:
+            ValueError: nothing is published for that name or that rate, or the model is another.
+        """
 
 
-def diffrate_reference(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """Settings of `diffrate`, changed to what the published code does in a search.
-
-    1. Tokens a block differ by four. (All published DeiT rates but one end in counts that this
-       cannot reach.)
-    2. Sizes of merged tokens are damped by their similarity, below zero too, and kept at 1 or more
-       in a search alone.
-    3. MACs are those of the paper's formula; where a block prunes and merges, both counts get the
-       gradient of the smaller one. A unit of the penalty is 1e9 of them, whatever the model: on a
-       small one the penalty hardly pulls.
-    4. Dropout and drop-path are on.
-    5. The counts that the search ends with are the plan, whatever that costs.
-
-    Not copied: mixup and augmentation of the images that a search sees, of which it sees all that
-    the weights are trained on.
-    """
-    return {
-        **diffrate(settings),
-        "method": {
-            "name": "diffrate",
-            "granularity": 4,
-            "sizes": "reference",
-            "mask_gradient": "reference",
-            "min_gradient": "both",
-            "macs": "published",
-        },
-        "search.penalty_unit": 1e9,
-        "search.train_mode": True,
-        "search.decision": "argmax",
-    }
-
-
-def both(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """Settings of a search for ranks, changed to one for ranks and token rates together.
-
-    The budget is in MACs, which both save, and the penalty the squared one, which pulls to it from
-    both sides. A recipe's list of fractions is centered on what ranks save alone; here they save
-    less, and have the method's own list. Blocks are not aligned with the dense model's, which have
-    more tokens.
-    """
-    kept = {key: value for key, value in settings.items() if key.partition(".")[0] != "method"}
-    method = build_config(settings).method
-    ranks = {key: value for key, value in method.items() if key not in ("name", "fractions")}
-    return {
-        **kept,
-        "method": {"name": "lowrank+diffrate", "lowrank": ranks},
-        "budget.unit": "macs",
-        "search.penalty": "squared",
-        "search_phase.distill.align_blocks": [],
-        "finetune.distill.align_blocks": [],
-    }
-
-
-def imagenet_recipe(*, base: bool) -> dict[str, Any]:
-    """The published recipe of DeiT on images from files, without data, model and weights.
-
-    Sources: the commands and defaults of ComCAT (arXiv 2305.17235) and Adaptive-ComCAT, which are
-    DeiT's (arXiv 2012.12877, table 9) where they say nothing: 300 epochs of finetuning on four
-    workers with 256 images each among them. Differs: both phases repeat augmentation, the
-    reference's search phase (one GPU) does not; bfloat16 for float16.
+def for_method(
+    settings: Settings,
+    name: str,
+    *,
+    reference: bool = False,
+    epochs: int | None = None,
+    macs: int | None = None,
+) -> dict[str, Any]:
+    """A recipe for low ranks changed to one for another method, or for several.
 
     Args:
-        base: the numbers of DeiT-Base, not of Small.
+        settings: of the recipe.
+        name: of the method.
+        reference: what its published code does, instead of what we would.
+        epochs: of the search phase, where the user says.
+        macs: of a model that is compressed already, and is to be finetuned.
+
+    Raises:
+        ValueError: an unknown method, or one without published code.
     """
-    common = {"mixup": 0.8, "cutmix": 1.0, "label_smoothing": 0.1, "bf16": True}
+    found = registrations_of(name)
+    if len(found) > 1:
+        require(not reference, "--preset", "upstream", f"nothing with --method {name}: it is ours")
+        return _together(settings, found)
+    module = found[0].load_recipe()
+    if module is None:
+        require(not reference, "--preset", "upstream", f"nothing with --method {name}: it has none")
+        free = {key: value for key, value in settings.items() if key.partition(".")[0] != "method"}
+        return {**free, "method": {"name": name}}
+    recipe: MethodRecipe = module
+    if reference:
+        return recipe.reference(settings, epochs=epochs)
+    return recipe.adapt(settings, epochs=epochs, macs=macs)
+
+
+def one_shot(method: Settings, *, images: bool) -> dict[str, Any]:
+    """Settings of a method, completed for `adacomcat.compress`.
+
+    Args:
+        method: `name` and what the user says of the method.
+        images: whether there are images to look at.
+
+    Raises:
+        ValueError: an unknown method.
+    """
+    found = registrations_of(str(method.get("name", DEFAULT)))
+    if len(found) == 1:
+        module = found[0].load_recipe()
+        return dict(method) if module is None else module.one_shot(method, images=images)
+    completed = dict(method)
+    for each in found:
+        module = each.load_recipe()
+        if module is not None:
+            completed[each.name] = module.one_shot(completed.get(each.name, {}), images=images)
+    return completed
+
+
+def _together(settings: Settings, found: Sequence[Registration]) -> dict[str, Any]:
+    """Settings of a search for ranks, changed to one by several methods together.
+
+    The budget is in a unit that all have, and the penalty the squared one, which pulls to it from
+    both sides. Blocks are not aligned with the dense model's where those have more tokens.
+    """
+    kept = {key: value for key, value in settings.items() if key.partition(".")[0] != "method"}
+    config = build_config(settings)
+    own, kinds = {}, [each.load_method() for each in found]
+    for each in found:
+        module = each.load_recipe()
+        own[each.name] = {} if module is None else module.part(config.method)
+    common = [unit for unit in kinds[0].units if all(unit in kind.units for kind in kinds)]
+    asked = config.budget.unit
+    unit = asked if asked in common or not common else common[0]
+    unaligned: dict[str, Any] = {
+        f"{phase}.distill.align_blocks": [] for phase in ("search_phase", "finetune")
+    }
     return {
-        "budget": {"reduction": 0.6 if base else 0.5},
-        "schedule": {"kind": "adaptive"},
-        "search": {"batch_size": 16 if base else 64, "beta": 1.5, "bf16": True},
-        "search_phase": {
-            "epochs": 30,
-            "batch_size": 320 if base else 512,
-            "lr": 5e-4,
-            "min_lr": 1e-5,
-            "weight_decay": 0.05,
-            **common,
-            "distill": {"kind": "hard", "align_blocks": [0, 1, -2, -1]},
+        **kept,
+        "method": {
+            "name": JOIN.join(each.name for each in found),
+            **{name: values for name, values in own.items() if values},
         },
-        "finetune": {
-            "epochs": 300,
-            "batch_size": 1024,
-            "lr": 1e-4,
-            "min_lr": 1e-6 if base else 5e-6,
-            "weight_decay": 5e-3,
-            **common,
-            # The reference gives Base the rate as it stands, unscaled.
-            "lr_batch_size": 1024 if base else 512,
-            "distill": {"kind": "hard", "align_blocks": [0, 1, -2, -1]},
-        },
+        "budget.unit": unit,
+        "search.penalty": "squared",
+        **({} if all(kind.keeps_tokens for kind in kinds) else unaligned),
     }
 
 
 def deit_augmentation() -> dict[str, Any]:
-    """What DeiT does to a training image (arXiv 2012.12877, table 9), mixup and cutmix aside."""
+    """DeiT's augmentation (arXiv 2012.12877, table 9), without mixup and cutmix."""
     return {
         "augment": "resized_crop",
         "auto_augment": "rand-m9-mstd0.5-inc1",
@@ -251,7 +208,6 @@ def _deit_imagenet(size: str) -> Recipe:
         "name": "imagefolder",
         "root": os.environ.get(IMAGENET_VARIABLE),
         "image_size": 224,
-        "num_workers": 8,
         "search_images": 50_000,
         "val_fraction": 0.01,
         **deit_augmentation(),
@@ -261,6 +217,7 @@ def _deit_imagenet(size: str) -> Recipe:
         description=f"DeiT-{size.capitalize()} on ImageNet, the published recipe",
         settings={
             "data": data,
+            "runtime": {"num_workers": 8},
             "model": {
                 "name": f"deit_{size}_patch16_224.fb_in1k",
                 "options": {"drop_path_rate": 0.1},
@@ -276,12 +233,12 @@ def _upstream_of(recipe: Recipe) -> Recipe:
     return Recipe(
         name=f"{recipe.name}_upstream",
         description=f"{recipe.description}, searched on the test images as its authors did",
-        settings=upstream(recipe.settings),
+        settings=reference(recipe.settings),
     )
 
 
 def _cifar(classes: int) -> Recipe:
-    """CIFAR through torchvision, and a ViT of 64 tokens that learns it from random weights.
+    """CIFAR, and a ViT of 64 tokens that learns it from random weights.
 
     Sizes and rates are those that small ViTs are trained with on CIFAR from scratch (arXiv
     2112.13492, section 4.1). The candidates of a site are centered on the budget.
@@ -293,7 +250,7 @@ def _cifar(classes: int) -> Recipe:
         description=f"CIFAR-{classes}, ViT 192 x 9 blocks x 3 heads, patch 4",
         settings={
             "data": {
-                "name": f"torchvision/CIFAR{classes}",
+                "name": f"timm/torch/cifar{classes}",
                 "search_images": 5000,
                 "augment": "crop_flip",
                 "random_erasing": 0.25,

@@ -1,5 +1,4 @@
-"""Every random stream of a trial comes from here, so that none depends on how much another one
-drew.
+"""Seeds of all random streams of a trial, independent of one another.
 
 A stream is named by what it is for (`"search", epoch`), and its seed is a hash of the trial's seed
 and that name. So arms with the same seed see the same batches, augmentations and noise at the same

@@ -1,4 +1,4 @@
-"""Times of what takes turns, so that ratios hold on a machine whose speed drifts."""
+"""Interleaved timing of several callables; ratios are robust to clock drift."""
 
 import gc
 import statistics
@@ -36,7 +36,7 @@ class Times:
         return low, high
 
     def over(self, other: "Times") -> "Times":
-        """How often as long as another variant this one took, round by round."""
+        """Ratios of this variant's times to another's, round by round."""
         pairs = zip(self.seconds, other.seconds, strict=True)
         return Times(tuple(own / its for own, its in pairs))
 

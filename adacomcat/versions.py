@@ -1,11 +1,51 @@
-"""Which versions and which machine numbers come from."""
+"""Provenance of a result: code, commit, versions and machine."""
 
 import os
 import platform
-from collections.abc import Iterable
+import subprocess
+from collections.abc import Iterable, Mapping
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
+
+PACKAGES = (
+    "adacomcat",
+    "torch",
+    "torchvision",
+    "timm",
+    "ray",
+    "optuna",
+    "moocore",
+    "numpy",
+    "scikit-learn",
+)
+"""Packages that a trace depends on."""
+
+
+def repository() -> Path:
+    """The folder that holds the packages `adacomcat`, `study`, `experiments` and `analysis`."""
+    return Path(__file__).resolve().parents[1]
+
+
+def git_state(folder: Path) -> dict[str, Any]:
+    """`git_commit` and `git_dirty` of a working tree; both None where there is no commit or no git.
+
+    Untracked files count as dirty: they can be what ran.
+    """
+    # Installed under somebody else's repository, that one's commit would say nothing of this code.
+    ours = _git(folder, "ls-files", "--error-unmatch", "adacomcat/versions.py") is not None
+    commit = _git(folder, "rev-parse", "HEAD") if ours else None
+    changes = _git(folder, "status", "--porcelain") if commit else None
+    return {
+        "git_commit": commit.strip() if commit else None,
+        "git_dirty": None if changes is None else bool(changes.strip()),
+    }
+
+
+def collect(git: Mapping[str, Any] | None = None) -> dict[str, Any]:
+    """All of it, of this process; `git` where another process has asked already."""
+    state = git_state(repository()) if git is None else git
+    return {**state, "versions": versions(PACKAGES), "hardware": hardware()}
 
 
 def versions(packages: Iterable[str]) -> dict[str, str]:
@@ -42,3 +82,17 @@ def _memory_bytes() -> int | None:
     if "SC_PHYS_PAGES" not in getattr(os, "sysconf_names", {}):
         return None
     return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+
+
+def _git(folder: Path, *arguments: str) -> str | None:
+    try:
+        done = subprocess.run(
+            ["git", "-C", str(folder), *arguments],
+            capture_output=True,
+            text=True,
+            timeout=30,
+            check=True,
+        )
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return done.stdout

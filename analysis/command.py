@@ -1,126 +1,155 @@
-"""What the command lines of all figures share."""
+"""Figures and tables as commands."""
 
 import argparse
 import sys
 import textwrap
-from collections.abc import Callable, Sequence, Set
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
-from types import ModuleType
-from typing import Any
 
-import numpy as np
 import pandas as pd
-from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 
+from adacomcat.cli.process import tolerant_output
 from analysis import style
 
-ROWS = 60
-"""Rows of a table that a terminal gets; the CSV has all of them."""
+KINDS = ("png", "pdf", "csv", "txt")
+"""Endings of the files of an exhibit, pictures first."""
 
-WIDTH = 100
-"""Of a note below a table, in characters."""
+PLAIN = str.maketrans({"±": "+/-", "→": "->", "−": "-", "…": "...", "×": "x"})
+"""ASCII replacements for terminals without Unicode."""
 
-
-def headline(module: ModuleType) -> str:
-    """The first paragraph of a module's docstring, in one line."""
-    return " ".join((module.__doc__ or "").strip().partition("\n\n")[0].split())
+Summary = Mapping[str, pd.DataFrame]
+"""Caption -> a small table whose cells are what a reader gets to see."""
 
 
-def as_text(table: pd.DataFrame) -> str:
-    """A table for a terminal, the middle left out where it is long."""
-    return table.to_string(index=False, max_rows=ROWS)
+@dataclass(frozen=True)
+class Exhibit:
+    """A figure or a table of a results directory.
+
+    Attributes:
+        name: of its files, without an ending.
+        question: the question that it answers.
+        data: results directory, and `options` by keyword -> table; raises a ValueError that says
+            what the results lack.
+        summary: table -> the numbers in brief.
+        note: table -> what a reader has to know, as one paragraph.
+        draw: draws a table into an empty figure; None for a table.
+        options: adds arguments to the parser of the command.
+    """
+
+    name: str
+    question: str
+    data: Callable[..., pd.DataFrame]
+    summary: Callable[[pd.DataFrame], Summary]
+    note: Callable[[pd.DataFrame], str]
+    draw: Callable[[Figure, pd.DataFrame], None] | None = None
+    options: Callable[[argparse.ArgumentParser], None] = field(default=lambda parser: None)
+
+    def write(self, table: pd.DataFrame, results: Path) -> "Made":
+        """Write the files of the exhibit into the folder `figures` of a results directory.
+
+        Args:
+            table: of `data`.
+            results: the directory.
+        """
+        summary, note = self.summary(table), self.note(table)
+        path = results / "figures" / self.name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        paths = []
+        if self.draw is not None:
+            with style.shared_style():
+                figure = style.new_figure()
+                self.draw(figure, table)
+                style.note(figure, note)
+                paths = style.save(figure, path)
+        csv, text = (path.with_name(f"{self.name}.{kind}") for kind in ("csv", "txt"))
+        table.to_csv(csv, index=False)
+        paths.append(csv)
+        if self.draw is None:
+            text.write_text(f"{as_text(summary, note)}\n", encoding="utf-8")
+            paths.append(text)
+        return Made(self, tuple(paths), summary, note)
 
 
-def aligned(table: pd.DataFrame, *, names: Set[str]) -> str:
-    """A table of texts: the columns of names and sentences set left, numbers right."""
-    left = [column for column in map(str, table.columns) if column in names]
-    widths = {c: max(len(c), table[c].str.len().max()) for c in left}
-    shown = table.assign(**{c: table[c].str.ljust(width) for c, width in widths.items()})
-    shown = shown.rename(columns={c: c.ljust(width) for c, width in widths.items()})
-    return "\n".join(line.rstrip() for line in shown.to_string(index=False).splitlines())
+@dataclass(frozen=True)
+class Made:
+    """Outcome of an exhibit.
+
+    Attributes:
+        exhibit: what was to be made.
+        paths: the files written; none where it is missing.
+        summary: as `Exhibit.summary`.
+        note: as `Exhibit.note`.
+        reason: why it is missing, in a line; empty where it is there.
+        fault: whether that is an error of this program and not of the results.
+        seconds: that it took.
+    """
+
+    exhibit: Exhibit
+    paths: tuple[Path, ...] = ()
+    summary: Summary = field(default_factory=dict)
+    note: str = ""
+    reason: str = ""
+    fault: bool = False
+    seconds: float = 0.0
 
 
-def folded(note: str) -> str:
-    """A note in lines that a terminal shows whole."""
-    return textwrap.fill(note, width=WIDTH)
+def as_text(summary: Summary, note: str) -> str:
+    """A summary and its note for a terminal: texts set left, numbers right."""
+    parts = []
+    for caption, frame in summary.items():
+        texts = frame.astype(str)
+        left = text_columns(texts)
+        widths = {c: max(len(c), *texts[c].str.len()) for c in left}
+        shown = texts.assign(**{c: texts[c].str.ljust(width) for c, width in widths.items()})
+        shown = shown.rename(columns={c: c.ljust(width) for c, width in widths.items()})
+        lines = (line.rstrip() for line in shown.to_string(index=False).splitlines())
+        parts.append("\n".join(filter(None, [caption, *lines])))
+    return "\n\n".join([*parts, textwrap.fill(note, width=100)])
 
 
-def one_axes(table: pd.DataFrame) -> Axes:
-    """The axes of a figure with one panel, whatever its table."""
-    return style.new_axes()
+def text_columns(texts: pd.DataFrame) -> list[str]:
+    """The columns of a table of texts that have a cell which begins with a letter."""
+    return [str(c) for c in texts if texts[c].str.match(r"\s*[^\W\d]").any()]
 
 
-def run(
-    name: str,
-    data: Callable[..., pd.DataFrame],
-    draw: Callable[[Any, pd.DataFrame], None],
-    argv: Sequence[str] | None = None,
-    *,
-    axes: Callable[[pd.DataFrame], Any] = one_axes,
-    say: Callable[[pd.DataFrame], str] = as_text,
-    options: Callable[[argparse.ArgumentParser], None] | None = None,
-) -> int:
-    """Draw a figure of a results directory into its folder `figures`; print table and paths.
+def say(text: str) -> None:
+    """Print a text, in ASCII where the terminal has no Unicode."""
+    try:
+        text.encode(sys.stdout.encoding or "utf-8")
+    except UnicodeEncodeError:
+        text = text.translate(PLAIN)
+    print(text, flush=True)
 
-    What the command is for is the headline of the module of `data`.
+
+@tolerant_output()
+def run(exhibits: Sequence[Exhibit], argv: Sequence[str] | None = None) -> int:
+    """Make an exhibit of a results directory; print its summary and where its files are.
 
     Args:
-        name: of the files, without an ending.
-        data: results directory, and what `options` adds by keyword -> table.
-        draw: takes what `axes` gives, and the table.
+        exhibits: those of a module; the first one, unless `--draw` names another.
         argv: the arguments; those of the process for None.
-        axes: table -> axes, or an array of them, all of one figure.
-        say: table -> text for the terminal.
-        options: adds arguments to the parser.
 
     Returns:
-        The exit code: 2 where `data` raises a ValueError, whose message is printed as one line.
+        The exit code: 2 where the results lack something, which is said in one line.
     """
-    parser = _parser(data)
-    if options is not None:
-        options(parser)
-    given = vars(parser.parse_args(argv))
-    results = given.pop("results")
-    try:
-        table = data(results, **given)
-    except ValueError as error:
-        print(f"{name}: {error}", file=sys.stderr)
-        return 2
-    with style.shared_style():
-        made = axes(table)
-        draw(made, table)
-        first = np.ravel(np.asarray(made, dtype=object))[0]
-        paths = style.save(first, table, results / "figures", name)
-    print(say(table), *paths, sep="\n")
-    return 0
-
-
-def run_table(
-    name: str,
-    data: Callable[[Path], pd.DataFrame],
-    say: Callable[[pd.DataFrame], str],
-    argv: Sequence[str] | None = None,
-) -> int:
-    """Write a table of a results directory into its folder `figures` as CSV and text; print both.
-
-    The arguments and the exit code are those of `run`.
-    """
-    results = _parser(data).parse_args(argv).results
-    try:
-        table = data(results)
-    except ValueError as error:
-        print(f"{name}: {error}", file=sys.stderr)
-        return 2
-    text, folder = say(table), results / "figures"
-    folder.mkdir(parents=True, exist_ok=True)
-    csv, txt = (folder / f"{name}.{kind}" for kind in ("csv", "txt"))
-    table.to_csv(csv, index=False)
-    txt.write_text(f"{text}\n", encoding="utf-8")
-    print(text, "", csv, txt, sep="\n")
-    return 0
-
-
-def _parser(data: Callable[..., pd.DataFrame]) -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(description=headline(sys.modules[data.__module__]))
+    first, *others = exhibits
+    parser = argparse.ArgumentParser(description=first.question)
     parser.add_argument("results", type=Path, help="a results directory, with its study.json")
-    return parser
+    names = {one.name: one for one in exhibits}
+    if others:
+        parser.add_argument(
+            "--draw", choices=names, default=first.name, help="(default: %(default)s)"
+        )
+    first.options(parser)
+    options = vars(parser.parse_args(argv))
+    results, exhibit = options.pop("results"), names[options.pop("draw", first.name)]
+    try:
+        table = exhibit.data(results, **options)
+    except ValueError as error:
+        print(f"{exhibit.name}: {error}", file=sys.stderr)
+        return 2
+    made = exhibit.write(table, results)
+    say("\n".join([as_text(made.summary, made.note), "", *map(str, made.paths)]))
+    return 0

@@ -1,4 +1,4 @@
-"""What an exploration left in its results directory, as one tidy table.
+"""Results of an exploration as a table.
 
 Read from `arms.csv`, `front.csv`, `importance.json` and `rungs.jsonl`, which the study writes, and
 from the configurations of its trials; Optuna is not needed.
@@ -14,94 +14,60 @@ import pandas as pd
 
 from adacomcat.checks import require
 from adacomcat.config import leakage_note
+from adacomcat.io.trace import read_rows
 from adacomcat.schedule import build_schedule
 from analysis import load
-from study.store import read_rows
-
-PARTS = ("objective", "parameter", "importance", "rule", "stopped")
-
-COLUMNS = (
-    "part",
-    "workload",
-    "arm",
-    "label",
-    "mark",
-    "reference",
-    "status",
-    "on_front",
-    "seeds",
-    "name",
-    "objective",
-    "value",
-    "sd",
-    "choice",
-    "epoch",
-    "searched",
-    "plan",
-    "left_out",
-    "left_out_why",
-    "leakage",
-)
 
 PLANS = ("stands still", "always changes")
-"""What a rule is tried on: distances of 0, or of 1, between the plans of its searches."""
+"""Plans that a rule is tried on: the distances between those of its searches are 0, or 1."""
 
 PREFIX = "params_"
+"""Prefix of the columns that hold an arm's parameters."""
 
-
-def space(results: Path) -> dict[str, Any]:
-    """The exploration of a study: `space`, `objectives` and more, as `study.json` has it.
-
-    Raises:
-        ValueError: as `load.study`, or the study has no exploration.
-    """
-    found = load.study(results).get("exploration")
-    require(found is not None, f"{results}: exploration", None, "a study that explores a space")
-    assert isinstance(found, dict)
-    return found
+ARM = ("arm", "label", "reference", "status", "on_front", "seeds", "leakage")
 
 
 def table(results: Path) -> pd.DataFrame:
-    """The exploration in long form, with the columns `COLUMNS`; a row is by its `part`
+    """One row per arm that was started, in the order of the study.
 
-    - `objective`: an arm that was started and an objective, `name`: its mean `value` over `seeds`
-      and their standard deviation `sd`; both nan unless the arm is finished.
-    - `parameter`: an arm and a parameter that it has, `name`: a number as `value`, else `choice`.
-    - `importance`: a parameter, `name`, and an `objective`: its share `value` (0..1); nan where
-      there is none, with the cause in `choice`.
-    - `rule`: an arm of the front, an `epoch` of the search phase, and a `plan` of `PLANS`: the
-      interval F(t) after the epoch as `value`, nan where the schedule has none, and `searched`.
-    - `stopped`: an arm that was stopped early, and an objective, `name`: its `value` then, after
-      `epoch` epochs.
+    Columns: `workload`, then `ARM` and `mark`, the letter of an arm of the front, best first, else
+    empty; each objective (the mean over the seeds, nan unless the arm is finished) and its standard
+    deviation `OBJECTIVE_sd`; each parameter as `params_NAME`, a number or a text, nan where the arm
+    does not have it; `stopped_after`, the epochs after which it was stopped early, else nan;
+    `PLAN` of `PLANS`, the epochs at which the rule of an arm of the front searches on such plans,
+    else empty; `left_out` and `left_out_why`, the arms that have not finished, the same in all
+    rows. `leakage` is a sentence where an arm's search or selection saw the test images.
 
-    `mark` is the letter of an arm of the front, best first. `left_out` counts the arms that have
-    not finished and `left_out_why` says how they stand, the same in all rows; `leakage` is a
-    sentence where an arm's search or selection saw the test images.
-
-    Args:
-        results: a results directory.
+    `attrs` has `objectives` and `parameters`, their names, and `importance`: objective -> parameter
+    -> share (0..1), or a text that says why there is none.
 
     Raises:
-        ValueError: as `space`, the tables are not there, do not read, or have no finished arm.
+        ValueError: as `load.study`, no exploration, or files that are not there, do not read, or
+            have no finished arm.
     """
-    asked, workload = space(results), load.study(results)["workload"]
+    study = load.study(results)
+    asked = study.get("exploration")
+    require(asked is not None, f"{results}: exploration", None, "a study that explores a space")
+    assert isinstance(asked, dict)
     arms, front = (_read(results / f"{name}.csv", asked) for name in ("arms", "front"))
+    counts = arms["status"].value_counts().sort_index().drop("finished", errors="ignore").to_dict()
     done = int((arms["status"] == "finished").sum())
-    counts = arms["status"].value_counts().sort_index()
-    missing = {str(status): int(n) for status, n in counts.items() if status != "finished"}
-    require(done > 0, f"{results}/arms.csv", missing, "an exploration with a finished arm")
+    require(done > 0, f"{results}/arms.csv", counts, "an exploration with a finished arm")
     marks = {arm: letter(index) for index, arm in enumerate(front["arm"])}
-    rows = [row for _, arm in arms.iterrows() for row in _arm_rows(arm, asked, marks)]
-    rows += _importance_rows(results / "importance.json", asked)
-    rows += _rule_rows(results, front, marks)
-    rows += _stopped_rows(results / "rungs.jsonl", asked, arms)
-    made = pd.DataFrame(rows, columns=list(COLUMNS))
-    made["workload"], made["left_out"] = workload, sum(missing.values())
-    made["left_out_why"] = ", ".join(f"{count} {status}" for status, count in missing.items())
-    made["leakage"] = made["leakage"].fillna("")
-    numbers = ["value", "sd", "epoch", "seeds"]
-    made[numbers] = made[numbers].astype(float)
-    return made
+    arms["mark"] = arms["arm"].map(marks).fillna("")
+    arms["stopped_after"] = arms["arm"].map(_stopped(results / "rungs.jsonl")).astype(float)
+    rules = _rules(results, list(marks))
+    for plan in PLANS:
+        arms[plan] = [rules.get(arm, {}).get(plan, "") for arm in arms["arm"]]
+    arms["left_out"] = sum(counts.values())
+    arms["left_out_why"] = ", ".join(f"{count} {status}" for status, count in counts.items())
+    arms.insert(0, "workload", study["workload"])
+    arms.attrs = {
+        "objectives": list(asked["objectives"]),
+        "parameters": [PREFIX + dimension["name"] for dimension in asked["space"]],
+        "importance": _importance(results / "importance.json", asked["objectives"]),
+    }
+    return arms
 
 
 def letter(index: int) -> str:
@@ -114,12 +80,12 @@ def simulate(config: Mapping[str, Any], epochs: int, distance: float) -> list[tu
     """Run a schedule over the epochs of a search phase on plans that are all equally far apart.
 
     Args:
-        config: what `build_schedule` takes.
+        config: of `build_schedule`.
         epochs: of the search phase.
         distance: between the plan in force and the plan that each search but the first finds.
 
     Returns:
-        Of each epoch whether it searches, and F(t) after it; nan where the schedule has none.
+        For each epoch whether it searches, and F(t) after it; nan where the schedule has none.
 
     Raises:
         ValueError: as `build_schedule`.
@@ -135,105 +101,61 @@ def simulate(config: Mapping[str, Any], epochs: int, distance: float) -> list[tu
 
 
 def _read(path: Path, asked: Mapping[str, Any]) -> pd.DataFrame:
-    """A table of arms; all texts, but for numbers and flags."""
+    """A table of arms with the columns that `table` names."""
     require(path.is_file(), str(path), "no file", "the table that a finished exploration writes")
     try:
         found = pd.read_csv(path, dtype=str, keep_default_na=False)
     except ValueError as error:  # Also pandas' own errors.
         raise ValueError(f"{path}: not a table ({error})") from None
-    needed = ["arm", "label", "reference", "status", "on_front", "seeds", *asked["objectives"]]
-    absent = [name for name in needed if name not in found]
+    objectives, params = asked["objectives"], {PREFIX + d["name"]: d for d in asked["space"]}
+    absent = [name for name in (*ARM[:-1], *objectives) if name not in found]
     require(not absent, f"{path}: columns", list(found), f"also {', '.join(absent)}")
+    deviations = [f"{name}_sd" for name in objectives]
+    found = found.reindex(columns=[*ARM, *objectives, *deviations, *params], fill_value="")
     for name in ("reference", "on_front"):
         found[name] = found[name] == "True"
-    deviations = [f"{name}_sd" for name in asked["objectives"]]
-    for name in [*asked["objectives"], *deviations, "seeds"]:
-        if name in found:
-            found[name] = pd.to_numeric(found[name], errors="coerce")
+    numbers = [name for name, dimension in params.items() if dimension["kind"] != "choice"]
+    for name in ["seeds", *objectives, *deviations, *numbers]:
+        found[name] = pd.to_numeric(found[name], errors="coerce")
+    found["leakage"] = [leakage_note(uses.split()) for uses in found["leakage"]]
     return found
 
 
-def _arm_rows(
-    arm: pd.Series, asked: Mapping[str, Any], marks: Mapping[str, str]
-) -> list[dict[str, Any]]:
-    """The objectives and the parameters of one arm."""
-    keys = ("arm", "label", "reference", "status", "on_front", "seeds")
-    head = {key: arm[key] for key in keys} | {
-        "mark": marks.get(arm["arm"], ""),
-        "leakage": leakage_note(str(arm.get("leakage", "")).split()),
-    }
-    rows = [
-        {**head, "part": "objective", "name": name, "value": arm[name], "sd": arm.get(f"{name}_sd")}
-        for name in asked["objectives"]
-    ]
-    for dimension in asked["space"]:
-        text = arm.get(PREFIX + dimension["name"], "")
-        if text == "":
-            continue
-        choice = dimension["kind"] == "choice"
-        row = {**head, "part": "parameter", "name": dimension["name"]}
-        rows.append(row | ({"choice": text} if choice else {"value": float(text)}))
-    return rows
-
-
-def _importance_rows(path: Path, asked: Mapping[str, Any]) -> list[dict[str, Any]]:
+def _importance(path: Path, objectives: Sequence[str]) -> dict[str, dict[str, float] | str]:
     require(path.is_file(), str(path), "no file", "what a finished exploration writes")
     try:
         found = json.loads(path.read_bytes())
         shares, reasons = found["importance"], found.get("reasons", {})
-    except (ValueError, KeyError, TypeError):
+        return {o: shares.get(o) or str(reasons.get(o, "no importance")) for o in objectives}
+    except (ValueError, KeyError, TypeError, AttributeError):
         raise ValueError(f"{path}: not the importance of parameters") from None
-    rows = []
-    for objective in asked["objectives"]:
-        row = {"part": "importance", "objective": objective}
-        for name, share in (shares.get(objective) or {}).items():
-            rows.append({**row, "name": name, "value": share})
-        if not shares.get(objective):
-            rows.append({**row, "choice": reasons.get(objective, "no importance")})
-    return rows
 
 
-def _rule_rows(
-    results: Path, front: pd.DataFrame, marks: Mapping[str, str]
-) -> list[dict[str, Any]]:
-    """What the schedule of each arm of the front does; an arm without a schedule has no row."""
+def _rules(results: Path, front: Sequence[str]) -> dict[str, dict[str, str]]:
+    """Arm of the front -> plan of `PLANS` -> the epochs at which its schedule searches."""
     configs: dict[str, Mapping[str, Any]] = {}
     for record in load.usable(results).values():
         configs.setdefault(record["arm"], record["config"])
-    rows: list[dict[str, Any]] = []
-    for _, arm in front.iterrows():
-        config = configs.get(arm["arm"])
-        if config is None:
-            continue
-        head = {"part": "rule", "mark": marks[arm["arm"]], "on_front": True}
-        head |= {key: arm[key] for key in ("arm", "label", "reference", "status", "seeds")}
-        head["leakage"] = leakage_note(str(arm.get("leakage", "")).split())
+    rules: dict[str, dict[str, str]] = {}
+    for arm in front:
+        config = configs.get(arm, {})
         for plan, distance in zip(PLANS, (0.0, 1.0), strict=True):
             try:
                 trace = simulate(config["schedule"], config["search_phase"]["epochs"], distance)
-            except ValueError:
+            except (KeyError, ValueError):
                 break  # A schedule that only exists once another arm has run.
-            rows += [
-                {**head, "plan": plan, "epoch": epoch, "searched": due, "value": interval}
-                for epoch, (due, interval) in enumerate(trace)
-            ]
-    return rows
+            epochs = [str(epoch) for epoch, (due, _) in enumerate(trace) if due]
+            rules.setdefault(arm, {})[plan] = " ".join(epochs) or "none"
+    return rules
 
 
-def _stopped_rows(path: Path, asked: Mapping[str, Any], arms: pd.DataFrame) -> list[dict[str, Any]]:
-    """The verdicts that stopped an arm; none where nothing may be stopped."""
-    labels = dict(zip(arms["arm"], arms["label"], strict=True))
-    rows: list[dict[str, Any]] = []
-    for number, verdict in enumerate(read_rows(path), start=1):
+def _stopped(path: Path) -> dict[str, int]:
+    """Arm -> the epochs after which the pruner stopped it; none where nothing may be stopped."""
+    found: dict[str, int] = {}
+    for number, decision in enumerate(read_rows(path), start=1):
         try:
-            stop, values = verdict["stop"], list(verdict["values"])
-            head = {"part": "stopped", "arm": verdict["arm"], "epoch": verdict["rung"]}
-        except (KeyError, TypeError):
-            raise ValueError(f"{path}, line {number}: not a verdict") from None
-        if stop:
-            head |= {"label": labels.get(head["arm"], head["arm"]), "status": "stopped"}
-            pairs: Sequence[tuple[str, float]] = list(
-                zip(asked["objectives"], values, strict=False)
-            )
-            rows += [{**head, "name": name, "value": value} for name, value in pairs]
-    return rows
+            if decision["stop"]:
+                found[decision["arm"]] = decision["rung"]
+        except KeyError:
+            raise ValueError(f"{path}, line {number}: not a decision") from None
+    return found

@@ -1,121 +1,116 @@
-"""Test accuracy against the number of searches (NAS invocations), arm by arm.
+"""Test accuracy against the number of searches, or against search time, by arm.
 
-`python analysis/fig_accuracy_vs_searches.py RESULTS`
+`python analysis/fig_accuracy_vs_searches.py RESULTS [--draw accuracy_vs_search_time]`
 """
 
-from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
-import numpy as np
 import pandas as pd
-from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 
-from analysis import command, notes, scatter, stats, summary
+from adacomcat.checks import require
+from analysis import command, load, notes, scatter, style, summary
 
-NAME = "accuracy_vs_searches"
+QUESTIONS = (
+    "What accuracy does a schedule reach with how many searches?",
+    "What accuracy does a schedule reach in how many seconds of searching?",
+)
+
+NAMES = {
+    "searches": ("searches", "NAS invocations (searches) of a trial"),
+    "searching_s": ("search time", "seconds of searching in a trial"),
+}
+"""Cost -> what it is called in the title and below the axis."""
 
 COLUMNS = (
-    "arm",
-    "label",
-    "workload",
-    "seeds",
-    "searches",
-    "searches_min",
-    "searches_max",
-    "test_acc",
-    "test_acc_low",
-    "test_acc_high",
-    "params",
-    "dense_test_acc",
-    "reduction",
-    "on_front",
-    "left_out",
-    "left_out_why",
-    "leakage",
-)
-
-ACROSS = scatter.Across(
-    "searches",
-    "NAS invocations (searches) of a trial, square-root scale",
-    (0, 1, 2, 4, 6, 8, 11, 15, 20, 25, 30, 40, 60, 80, 100, 150, 200, 300, 500, 1000),
+    *"arm label workload series reduction seeds searches searches_min searches_max".split(),
+    *"searching_s searching_s_min searching_s_max rebuild_known test_acc".split(),
+    *"test_acc_low test_acc_high params dense_test_acc on_front".split(),
+    *notes.COLUMNS,
 )
 
 
-def data(results: Path) -> pd.DataFrame:
-    """One row an arm of the study, in its order, with the columns `COLUMNS`.
+def data(results: Path, cost: str = "searches") -> pd.DataFrame:
+    """One row per arm of the study, in its order, with the columns `COLUMNS`.
 
-    Accuracies are shares (0..1). `searches`, `test_acc`, `params` and `dense_test_acc` are means
-    over the finished seeds (`seeds` of them), nan for none. `test_acc_low` and `test_acc_high` are
-    the ends of the 95 % t interval of the mean, nan with fewer than three seeds. `on_front`: no
-    other arm (of the same budget: `reduction`, in %, nan in a study of one) has, in the mean, fewer
-    searches and more accuracy. `left_out` counts the trials that have not finished, and
-    `left_out_why` says how they stand; `leakage` is a sentence where the search or the selection
-    saw the test images.
+    Accuracies are shares (0..1). `searches`, `searching_s`, `test_acc`, `params` and
+    `dense_test_acc` are means over the finished seeds (`seeds` of them), nan for none.
+    `searching_s` is the time in seconds that searches took and, where `rebuild_known` (a study that
+    was read from a log may not have recorded it), that of putting their plans in force.
+    `test_acc_low` and `test_acc_high` are the ends of the 95 % t interval of the mean, nan with
+    fewer than three seeds. `on_front`: no other arm of the same budget (`reduction`, in %) has, on
+    average, a lower cost and a higher accuracy. The last columns are those of `notes.standing`.
 
     Args:
         results: a results directory.
+        cost: `searches` or `searching_s`.
 
     Raises:
-        ValueError: as `load.trials`, or no trial has finished yet.
+        ValueError: as `notes.sound`, or no finished trial has recorded the cost.
     """
-    table = summary.arms(notes.sound(results))
-    table["on_front"] = summary.front(table, "searches")
+    trials = notes.sound(results)
+    if cost == "searching_s":
+        timed = int(load.finished(trials)["search_s"].notna().sum())
+        require(timed > 0, f"{results}: search_s", timed, "finished trials that recorded it")
+    table = summary.arms(trials)
+    table["rebuild_known"] = table["arm"].isin(trials.loc[trials["rebuild_s"].notna(), "arm"])
+    table["on_front"] = summary.front(table, cost)
     return table[list(COLUMNS)]
 
 
-def axes(table: pd.DataFrame) -> list[Axes]:
-    """The axes for the table of `data`, one a budget, with the note below them."""
-    return scatter.new_axes(table, note(table))
+def summarize(table: pd.DataFrame) -> command.Summary:
+    """One row per arm: accuracy, searches, their time where it is known, parameters."""
+    front = table["on_front"].map({True: "*", False: ""})
+    return {"": summary.brief(table, "searches", "searching_s", "params").assign(front=front)}
 
 
-def note(table: pd.DataFrame) -> str:
-    """What a reader must know of the figure, as one paragraph."""
-    varied = (table["searches_min"] < table["searches_max"]).any()
+def note(table: pd.DataFrame, cost: str) -> str:
+    """Note below the figure, as one paragraph."""
+    dense = table["dense_test_acc"].mean()
+    rebuilt = " and rebuilding" * bool(table["rebuild_known"].any())
+    front = "; ".join(table.loc[table["on_front"], "label"])
     parts = [
         *notes.means(table),
-        "Level bars: fewest to most searches of a seed." if varied else "",
-        *scatter.said(table),
-        # A budget is a ceiling: arms that stay below it by different amounts are no equals.
+        f"Dense model: {dense:.2%}." if dense == dense else "",
+        f"Time of searching{rebuilt}, on the machine that ran the trial."
+        if cost == "searching_s"
+        else "",
+        "Level bars: range over the seeds."
+        if (table[f"{cost}_min"] < table[f"{cost}_max"]).any()
+        else "",
+        f"Pareto front of the means (stepped line, *): {front}."
+        if table["reduction"].isna().all()
+        else "Stepped lines and *: Pareto front of the means of each budget.",
+        # A budget is a ceiling: arms that stay below it by different amounts are not equal.
         f"Mean of an arm: {notes.count(table['params'], 'parameter')}.",
     ]
     return notes.write(parts, table)
 
 
-def draw(panels: Sequence[Axes], table: pd.DataFrame) -> None:
-    """Draw the table of `data` into the axes of `axes`.
-
-    Arms without a finished trial are named in the note below, not drawn. Marks of arms that would
-    hide one another are moved apart sideways.
-    """
-    title = f"Accuracy against searches, workload {table['workload'].iloc[0]}"
-    scatter.draw(panels, table, ACROSS, title)
+def draw(figure: Figure, table: pd.DataFrame, cost: str) -> None:
+    """Draw the table of `data` into an empty figure, a panel per budget."""
+    what, name = NAMES[cost]
+    scatter.draw_budgets(figure, table, cost, name)
+    style.title(figure, f"Accuracy against {what}, workload {table['workload'].iloc[0]}")
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Draw the figure of a results directory into its folder `figures`; print table and paths."""
-    return command.run(NAME, data, draw, argv, axes=axes, say=as_text)
-
-
-def as_text(table: pd.DataFrame) -> str:
-    """The table of `data` for a terminal: an arm a line, the dense model and a legend below."""
-    half = 100 * (table["test_acc_high"] - table["test_acc_low"]) / 2
-    spread = half.map(lambda h: "" if np.isnan(h) else f" ± {h:.2f}")
-    shown = pd.DataFrame(
-        {
-            "arm": table["label"],
-            "seeds": table["seeds"],
-            "test accuracy %": (100 * table["test_acc"]).map("{:.2f}".format) + spread,
-            "searches": table["searches"].map("{:.1f}".format),
-            "params": table["params"].map("{:,.0f}".format),
-            "front": table["on_front"].map({True: "*", False: ""}),
-            "left out": table["left_out_why"],
-        }
+def _exhibit(name: str, question: str, cost: str) -> command.Exhibit:
+    bound = (
+        partial(data, cost=cost),
+        summarize,
+        partial(note, cost=cost),
+        partial(draw, cost=cost),
     )
-    dense = f"dense model {table['dense_test_acc'].mean():.2%} test accuracy"
-    legend = f"± half of the {stats.LEVEL:.0%} t interval, from {stats.MIN_SEEDS} seeds on"
-    front = "* on the Pareto front of the means"
-    return f"{shown.to_string(index=False)}\n{dense}; {legend}; {front}{notes.leak_lines(table)}"
+    return command.Exhibit(name, question, *bound)
 
+
+EXHIBITS = (
+    _exhibit("accuracy_vs_searches", QUESTIONS[0], "searches"),
+    _exhibit("accuracy_vs_search_time", QUESTIONS[1], "searching_s"),
+)
+
+main = partial(command.run, EXHIBITS)
 
 if __name__ == "__main__":
     raise SystemExit(main())

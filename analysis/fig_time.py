@@ -1,73 +1,49 @@
-"""Where the time of a trial goes, arm by arm, and how much of it any schedule could save.
+"""Time of a trial by activity and arm, and the share that a schedule could save.
 
 `python analysis/fig_time.py RESULTS`
 """
 
 import textwrap
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
 import numpy as np
 import pandas as pd
-from matplotlib.axes import Axes
-from numpy.typing import NDArray
+from matplotlib.figure import Figure
 
 from adacomcat.checks import require
 from analysis import command, load, notes, stats, style
 
-NAME = "time"
+QUESTION = "Where does the time of a trial go, and how much of it could any schedule save?"
 
-CLOCKS = ("train_s", "data_s", "search_s", "rebuild_s", "eval_s", "other_s")
-"""The parts of `wall_s`, in the order of a bar."""
+PARTS: Mapping[str, tuple[str, str]] = MappingProxyType(
+    {
+        "train_s": ("training", "#c3cdd6"),
+        "data_s": ("waiting for data", "#ffffff"),
+        "search_s": ("searching", "#2c3e50"),
+        "rebuild_s": ("rebuilding", "#8496a6"),
+        "eval_s": ("evaluating", "#e9eef2"),
+        "other_s": ("other", "#ffffff"),
+    }
+)
+"""The parts of `wall_s` -> name and shade; searching is darkest, since hues belong to arms."""
 
 COLUMNS = (
-    "arm",
-    "label",
-    "workload",
-    "seed",
-    "searches",
-    "epochs",
-    *CLOCKS,
-    "wall_s",
-    "searching_share",
-    "every_epoch_share",
+    *"arm label workload seed searches epochs".split(),
+    *PARTS,
+    *"wall_s searching_share every_epoch_share".split(),
     *notes.COLUMNS,
-)
-
-
-@dataclass(frozen=True)
-class Part:
-    """How a part of a bar is named and filled."""
-
-    name: str
-    color: str
-    hatch: str
-
-
-# Slates, since the hues are the arms'; searching is darkest, and neighbors differ in grayscale.
-PARTS: Mapping[str, Part] = MappingProxyType(
-    {
-        "train_s": Part("training", "#c3cdd6", ""),
-        "data_s": Part("waiting for data", "#ffffff", "...."),
-        "search_s": Part("searching", "#2c3e50", ""),
-        "rebuild_s": Part("rebuilding", "#8496a6", "////"),
-        "eval_s": Part("evaluating", "#e9eef2", "xxxx"),
-        "other_s": Part("other", "#ffffff", ""),
-    }
 )
 
 UNITS = ((3 * 3600.0, 3600.0, "hours"), (300.0, 60.0, "minutes"), (0.0, 1.0, "seconds"))
 """From this many seconds on, the length of the unit in seconds, its name."""
 
-ROW = 0.27
-"""Inches of a bar with the room around it."""
-
 
 def data(results: Path) -> pd.DataFrame:
-    """One row a finished trial, with the columns `COLUMNS`; an arm without one is one row of nan.
+    """One row per finished trial, with `COLUMNS`; an arm without one is one row of nan.
 
     Seconds. `data_s`, waiting for batches, is taken out of `train_s` and `search_s`, which had it:
     where both ran in an epoch, training waits as long as it did on average in the epochs without a
@@ -76,18 +52,15 @@ def data(results: Path) -> pd.DataFrame:
 
     `searching_share` is the share of `wall_s` that searches took, rebuilding and their waiting
     included; a trial without a search has to rebuild once, too. `every_epoch_share` is the same
-    share had the trial searched at every epoch but the first, at its own mean price of a search:
+    share had the trial searched at every epoch but the first, at its own mean cost of a search:
     the most that any schedule can save against that. For `fixed_1` both are the same; nan without a
     search.
-
-    Args:
-        results: a results directory.
 
     Raises:
         ValueError: as `load.epochs`, no trial has finished yet, or none has its clocks.
     """
-    trials = notes.sound(results)
-    epochs = load.epochs(results)
+    trials, known = notes.sound(results), ["trial_id", "phase", "searched", "data_s"]
+    epochs = load.epochs(results).reindex(columns=known)
     done = load.finished(trials)
     timed = done[done["wall_s"].astype(float) > 0]
     require(len(timed) > 0, f"{results}: wall_s", "nothing", "finished trials with their clocks")
@@ -96,90 +69,7 @@ def data(results: Path) -> pd.DataFrame:
         clocks(trial, traces.get(trial["trial_id"], epochs.iloc[:0]))
         for _, trial in timed.iterrows()
     ]
-    table = notes.standing(trials).merge(pd.DataFrame(rows), on="arm", how="left")
-    return table[list(COLUMNS)]
-
-
-def axes(table: pd.DataFrame) -> NDArray[Any]:
-    """Two panels side by side, as high as the arms need."""
-    names = _names(table)
-    lines = sum(name.count("\n") + 1 for name in names)
-    longest = max(len(line) for name in names for line in name.split("\n"))
-    return style.new_figure(
-        1,
-        2,
-        width=7.6,
-        height=max(ROW * max(lines, len(names)) + 0.1, 0.9),
-        widths=(1.75, 1),
-        left=0.2 + 0.068 * longest,
-        right=0.2,
-        top=0.75,
-        across=0.55,
-        note=_note(table),
-    )
-
-
-def draw(panels: NDArray[Any], table: pd.DataFrame) -> None:
-    """Draw the table of `data` into the axes of `axes`."""
-    left, right = panels[0]
-    arms = table.drop_duplicates("arm")["arm"].tolist()
-    _draw_bars(left, table, arms)
-    _draw_shares(right, table, arms)
-    for ax in (left, right):
-        ax.set_ylim(len(arms) - 0.4, -0.6)
-        ax.set_yticks(range(len(arms)), _names(table) if ax is left else [""] * len(arms))
-        ax.tick_params(axis="y", length=0, labelsize=8.3)
-        ax.grid(axis="y", visible=False)
-    workload = table["workload"].iloc[0]
-    style.headline(left.figure, f"Where the time goes, workload {workload}")
-
-
-def main(argv: Sequence[str] | None = None) -> int:
-    """Draw the figure of a results directory into its folder `figures`; print table and paths."""
-    return command.run(NAME, data, draw, argv, axes=axes, say=as_text)
-
-
-def as_text(table: pd.DataFrame) -> str:
-    """An arm a line: mean seconds of each part, and the share of searching."""
-    means = table.groupby("label", sort=False)[[*CLOCKS, "wall_s"]].mean()
-    share = 100 * table.groupby("label", sort=False)["searching_share"].mean()
-    shown = means.map(lambda value: "" if np.isnan(value) else f"{value:,.1f}")
-    shown["searching %"] = share.map(lambda value: "" if np.isnan(value) else f"{value:.1f}")
-    return f"{shown.to_string()}\n{most(table)}"
-
-
-def _ceiling(table: pd.DataFrame) -> tuple[pd.Series, bool]:
-    """What any schedule could save at all, % of a run that searches at every epoch; trial by trial.
-
-    Measured (True) on the trials of `fixed_1` where there are any; else reckoned from all that
-    searched; empty where none did.
-    """
-    measured = table[table["arm"].str.fullmatch(r"fixed_1(_\d+)?")]["every_epoch_share"].dropna()
-    shares = measured if len(measured) else table["every_epoch_share"].dropna()
-    return 100 * shares, len(measured) > 0
-
-
-def most(table: pd.DataFrame) -> str:
-    """The sentence on what any schedule could save at all; empty where nothing ever searched."""
-    shares, measured = _ceiling(table)
-    if not len(shares):
-        return ""
-    found = stats.estimate(shares)
-    interval = (
-        "no interval"
-        if not found.has_interval
-        else (f"{100 * stats.LEVEL:g} % t interval {found.low:.1f} to {found.high:.1f}")
-    )
-    how = (
-        "measured on every epoch's own trials"
-        if measured
-        else ("reckoned from what a search takes here, since no trial searched at every epoch")
-    )
-    trials = f"{found.seeds} trial{'s' if found.seeds > 1 else ''}"
-    return (
-        f"At most {found.mean:.1f} % of a run that searches at every epoch can be saved by any "
-        f"schedule ({how}: {trials}, {interval})."
-    )
+    return notes.attach(trials, pd.DataFrame(rows), COLUMNS)
 
 
 def clocks(trial: pd.Series, epochs: pd.DataFrame) -> dict[str, Any]:
@@ -193,15 +83,13 @@ def clocks(trial: pd.Series, epochs: pd.DataFrame) -> dict[str, Any]:
     found = {name: float(trial[name]) if trial[name] is not None else np.nan for name in names}
     searching = found["search_s"] + np.nan_to_num(found["rebuild_s"])
     seen = np.nansum([found[name] for name in names[:4]])
-    waited = _search_wait(epochs)
     if not np.isnan(found["data_s"]):
-        waited = min(waited, found["data_s"], found["search_s"])
+        waited = min(_search_wait(epochs), found["data_s"], found["search_s"])
         found["search_s"] -= waited
         found["train_s"] -= found["data_s"] - waited
     # The clocks are read at other moments than the wall's: a hair below zero is zero.
     found["other_s"] = max(found["wall_s"] - seen, 0.0)
-    searches = int(trial["searches"])
-    there = int((epochs["phase"] == "search").sum())
+    searches, there = int(trial["searches"]), int((epochs["phase"] == "search").sum())
     every = np.nan
     if searches and there > 1:
         whole = searching / searches * (there - 1)
@@ -227,129 +115,80 @@ def _search_wait(epochs: pd.DataFrame) -> float:
     return float((waits[searched] - (usual.mean() if len(usual) else 0.0)).clip(lower=0).sum())
 
 
-def _names(table: pd.DataFrame) -> list[str]:
-    labels = table.drop_duplicates("arm")["label"]
-    return [textwrap.fill(label, width=26) for label in labels]
+def most(table: pd.DataFrame) -> str:
+    """The sentence on how much any schedule could save at all; empty where nothing ever searched.
 
-
-def _unit(table: pd.DataFrame) -> tuple[float, str]:
-    """Length in seconds and name of the unit in which the longest arm is a handy number."""
-    longest = float(table.groupby("arm")["wall_s"].mean().max())
-    return next((length, name) for least, length, name in UNITS if longest >= least)
-
-
-def _draw_bars(ax: Axes, table: pd.DataFrame, arms: Sequence[str]) -> None:
-    """A bar an arm: means over its seeds, one part after another; the total behind it."""
-    length, unit = _unit(table)
-    means = table.groupby("arm")[[*CLOCKS, "wall_s"]].mean().reindex(list(arms)) / length
-    rows, start = np.arange(len(arms)), np.zeros(len(arms))
-    for name, part in PARTS.items():
-        widths = means[name].fillna(0.0).to_numpy(float)
-        if widths.max() < 0.002 * means["wall_s"].max():
-            continue
-        ax.barh(
-            rows,
-            widths,
-            left=start,
-            height=0.66,
-            color=part.color,
-            hatch=part.hatch,
-            edgecolor=style.INK,
-            linewidth=0.6,
-            label=part.name,
-            gid=name,
-        )
-        start += widths
-    for row, total in enumerate(means["wall_s"]):
-        digits = 0 if total >= 100 else 1
-        text = " no finished trial" if np.isnan(total) else f" {total:,.{digits}f}"
-        ax.text(0 if np.isnan(total) else total, row, text, va="center", fontsize=8.3)
-    ax.set_xlim(0, 1.13 * float(means["wall_s"].max()))
-    ax.set_xlabel(f"{unit} of a trial, mean over seeds")
-    ax.legend(
-        loc="lower left",
-        bbox_to_anchor=(0, 1),
-        ncols=3,
-        fontsize=8,
-        frameon=False,
-        borderaxespad=0.2,
-        handlelength=1.6,
-        columnspacing=1.2,
-        labelspacing=0.25,
+    Measured on the trials of `fixed_1` where there are any, else estimated from all that searched.
+    """
+    measured = table[table["arm"].str.fullmatch(r"fixed_1(_\d+)?")]["every_epoch_share"].dropna()
+    shares = measured if len(measured) else table["every_epoch_share"].dropna()
+    if not len(shares):
+        return ""
+    found = stats.estimate(100 * shares)
+    interval = f"{100 * stats.LEVEL:g} % t interval {found.low:.1f} to {found.high:.1f}"
+    how = "measured on every epoch's own trials"
+    if not len(measured):
+        how = "estimated from the mean cost of a search, since no trial searched at every epoch"
+    return (
+        f"At most {found.mean:.1f} % of a run that searches at every epoch can be saved by any "
+        f"schedule ({how}: {notes.count([found.seeds], 'trial')}, "
+        f"{interval if found.has_interval else 'no interval'})."
     )
 
 
-def _draw_shares(ax: Axes, table: pd.DataFrame, arms: Sequence[str]) -> None:
-    """The share of searching: a small mark a trial, a larger one the arm's mean."""
-    for row, arm in enumerate(arms):
-        shares = 100 * table.loc[table["arm"] == arm, "searching_share"].dropna()
-        look = style.look(arm)
-        if not len(shares):
-            continue
-        ax.plot(
-            shares,
-            [row] * len(shares),
-            linestyle="none",
-            marker="|",
-            markersize=9,
-            color=style.QUIET,
-            markeredgewidth=0.8,
-            zorder=2,
-            gid=f"trials:{arm}",
-        )
-        ax.plot(
-            [shares.mean()],
-            [row],
-            linestyle="none",
-            marker=look.marker,
-            markersize=look.size,
-            color=look.color,
-            markeredgecolor=style.INK,
-            markeredgewidth=0.8,
-            zorder=3,
-            gid=f"mark:{arm}",
-        )
-        # In a column of its own, so that it covers no mark.
-        ax.annotate(
-            f"{shares.mean():.1f} %",
-            (1, row),
-            xycoords=("axes fraction", "data"),
-            ha="right",
-            va="center",
-            fontsize=8.3,
-        )
-    ceiling, highest = _ceiling(table)[0].mean(), float(100 * table["searching_share"].max())
-    highest = max(highest, float(np.nan_to_num(ceiling)), 1)
-    ax.set_xlim(0 - 0.04 * highest, 1.45 * highest)
-    ax.set_xlabel("searching, share of a trial (%)")
-    if not np.isnan(ceiling):
-        ax.axvline(
-            ceiling, color=style.INK, linewidth=1.0, linestyle=(0, (4, 2)), zorder=1, gid="ceiling"
-        )
-        ax.annotate(
-            f"if every epoch: {ceiling:.1f} %,\nthe most to be saved",
-            (1, 1),
-            xycoords="axes fraction",
-            xytext=(0, 4),
-            textcoords="offset points",
-            ha="right",
-            fontsize=8,
-            linespacing=1.1,
-        )
+def draw(figure: Figure, table: pd.DataFrame) -> None:
+    """Draw the table of `data` into an empty figure: a stacked bar per arm, means over seeds."""
+    labels = table.drop_duplicates("arm").set_index("arm")["label"]
+    figure.set_size_inches(7.2, 1.7 + 0.3 * len(labels))
+    ax = figure.subplots()
+    means = table.groupby("arm")[[*PARTS, "wall_s", "searching_share"]].mean().loc[labels.index]
+    longest = float(means["wall_s"].max())
+    length, unit = next((length, name) for least, length, name in UNITS if longest >= least)
+    # Parts too narrow to be seen are left to the table.
+    there = [part for part in PARTS if means[part].max() >= 0.002 * longest]
+    bars = (means[there] / length).fillna(0.0).rename(columns={p: PARTS[p][0] for p in there})
+    shades: Any = [PARTS[part][1] for part in there]
+    bars.plot.barh(stacked=True, ax=ax, color=shades, edgecolor=style.INK, linewidth=0.6, width=0.7)
+    for row, (_, arm) in enumerate(means.iterrows()):
+        wall, share = arm["wall_s"] / length, arm["searching_share"]
+        text = "no finished trial" if np.isnan(wall) else f"{wall:,.1f}, {share:.1%} searching"
+        ax.annotate(f" {text}", (np.nan_to_num(wall), row), va="center", fontsize=8)
+    ax.set_yticks(range(len(labels)), [textwrap.fill(label, width=26) for label in labels])
+    ax.invert_yaxis()
+    ax.set_xlim(0, 1.4 * longest / length)
+    ax.set(xlabel=f"{unit} of a trial, mean over seeds", ylabel="")
+    ax.grid(axis="y", visible=False)
+    ax.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=3, handlelength=1.4)
+    style.title(figure, f"Where the time goes, workload {table['workload'].iloc[0]}")
 
 
-def _note(table: pd.DataFrame) -> str:
-    """What a reader must know of the figure."""
+def note(table: pd.DataFrame) -> str:
+    """Note below the figure, as one paragraph."""
     done = table.dropna(subset=["wall_s"])
-    absent = [PARTS[name].name for name in CLOCKS if done[name].isna().all()]
+    absent = [name for part, (name, _) in PARTS.items() if done[part].isna().all()]
     parts = [
-        f"{most(table)} Dashed on the right." if most(table) else "",
-        "Searching on the right includes rebuilding the model; small strokes are single trials.",
-        "Seconds also tell what else the machine did; shares do so less.",
+        most(table),
+        "The share of searching includes rebuilding the model and waiting for its data.",
+        "Seconds depend on the load of the machine; shares do so less.",
         f"Not recorded: {', '.join(absent)}." if absent else "",
     ]
     return notes.write(parts, table)
 
+
+def summarize(table: pd.DataFrame) -> command.Summary:
+    """One row per arm: mean seconds of each part, and the share of searching."""
+    arms = table.groupby("arm", sort=False)
+    means = arms[[*PARTS, "wall_s"]].mean().map("{:,.1f}".format)
+    shown = means.rename(columns={part: name for part, (name, _) in PARTS.items()})
+    shown.insert(0, "arm", arms["label"].first())
+    shown["searching %"] = (100 * arms["searching_share"].mean()).map("{:.1f}".format)
+    shown = shown.rename(columns={"wall_s": "all"}).reset_index(drop=True)
+    return {"Seconds, means over seeds": shown.replace("nan", "")}
+
+
+EXHIBITS = (command.Exhibit("time", QUESTION, data, summarize, note, draw),)
+
+main = partial(command.run, EXHIBITS)
 
 if __name__ == "__main__":
     raise SystemExit(main())

@@ -1,10 +1,11 @@
 """A results directory as tidy tables.
 
-Tables hold every trial, whatever its status; who draws takes the finished ones and shows the count
-of the others (`left_out`), so that nothing is dropped in silence. A trial that no figure can use,
-for instance since a newer version wrote it, has the status `unusable` and costs none of the others.
+Tables hold every trial, whatever its status. Figures show the finished ones and the count of the
+others (`left_out`). A trial that no figure can use, for instance since a newer version wrote it,
+has the status `unusable` and does not affect the others.
 """
 
+import json
 import math
 import re
 from collections import Counter
@@ -16,31 +17,17 @@ import pandas as pd
 
 from adacomcat.checks import require
 from adacomcat.config import leakage_note
-from study.store import TRIAL_ENTRIES, VERSIONS, Results
+from study.store import TRIAL_ENTRIES, VERSIONS, Results, open_results
 
 TRIAL_KEYS = ("trial_id", "workload", "arm", "label", "seed", "status")
-"""What names a trial: the first columns of every table."""
+"""Columns that identify a trial: the first ones of every table."""
 
-RECORD_COLUMNS = ("started", "finished", "error", "leakage", "unusable")
+RECORD_COLUMNS = ("started", "finished", "error", "leakage", "unusable", "method")
 
 SUMMARY_COLUMNS = (
-    "test_acc",
-    "test_loss",
-    "val_acc",
-    "searches",
-    "search_epochs",
-    "params",
-    "macs",
-    "plan",
-    "train_s",
-    "search_s",
-    "rebuild_s",
-    "eval_s",
-    "data_s",
-    "wall_s",
-    "dense_test_acc",
-    "dense_params",
-    "dense_macs",
+    *"test_acc test_loss val_acc searches search_epochs params macs plan".split(),
+    *"train_s search_s rebuild_s eval_s data_s wall_s".split(),
+    *"dense_test_acc dense_params dense_macs".split(),
 )
 
 UNUSABLE = "unusable"
@@ -56,21 +43,30 @@ _FOLDER = re.compile(r"(?P<workload>.+)-(?P<arm>[a-z][a-z0-9_]*)-s(?P<seed>\d+)-
 
 
 def study(results: Path) -> dict[str, Any]:
-    """What was asked: the content of `study.json`.
+    """The content of `study.json`.
 
     Raises:
         ValueError: no such folder, a folder without a study, no JSON, or a newer schema.
     """
-    return Results(results.resolve()).study()
+    return clean(open_results(results).study())
+
+
+def clean(record: dict[str, Any]) -> dict[str, Any]:
+    """A record out of JSON without lone surrogates, which neither files nor pictures can hold."""
+    cleaned: dict[str, Any] = json.loads(
+        json.dumps(record, ensure_ascii=False).encode("utf-8", "replace")
+    )
+    return cleaned
 
 
 def records(results: Path) -> list[dict[str, Any]]:
-    """What stands in each `trial.json`, unusable ones included, by trial id.
+    """The content of each `trial.json`, unusable ones included, by trial id.
 
     An entry has all of `study.store.TRIAL_ENTRIES`, and `unusable`: empty, or the cause in a few
     words that follow a number of trials (`2 of schema 7`). With a cause, `status` is `UNUSABLE`,
     `error` a sentence, and `arm` and `seed` are `STRAY` and `NO_SEED` where the study has no such
-    arm; of one that does not read they go by the name of its folder, the rest is None. Unusable are
+    arm; for a record that does not read they follow from the name of its folder, the rest is None.
+    Unusable are
 
     - a record that is no JSON, has a newer schema, or lacks an entry;
     - one of another workload, or of an arm that the study does not have;
@@ -79,13 +75,13 @@ def records(results: Path) -> list[dict[str, Any]]:
     Raises:
         ValueError: as `study`.
     """
-    asked, store = study(results), Results(results.resolve())
+    asked, store = study(results), open_results(results)
     read, unread = store.readable()
     found = []
     for record in read:
         short, error = _fault(record, asked, store)
         cause = {"status": UNUSABLE, "error": error, **_placed(record, asked)} if short else {}
-        found.append(record | cause | {"unusable": short})
+        found.append(clean(record | cause | {"unusable": short}))
     for folder, wrong in unread.items():
         named = dict.fromkeys(TRIAL_ENTRIES) | _named(folder, asked)
         error = str(wrong).replace(f"{store.root}/", "")
@@ -118,14 +114,14 @@ def require_usable(results: Path) -> None:
 
 
 def trials(results: Path) -> pd.DataFrame:
-    """One row a trial: `TRIAL_KEYS`, `RECORD_COLUMNS`, then the entries of its summary.
+    """One row per trial: `TRIAL_KEYS`, `RECORD_COLUMNS`, then the entries of its summary.
 
     `SUMMARY_COLUMNS` are there even when no trial has finished; they are empty in the row of a
     trial that has not, as in that of an unusable one (`records`), whose arm may be `STRAY` and its
-    seed `NO_SEED`. A trial that the study asks for and that has no record yet is a row with the
-    status `pending`. `workload` is that of the study. `leakage` is a sentence where the search or
-    the selection saw the test images, else empty. Rows are in the order of the study's arms, then
-    of seeds.
+    seed `NO_SEED`. A trial of the study that has no record yet is a row with the
+    status `pending`. `workload` is that of the study, `method` the name of the compression method.
+    `leakage` is a sentence where the search or the selection saw the test images, else empty. Rows
+    are in the order of the study's arms, then of seeds.
 
     Raises:
         ValueError: as `study`; trials of an exploration beyond the study's arms, or two usable
@@ -152,7 +148,7 @@ def trials(results: Path) -> pd.DataFrame:
 
 
 def epochs(results: Path) -> pd.DataFrame:
-    """One row an epoch of every usable trial that has begun: `TRIAL_KEYS`, then its own entries.
+    """One row per epoch of every usable trial that has begun: `TRIAL_KEYS`, then its own entries.
 
     Raises:
         ValueError: as `trials`.
@@ -161,7 +157,7 @@ def epochs(results: Path) -> pd.DataFrame:
 
 
 def searches(results: Path) -> pd.DataFrame:
-    """One row a search of every usable trial that has begun: `TRIAL_KEYS`, then its own entries.
+    """One row per search of every usable trial that has begun: `TRIAL_KEYS`, then its own entries.
 
     Raises:
         ValueError: as `trials`.
@@ -175,22 +171,14 @@ def finished(table: pd.DataFrame) -> pd.DataFrame:
 
 
 def left_out(table: pd.DataFrame) -> dict[str, int]:
-    """How many trials have not finished or are unusable: status or cause -> count, by name.
-
-    Args:
-        table: of `trials`, or some of its rows.
-    """
+    """Status or cause -> how many of some rows of `trials` are not finished or are unusable."""
     others = table[table["status"] != "finished"]
     causes = others["status"].where(others["status"] != UNUSABLE, others["unusable"])
     return {str(cause): int(count) for cause, count in causes.value_counts().sort_index().items()}
 
 
 def leaks(table: pd.DataFrame) -> str:
-    """The sentences on leakage of some trials, each once; empty where nothing leaks.
-
-    Args:
-        table: of `trials`, or some of its rows.
-    """
+    """The sentences on leakage of some rows of `trials`, each once; empty where nothing leaks."""
     return "; ".join(sorted({*table["leakage"].dropna()} - {""}))
 
 
@@ -216,6 +204,9 @@ def _fault(
             return "without an accuracy", f"it has finished with the accuracy {accuracy!r}"
         if not begun:
             return "without a trace", "it has finished, and its epochs.jsonl is not there or empty"
+        missing = store.run(trial_id).missing_rows()
+        if missing:
+            return "with an incomplete trace", f"it has finished with {missing}"
     return "", None
 
 
@@ -237,14 +228,16 @@ def _placed(record: Mapping[str, Any], asked: Mapping[str, Any]) -> dict[str, An
 
 
 def _row(record: dict[str, Any]) -> dict[str, Any]:
-    head = {key: record[key] for key in (*TRIAL_KEYS, *RECORD_COLUMNS)}
+    head = {key: record.get(key) for key in (*TRIAL_KEYS, *RECORD_COLUMNS)}
     if record["status"] == UNUSABLE:
         return head | {"leakage": ""}
+    method = record["config"].get("method")
+    head["method"] = method.get("name") if isinstance(method, Mapping) else None
     return {**head, "leakage": leakage_note(record["leakage"]), **(record["summary"] or {})}
 
 
 def _traces(results: Path, name: str) -> pd.DataFrame:
-    table, store = trials(results), Results(results.resolve())
+    table, store = trials(results), open_results(results)
     read = store.epochs if name == "epochs" else store.searches
     begun = table[table["trial_id"].notna() & (table["status"] != UNUSABLE)]
     keys = begun[list(TRIAL_KEYS)].to_dict("records")

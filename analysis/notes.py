@@ -1,10 +1,7 @@
-"""What every figure and its CSV say beside the numbers: what was left out, and what leaked.
-
-The sentences of all notes are made here; the numbers of the arms are those of `summary`.
-"""
+"""Notes below figures and tables: means, intervals, excluded trials, leakage."""
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import pandas as pd
@@ -13,7 +10,10 @@ from analysis import load, stats
 from study.store import VERSIONS
 
 COLUMNS = ("left_out", "left_out_why", "leakage")
-"""The last columns of a figure's table, the same in all rows of an arm."""
+"""Last columns of a table, the same in all rows of an arm."""
+
+FLAGS = ("searched", "changed", "last")
+"""Columns that are true or false, whatever was recorded."""
 
 
 def sound(results: Path) -> pd.DataFrame:
@@ -31,7 +31,7 @@ def sound(results: Path) -> pd.DataFrame:
 
 
 def standing(trials: pd.DataFrame) -> pd.DataFrame:
-    """One row an arm: `arm`, `label`, `workload` and `COLUMNS`.
+    """One row per arm: `arm`, `label`, `workload` and `COLUMNS`.
 
     `left_out` counts the trials that have not finished or are unusable, `left_out_why` says how
     they stand; unusable trials that belong to no arm are those of the arm `load.STRAY`.
@@ -56,11 +56,33 @@ def standing(trials: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=["arm", "label", "workload", *COLUMNS])
 
 
-def count(numbers: Iterable[float], noun: str) -> str:
+def attach(trials: pd.DataFrame, rows: pd.DataFrame, columns: Sequence[str]) -> pd.DataFrame:
+    """The table of a figure: rows of arms, and what `standing` says of the arms.
+
+    Numbers become floats, and `FLAGS` are false where they are missing.
+
+    Args:
+        trials: of `load.trials`.
+        rows: with `arm`; an arm without any gets an empty one.
+        columns: of the table.
+    """
+    made = standing(trials)
+    own = ["arm", *(name for name in columns if name not in made)]
+    table = made.merge(rows.reindex(columns=own), on="arm", how="left")
+    for name in own:
+        if name in FLAGS:
+            table[name] = table[name].eq(True)
+        elif pd.api.types.infer_dtype(table[name], skipna=True) != "string":
+            table[name] = table[name].astype(float)
+    return table[list(columns)]
+
+
+def count(numbers: Iterable[float], noun: str, plural: str | None = None) -> str:
     """How many, where that may differ: `1 seed`, `3 to 5 seeds`, `1,200 images`; without nan."""
     counts = [number for number in numbers if not math.isnan(number)]
     low, high = (f"{bound:,.0f}" for bound in (min(counts), max(counts)))
-    return f"{low if low == high else f'{low} to {high}'} {noun}{'' if high == '1' else 's'}"
+    said = noun if high == "1" else plural or f"{noun}s"
+    return f"{low if low == high else f'{low} to {high}'} {said}"
 
 
 def means(table: pd.DataFrame) -> list[str]:
@@ -78,16 +100,11 @@ def means(table: pd.DataFrame) -> list[str]:
     return said
 
 
-def leak_lines(table: pd.DataFrame) -> str:
-    """The sentences on leakage of a figure's table, each on a line of its own below a text."""
-    return "".join(f"\n{leak}" for leak in sorted({*table["leakage"]} - {""}))
-
-
 def write(parts: Iterable[str], table: pd.DataFrame) -> str:
-    """A note: leakage first, then what the figure has to say, then what was left out.
+    """A note: leakage first, then sentences about the figure, then what was left out.
 
     Args:
-        parts: sentences about what is drawn; empty ones are dropped.
+        parts: the sentences; empty ones are dropped.
         table: of the figure, with `arm`, `label` and `COLUMNS`.
     """
     arms = table.drop_duplicates("arm")

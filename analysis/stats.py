@@ -1,4 +1,4 @@
-"""Mean and interval over seeds, and what paired seeds say of two arms.
+"""Means and intervals over seeds, and paired comparisons of two arms.
 
 Tests and corrections are those of scipy and statsmodels.
 """
@@ -7,7 +7,6 @@ import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
-import moocore
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy import stats
@@ -46,7 +45,7 @@ class Estimate:
         return not math.isnan(self.low)
 
     def named(self) -> str:
-        """What kind of interval there is, or why there is none."""
+        """Kind of interval, or the reason why there is none."""
         if self.has_interval:
             return f"{LEVEL:.0%} t"
         equal = f"all {self.seeds} seeds are equal"
@@ -132,7 +131,7 @@ def _all_equal(values: NDArray[np.float64], scale: NDArray[np.float64]) -> bool:
 def difference(
     values: Mapping[int, float], reference: Mapping[int, float], *, level: float = LEVEL
 ) -> Difference:
-    """How much an arm is above its reference, by the seeds that both have.
+    """Difference of an arm from its reference, over the seeds that both have.
 
     The interval, the p-value and the one-sided lower bound are those of the paired t test (Student,
     Biometrika 6, 1908; `scipy.stats.ttest_rel`). With fewer than `MIN_SEEDS` pairs there is a mean
@@ -179,19 +178,3 @@ def holm(p_values: ArrayLike) -> list[float]:
     if tested.any():
         corrected[tested] = multipletests(corrected[tested], method="holm")[1]
     return [float(p) for p in corrected]
-
-
-def on_front(costs: ArrayLike, gains: ArrayLike) -> list[bool]:
-    """Which points no other dominates by less cost and more gain; equal ones all are.
-
-    Args:
-        costs: less is better; nan for a point that is not there, and is not on the front.
-        gains: more is better; as `costs`.
-    """
-    points = np.column_stack([np.asarray(costs, float), np.asarray(gains, float)])
-    flags = np.isfinite(points).all(axis=1)
-    if flags.any():
-        flags[flags] = moocore.is_nondominated(
-            points[flags], maximise=[False, True], keep_weakly=True
-        )
-    return [bool(flag) for flag in flags]

@@ -1,5 +1,8 @@
-"""The arms of a study in numbers, summed up over their seeds; `notes` puts them in words."""
+"""Arms of a study, summarized over their seeds."""
 
+import math
+from collections.abc import Iterable, Mapping
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -7,15 +10,28 @@ import pandas as pd
 
 from analysis import load, notes, stats
 from analysis.arms import series
+from study.pareto import on_front
 
 MEASURES = ("searches", "searching_s", "params", "macs")
-"""What an arm is summed up by, beside its accuracy."""
+"""Measures of an arm besides its accuracy."""
 
 DENSE = ("dense_test_acc", "dense_params", "dense_macs")
 
+TITLES: Mapping[str, tuple[str, str]] = MappingProxyType(
+    {
+        "searches": ("searches", ".1f"),
+        "searching_s": ("search s", ",.1f"),
+        "params": ("params", ",.0f"),
+        "macs": ("MACs", ",.0f"),
+        "images_per_s": ("images/s", ",.0f"),
+        "over_dense": ("over dense", ".2f"),
+    }
+)
+"""Measure -> its title in a table for readers, and the form of its numbers."""
+
 
 def arms(trials: pd.DataFrame) -> pd.DataFrame:
-    """One row an arm, in the order of the study.
+    """One row per arm, in the order of the study.
 
     Columns: `arm`, `label`, `workload`; `series`, its name without its budget, and `reduction`, the
     budget in % (nan in a study of one budget); `seeds`, the number of finished trials, over which
@@ -41,7 +57,7 @@ def arms(trials: pd.DataFrame) -> pd.DataFrame:
 
 
 def front(table: pd.DataFrame, cost: str) -> list[bool]:
-    """Which arms no other arm of their budget dominates: less cost, and more accuracy, in the mean.
+    """Arms that no other arm of their budget dominates by a lower mean cost and a higher accuracy.
 
     Args:
         table: of `arms`.
@@ -51,12 +67,40 @@ def front(table: pd.DataFrame, cost: str) -> list[bool]:
     budgets = table["reduction"].fillna(-1.0).to_numpy(float)
     for budget in np.unique(budgets):
         same = budgets == budget
-        flags[same] = stats.on_front(table.loc[same, cost], table.loc[same, "test_acc"])
+        costs = table.loc[same, [cost, "test_acc"]].to_numpy(float) * (1, -1)
+        flags[same] = on_front(costs)
     return flags.tolist()
 
 
+def brief(table: pd.DataFrame, *measures: str) -> pd.DataFrame:
+    """The arms for readers: label, seeds, accuracy with half of its interval, and some measures.
+
+    Args:
+        table: with the columns of `arms`; a measure that no arm has is left out.
+        measures: of `TITLES`.
+    """
+    half = texts(50 * (table["test_acc_high"] - table["test_acc_low"]), ".2f")
+    means = zip(texts(100 * table["test_acc"], ".2f"), half, strict=True)
+    shown = {
+        "arm": table["label"],
+        "seeds": table["seeds"],
+        "test accuracy %": [f"{mean} ± {spread}" if spread else mean for mean, spread in means],
+    }
+    for measure in measures:
+        if table[measure].notna().any():
+            title, form = TITLES[measure]
+            shown[title] = texts(table[measure], form)
+    return pd.DataFrame(shown | {"left out": table["left_out_why"]})
+
+
+def texts(values: Iterable[float], form: str) -> list[str]:
+    """Numbers in a form, nan as an empty text."""
+    # What rounds to zero has no sign.
+    return ["" if math.isnan(v) else format(round(v, 6) + 0.0, form) for v in values]
+
+
 def _row(arm: str, done: pd.DataFrame) -> dict[str, Any]:
-    """Sum up the finished trials of one arm."""
+    """Summary of the finished trials of one arm."""
     accuracy = stats.estimate(done["test_acc"])
     row: dict[str, Any] = {
         "arm": arm,

@@ -1,10 +1,11 @@
-"""The arms of a study in numbers: means, paired differences, and which losses the data rule out.
+"""Arms of a study: means, paired differences, and largest losses not ruled out.
 
 `python analysis/table_arms.py RESULTS`
 """
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -12,41 +13,22 @@ import pandas as pd
 
 from analysis import arms, command, load, notes, stats, summary
 
-NAME = "table_arms"
+QUESTION = (
+    "Do the arms differ by more than their seeds do, and how large a loss of accuracy do the "
+    "data rule out?"
+)
 
 ARM_COLUMNS = (
-    "arm",
-    "label",
-    "workload",
-    "seeds",
-    "test_acc",
-    "test_acc_low",
-    "test_acc_high",
-    "interval",
-    "searches",
-    "searching_s",
-    "params",
-    "macs",
+    *"arm label workload seeds test_acc test_acc_low test_acc_high interval".split(),
+    *"searches searching_s params macs".split(),
 )
 
 COMPARED_COLUMNS = (
-    "against",
-    "against_label",
-    "family",
-    "pairs",
-    "difference",
-    "difference_low",
-    "difference_high",
-    "p",
-    "p_holm",
-    "loss_bound",
-    "ruled_out",
+    *"against against_label family pairs difference difference_low difference_high".split(),
+    *"p p_holm loss_bound ruled_out".split(),
 )
 
 COLUMNS = (*ARM_COLUMNS, *COMPARED_COLUMNS, *notes.COLUMNS)
-
-NAMES = frozenset({"arm", "less", "family", "ruled out", "left out"})
-"""Columns that a terminal gets set left."""
 
 LEGEND = (
     f"±: half of the {stats.LEVEL:.0%} t interval of a mean; [ ]: {stats.LEVEL:.0%} t interval of "
@@ -58,7 +40,7 @@ LEGEND = (
 
 
 def data(results: Path) -> pd.DataFrame:
-    """One row an arm and what it is compared with; one row for an arm that is compared with none.
+    """One row per arm and reference; one row for an arm that is compared with none.
 
     References go by name (`analysis.arms`). The draws of a random schedule are also there as one
     arm, `random`: the mean over the draws, for each seed that all of them have finished.
@@ -77,9 +59,6 @@ def data(results: Path) -> pd.DataFrame:
 
     `left_out`, `left_out_why`, `leakage`: as `notes.standing`; the arm `random` counts seeds, of
     trials that its draws count already.
-
-    Args:
-        results: a results directory.
 
     Raises:
         ValueError: as `load.trials`, or no trial has finished yet.
@@ -120,6 +99,7 @@ def with_pool(trials: pd.DataFrame) -> pd.DataFrame:
             "status": first["status"],
             "unusable": first["unusable"],
             "leakage": load.leaks(of_seed),
+            "method": first["method"],
         }
         if whole:
             row |= {name: done[name].astype(float).mean() for name in means}
@@ -131,7 +111,7 @@ def with_pool(trials: pd.DataFrame) -> pd.DataFrame:
 
 
 def comparisons(trials: pd.DataFrame) -> pd.DataFrame:
-    """One row an arm and a reference of it, with `arm` and `COMPARED_COLUMNS`; see `data`.
+    """One row per arm and reference, with `arm` and `COMPARED_COLUMNS`; see `data`.
 
     Args:
         trials: of `load.trials`.
@@ -144,11 +124,13 @@ def comparisons(trials: pd.DataFrame) -> pd.DataFrame:
         for name in names
         for of_arm in [done[done["arm"] == name]]
     }
+    known = trials.dropna(subset=["method"])
+    methods = dict(zip(known["arm"], known["method"], strict=True))
     rows = []
     for arm in names:
         if arm == load.STRAY:
             continue
-        for against, family in arms.references(arm, names).items():
+        for against, family in arms.references(arm, names, methods).items():
             found = stats.difference(values[arm], values[against])
             rows.append(
                 {
@@ -172,46 +154,26 @@ def comparisons(trials: pd.DataFrame) -> pd.DataFrame:
     return table[["arm", *COMPARED_COLUMNS]]
 
 
-def readable_arms(table: pd.DataFrame) -> pd.DataFrame:
-    """The arms of the table of `data` as text, an arm a row."""
-    table = table.drop_duplicates("arm")
-    return pd.DataFrame(
+def summarize(table: pd.DataFrame) -> command.Summary:
+    """The arms, one per row, and their comparisons, reference by reference."""
+    each = summary.brief(table.drop_duplicates("arm"), "searches", "searching_s", "params", "macs")
+    pairs = table[table["against"] != ""]
+    order = pairs["family"].map({name: i for i, name in enumerate(pairs["family"].unique())})
+    pairs = pairs.loc[order.sort_values(kind="stable").index]
+    compared = pd.DataFrame(
         {
-            "arm": table["label"],
-            "seeds": table["seeds"].astype(str),
-            "test accuracy %": [
-                f"{_number(100 * row['test_acc'], '.2f')} {_half(row)}".strip()
-                for _, row in table.iterrows()
-            ],
-            "searches": [_number(value, ".1f") for value in table["searches"]],
-            "searching s": [_number(value, ",.1f") for value in table["searching_s"]],
-            "params": [_number(value, ",.0f") for value in table["params"]],
-            "MACs": [_number(value, ",.0f") for value in table["macs"]],
-            "left out": table["left_out_why"],
+            "arm": pairs["label"],
+            "less": pairs["against_label"],
+            "pairs": pairs["pairs"],
+            "points": [points(row) for _, row in pairs.iterrows()],
+            "p": summary.texts(pairs["p"], ".3f"),
+            "Holm": summary.texts(pairs["p_holm"], ".3f"),
+            "family": pairs["family"],
+            "ruled out": pairs["ruled_out"],
         }
-    ).reset_index(drop=True)
-
-
-def readable_comparisons(table: pd.DataFrame) -> pd.DataFrame:
-    """The comparisons of the table of `data` as text, a comparison a row, reference by reference.
-
-    Differences are in percentage points.
-    """
-    table = table[table["against"] != ""]
-    order = table["family"].map({name: i for i, name in enumerate(table["family"].unique())})
-    table = table.loc[order.sort_values(kind="stable").index]
-    return pd.DataFrame(
-        {
-            "arm": table["label"],
-            "less": table["against_label"],
-            "pairs": table["pairs"].astype(str),
-            "points": [_points(row) for _, row in table.iterrows()],
-            "p": [_number(p, ".3f") for p in table["p"]],
-            "Holm": [_number(p, ".3f") for p in table["p_holm"]],
-            "family": table["family"],
-            "ruled out": table["ruled_out"],
-        }
-    ).reset_index(drop=True)
+    )
+    caption = "Paired differences of test accuracy, in percentage points"
+    return {"Arms": each} | ({caption: compared} if len(compared) else {})
 
 
 def families(table: pd.DataFrame) -> str:
@@ -224,44 +186,24 @@ def families(table: pd.DataFrame) -> str:
     return f"Holm: p corrected for all tests of the same family: {', '.join(listed)}."
 
 
-def _half(row: pd.Series) -> str:
-    """What stands behind the mean of an arm: half of its interval, or that there is none."""
-    if row["seeds"] == 0:
-        return ""
-    half = (row["test_acc_high"] - row["test_acc_low"]) / 2
-    return "(no interval)" if math.isnan(half) else f"± {100 * half:.2f}"
-
-
-def _points(row: pd.Series) -> str:
+def points(row: pd.Series) -> str:
+    """The difference of a comparison with its interval, in percentage points."""
     if math.isnan(row["difference"]):
         return ""
-    ends = row["difference_low"], row["difference_high"]
-    span = f"[{100 * ends[0]:+.2f}, {100 * ends[1]:+.2f}]"
-    shown = "(no interval)" if math.isnan(ends[0]) else span
-    return f"{_number(100 * row['difference'], '+.2f')} {shown}"
+    ends = (f"{100 * row[f'difference_{end}']:+.2f}" for end in ("low", "high"))
+    span = "(no interval)" if math.isnan(row["difference_low"]) else f"[{', '.join(ends)}]"
+    return f"{summary.texts([100 * row['difference']], '+.2f')[0]} {span}"
 
 
-def _number(value: float, form: str) -> str:
-    # What rounds to zero has no sign.
-    return "" if math.isnan(value) else format(round(value, 6) + 0.0, form)
-
-
-def as_text(table: pd.DataFrame) -> str:
-    """The table of `data` for a terminal: the arms, the comparisons, what the columns mean."""
-    compared = readable_comparisons(table)
-    parts = [command.aligned(readable_arms(table), names=NAMES)]
-    if len(compared):
-        title = "Paired differences of test accuracy, in percentage points:"
-        parts.append(f"{title}\n{command.aligned(compared, names=NAMES)}")
+def note(table: pd.DataFrame) -> str:
+    """Note below the table, as one paragraph."""
     single = table[table["arm"] != arms.POOLED] if arms.draws([*table["arm"]]) else table
-    parts.append(command.folded(notes.write([LEGEND, families(table)], single)))
-    return "\n\n".join(parts)
+    return notes.write([LEGEND, families(table)], single)
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Write the table of a results directory into its folder `figures`, and print it."""
-    return command.run_table(NAME, data, as_text, argv)
+EXHIBITS = (command.Exhibit("table_arms", QUESTION, data, summarize, note),)
 
+main = partial(command.run, EXHIBITS)
 
 if __name__ == "__main__":
     raise SystemExit(main())

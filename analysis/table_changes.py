@@ -1,30 +1,23 @@
-"""Whether ranks change after the first search, and which way.
+"""Changes of ranks after the first search, by direction.
 
 `python analysis/table_changes.py RESULTS`
 """
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 import pandas as pd
 
 from adacomcat.checks import require
 from analysis import command, load, notes
+from analysis.plans import RankPlan
 
-NAME = "table_changes"
+QUESTION = "Do ranks still change after the first search, and do they grow or shrink?"
 
 COLUMNS = (
-    "arm",
-    "label",
-    "workload",
-    "seeds",
-    "settled",
-    "searches",
-    "changing",
-    "grown",
-    "shrunk",
-    "last_change",
+    *"arm label workload seeds settled searches changing grown shrunk last_change".split(),
     *notes.COLUMNS,
 )
 
@@ -34,20 +27,15 @@ LEGEND = (
     "over the seeds that had one; kept: the seeds in which no later search changed anything."
 )
 
-Plan = Mapping[str, int | None]
-
 
 def data(results: Path) -> pd.DataFrame:
-    """One row an arm that searched, with `COLUMNS`.
+    """One row per arm that searched, with `COLUMNS`.
 
     Over its finished trials with a search (`seeds`): how many of them kept the plan of their first
     search (`settled`), and the means of `searches`, of later searches that changed a rank
     (`changing`), and of how many ranks these raised (`grown`) and lowered (`shrunk`), sites counted
     again at each change. A dense site is above every rank. `last_change` is the mean epoch of the
     last change in the trials that had one, else nan.
-
-    Args:
-        results: a results directory.
 
     Raises:
         ValueError: as `load.trials`, no trial has finished, or none of them searched.
@@ -76,8 +64,8 @@ def data(results: Path) -> pd.DataFrame:
     return notes.standing(trials).merge(found, on="arm")[list(COLUMNS)]
 
 
-def _moves(epochs: Sequence[int], plans: Sequence[Plan]) -> dict[str, float]:
-    """What the searches of one trial changed after the first."""
+def _moves(epochs: Sequence[int], plans: Sequence[RankPlan]) -> dict[str, float]:
+    """Changes of plan by the searches of one trial after the first."""
     pairs = list(zip(plans, plans[1:], strict=False))
     steps = [
         [_height(new[site]) - _height(old[site]) for site in new if new[site] != old[site]]
@@ -97,32 +85,29 @@ def _height(rank: int | None) -> float:
     return math.inf if rank is None else rank
 
 
-def readable(table: pd.DataFrame) -> pd.DataFrame:
-    """The table of `data` as text, an arm a row."""
-    return pd.DataFrame(
-        {
-            "arm": table["label"],
-            "seeds": table["seeds"].astype(str),
-            "kept": table["settled"].astype(str),
-            "searches": [f"{value:.1f}" for value in table["searches"]],
-            "that changed": [f"{value:.1f}" for value in table["changing"]],
-            "grown": [f"{value:.1f}" for value in table["grown"]],
-            "shrunk": [f"{value:.1f}" for value in table["shrunk"]],
-            "last change": ["" if math.isnan(v) else f"{v:.1f}" for v in table["last_change"]],
-        }
-    )
+def summarize(table: pd.DataFrame) -> command.Summary:
+    """One row per arm, means over seeds."""
+    shown = {
+        "arm": table["label"],
+        "seeds": table["seeds"],
+        "kept": table["settled"],
+        "searches": table["searches"].map("{:.1f}".format),
+        "that changed": table["changing"].map("{:.1f}".format),
+        "grown": table["grown"].map("{:.1f}".format),
+        "shrunk": table["shrunk"].map("{:.1f}".format),
+        "last change": table["last_change"].map("{:.1f}".format),
+    }
+    return {"": pd.DataFrame(shown).replace("nan", "")}
 
 
-def as_text(table: pd.DataFrame) -> str:
-    """The table of `data` for a terminal, and what its columns mean."""
-    note = notes.write([LEGEND], table)
-    return f"{command.aligned(readable(table), names={'arm'})}\n\n{command.folded(note)}"
+def note(table: pd.DataFrame) -> str:
+    """Note below the table, as one paragraph."""
+    return notes.write([LEGEND], table)
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Write the table of a results directory into its folder `figures`, and print it."""
-    return command.run_table(NAME, data, as_text, argv)
+EXHIBITS = (command.Exhibit("table_changes", QUESTION, data, summarize, note),)
 
+main = partial(command.run, EXHIBITS)
 
 if __name__ == "__main__":
     raise SystemExit(main())

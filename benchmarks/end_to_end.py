@@ -1,4 +1,4 @@
-"""Training with the loader included: images/s of the loader alone, of the step alone, of both.
+"""Training with its loader: images/s of the loader alone, of the step alone, of both.
 
     python benchmarks/end_to_end.py
     python benchmarks/end_to_end.py --data digits
@@ -21,10 +21,10 @@ from models import add_sizes, drawn_model
 from record import write_record
 from timing import parser_of, positive, print_table, run, settings_of
 
-from adacomcat.config import DataConfig, DistillConfig, PhaseConfig
+from adacomcat.config import DataConfig, DistillConfig, PhaseConfig, RuntimeConfig
+from adacomcat.config.overrides import build_config
 from adacomcat.data import Loader, build_splits, make_loader
 from adacomcat.recipes import deit_augmentation, find_recipe
-from adacomcat.settings import build_config
 from adacomcat.testing.images import write_image_folder
 from adacomcat.timing import Times, Variant, take_turns
 from adacomcat.training.dense import build_dense
@@ -48,7 +48,6 @@ def jpeg(arguments: argparse.Namespace, folder: Path) -> Data:
         name="imagefolder",
         root=str(folder),
         image_size=side,
-        num_workers=arguments.workers,
         **held_back,
         **deit_augmentation(),
     )
@@ -70,6 +69,7 @@ def _loader(data: DataConfig, arguments: argparse.Namespace) -> Loader:
     return make_loader(
         build_splits(data).train,
         data,
+        runtime=RuntimeConfig(num_workers=arguments.workers),
         batch_size=arguments.batch_size,
         seed=0,
         train=True,

@@ -1,4 +1,4 @@
-"""Factorizing a model's attention: thin QRs and d x d SVDs against an SVD of each D x D product.
+"""Factorization of attention: thin QRs and d x d SVDs against an SVD of each D x D product.
 
     python benchmarks/factorize.py
     python benchmarks/factorize.py --model deit_base_patch16_224 --device cuda
@@ -39,7 +39,7 @@ from adacomcat.timing import Variant, take_turns
 
 THIN, ONE_BY_ONE, BATCHED, LINEAR = "thin", "one by one", "batched", "linear layers"
 DIFFERENCE = 1e-3
-"""Of products that were truncated, over the largest value, in float32."""
+"""Allowed difference of truncated products, relative to the largest value, in float32."""
 
 Sides = tuple[Tensor, Tensor]
 """(H, D or D + 1, d) and (H, D, d): the factors of one kind of product of a block's heads."""
@@ -78,7 +78,7 @@ WAYS: dict[str, Way] = {THIN: thin, ONE_BY_ONE: one_by_one, BATCHED: batched}
 
 
 def decompose_linears(layers: Sequence[nn.Module]) -> None:
-    """What a conversion does to the sites that are no attention."""
+    """Factorization of the linear sites."""
     for layer in layers:
         decompose_linear(layer, None, None)
 

@@ -1,4 +1,4 @@
-"""The command line from a folder of JPEGs to a finetuned model, timed step by step.
+"""Command line from a folder of JPEGs to a finetuned model, timed step by step.
 
 Makes 1 000 JPEGs of 20 classes at 224 pixels and a DeiT-Tiny cut to 4 blocks, with random weights
 in a file as DeiT's. Then: search until the first epoch is stored, an interrupt, resume, finetune,

@@ -40,7 +40,7 @@ from torch import nn
 
 from adacomcat.budget import project
 from adacomcat.checks import require
-from adacomcat.config import BudgetConfig, TrialConfig, from_mapping
+from adacomcat.config import BudgetConfig, TrialConfig
 from adacomcat.cost import count_macs
 from adacomcat.io.export import INPUT, export_onnx, require_packages
 from adacomcat.methods.lowrank.config import LowRankConfig
@@ -49,8 +49,8 @@ from adacomcat.methods.lowrank.space import ALIGNMENT, Site, ranks_of
 from adacomcat.methods.lowrank.spec import model_sites
 from adacomcat.methods.tokens.rates import Rates, published_at
 from adacomcat.methods.tokens.spec import shape_, shapes_for
-from adacomcat.models.base import TokenSequence
 from adacomcat.models.registry import input_shape, tokens_of
+from adacomcat.models.tokens import TokenSequence
 from adacomcat.plan import Plan
 from adacomcat.timing import Times, Variant, take_turns
 from experiments.published import plans
@@ -310,7 +310,7 @@ def trial_models(records: Sequence[Mapping[str, Any]], device: str) -> Models:
         plan = plan_of(record)
         if plan.digest() in models:
             continue
-        trial = untrained(from_mapping(TrialConfig, record["config"]), device)
+        trial = untrained(TrialConfig.from_json(record["config"]), device)
         models.setdefault(DENSE, trial.teacher.eval())
         trial.method.commit_(plan)
         models[plan.digest()] = trial.model.eval()

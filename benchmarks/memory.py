@@ -1,4 +1,4 @@
-"""Peak memory of one call of a variant, measured in a process of its own.
+"""Peak memory of one call of a variant, measured in a separate process.
 
 On CPU it is the resident memory, on CUDA what PyTorch allocated. glibc is told to hand every freed
 block back at once: left alone it keeps some, and what is freed in many pieces would look larger.
@@ -32,12 +32,12 @@ class Memory:
 
     @property
     def call_bytes(self) -> int:
-        """What the call took on top of the model."""
+        """Peak memory of the call in addition to the model."""
         return self.peak_bytes - self.base_bytes
 
     @property
     def cells(self) -> tuple[int, int]:
-        """Of `TITLES`."""
+        """Table row with the columns `TITLES`."""
         return self.peak_bytes // MIB, self.call_bytes // MIB
 
 

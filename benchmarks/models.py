@@ -1,4 +1,4 @@
-"""The models and batches that the benchmarks run: of timm, with parameters drawn anew."""
+"""Models and batches for the benchmarks: timm models with random parameters."""
 
 import argparse
 from typing import Any

@@ -1,4 +1,4 @@
-"""The JSON that every benchmark leaves: what was measured, how, on which machine and commit."""
+"""JSON record of a benchmark: settings, results, machine and commit."""
 
 import json
 from datetime import UTC, datetime

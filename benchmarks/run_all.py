@@ -1,4 +1,4 @@
-"""All benchmarks, one after the other.
+"""All benchmarks, run one after the other.
 
     python benchmarks/run_all.py
     python benchmarks/run_all.py --quick --only search_step train_step

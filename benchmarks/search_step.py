@@ -1,4 +1,4 @@
-"""One search step: the supernet's one product against the candidates computed one by one.
+"""One search step: the supernet's single product against candidates computed one by one.
 
     python benchmarks/search_step.py
     python benchmarks/search_step.py --model deit_tiny_patch16_224 --batch-size 16 --threads 4
@@ -47,7 +47,7 @@ SPEEDUP = {"cpu": 10.0, "cuda": 15.0}
 OVER_DENSE = 1.25
 MEMORY_RATIO = 3.0
 DIFFERENCE = {"float32": 1e-4, "bfloat16": 5e-2}
-"""Of logits and of their gradients, over the largest value; bfloat16 has 8 bits."""
+"""Allowed difference of logits and gradients, over the largest value; bfloat16 has 8 bits."""
 
 Outcome = tuple[Tensor, Tensor]
 """(B, classes) logits, and the gradient that the step is for."""
@@ -143,7 +143,7 @@ def step_of(variant: str, arguments: argparse.Namespace) -> Callable[[], Outcome
 
 
 def _searchable_(model: Any, plain: bool) -> tuple[Callable[[], None], Callable[[], Tensor]]:
-    """What a step begins with, and the logits of the mixture."""
+    """Inputs of a step, and the logits of the mixture."""
     method = published_space(model)
     source = torch.Generator().manual_seed(0)
     with torch.no_grad():
@@ -180,7 +180,7 @@ def bars_of(
     differences: Mapping[str, float],
     arguments: argparse.Namespace,
 ) -> list[Bar]:
-    """What the comparison must reach."""
+    """Targets of the comparison."""
     plain, ours = memory[PLAIN], memory[OURS]
     speedup = times[PLAIN].over(times[OURS]).median
     over_dense = times[OURS].over(times[DENSE]).median

@@ -1,4 +1,4 @@
-"""What the benchmarks share: flags, times of variants that take turns, tables and bars.
+"""Shared code of the benchmarks: flags, interleaved timing, tables and targets.
 
 Variants are timed in one process and in rounds (`adacomcat.timing`). A machine that slows down or
 speeds up meanwhile does so for all of them: a ratio is taken within each round, and its median over
@@ -82,7 +82,7 @@ def settle(arguments: argparse.Namespace) -> None:
 
 
 def precision(arguments: argparse.Namespace) -> AbstractContextManager[Any]:
-    """Autocast where `--dtype bfloat16` asks for it."""
+    """Autocast with `--dtype bfloat16`."""
     return autocast(arguments.dtype == "bfloat16", torch.device(arguments.device))
 
 
@@ -93,7 +93,7 @@ def settings_of(arguments: argparse.Namespace) -> dict[str, Any]:
 
 @dataclass(frozen=True)
 class Bar:
-    """What a figure must reach."""
+    """Target of a measured value."""
 
     name: str
     value: float
@@ -138,7 +138,7 @@ TIME_TITLES = ("median ms", "IQR ms")
 
 
 def time_cells(times: Times) -> tuple[float, float]:
-    """Of `TIME_TITLES`."""
+    """Table row with the columns `TIME_TITLES`."""
     low, high = times.quartiles
     return times.median * 1e3, (high - low) * 1e3
 

@@ -1,4 +1,4 @@
-"""One training step: the dense model, a committed student alone, and beside its teacher.
+"""One training step: the dense model, a compressed student, and the student with a teacher.
 
     python benchmarks/train_step.py
     python benchmarks/train_step.py --device cuda --dtype bfloat16 --batch-size 256
@@ -48,7 +48,7 @@ TAUGHT = (ONE, TWO)
 STUDENTS = (DENSE, ALONE, *TAUGHT)
 VARIANTS = (*STUDENTS, TEACHER)
 DIFFERENCE = 1e-5
-"""Of the losses of the first step, over the larger of them."""
+"""Allowed difference of the losses of the first step, relative to the larger one."""
 
 
 class TwoForwards(Distiller):

@@ -1,1 +1,1 @@
-"""One file an experiment: a function `experiment(workload, seeds)` that returns an `Experiment`."""
+"""Experiments, one file each: `experiment(workload, seeds)` returns an `Experiment`."""

@@ -1,4 +1,4 @@
-"""How often must the rank search run? Adaptive against fixed schedules, at the same budget.
+"""Adaptive against fixed schedules, at the same budget.
 
 Controls: `never` takes uniform ranks, `once` shows what a single search is worth, and `oracle`
 searches as often as `adaptive` did, at the epochs that were best in hindsight. All arms meet the

@@ -1,4 +1,4 @@
-"""What does searching buy at other budgets? Three schedules at reductions from 0.3 to 0.8."""
+"""Three schedules at reductions from 0.3 to 0.8."""
 
 from typing import Any
 

@@ -1,4 +1,4 @@
-"""How much can be removed, and how hard must the search be pushed to it?
+"""Exploration of the reduction and of the settings that push the search to it.
 
 Optuna looks for the target reduction and the exponent beta of the budget's penalty, on the
 workload's own schedule. The references run first and to the end: `recipe` has the workload's budget
@@ -7,7 +7,7 @@ and the published beta, `never` meets the same budget with uniform ranks.
 
 from adacomcat.budget import COUNTED_IN
 from adacomcat.checks import require
-from adacomcat.settings import build_config
+from adacomcat.config.overrides import build_config
 from study.spec.exploration import Dimension, Exploration, Stopping, early_rungs
 from study.spec.objectives import METRICS
 from study.spec.schema import Arm, Experiment, Workload

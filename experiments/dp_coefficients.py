@@ -1,4 +1,4 @@
-"""Which coefficients of the recurrence buy the most accuracy for the fewest searches?
+"""Exploration of the coefficients of the recurrence: accuracy against searches.
 
 Optuna looks for them among the schedules of kind `adaptive`, together with the clock of the
 annealing, which decides how hot the searches of a rare schedule are. The references run first and
@@ -8,8 +8,8 @@ ends between which every schedule lies.
 
 import math
 
+from adacomcat.config.overrides import build_config
 from adacomcat.schedule import Adaptive
-from adacomcat.settings import build_config
 from study.spec.exploration import Dimension, Exploration, Stopping, early_rungs
 from study.spec.schema import Arm, Experiment, Workload
 

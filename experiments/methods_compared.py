@@ -1,4 +1,4 @@
-"""Low-rank weights, token compression, or both: what is left of the accuracy at the same MACs?
+"""Low-rank weights, token compression, or both, at the same MACs.
 
 Every arm has the same data, dense model, teacher, seeds and epochs of both phases, and one of three
 budgets in multiply-accumulates; those that search have the same schedule. `uniform` is the control
@@ -6,18 +6,18 @@ of token compression: the same share of the tokens in every block, without a sea
 that all arms begin with is their reference; it is not trained further.
 
 What is not the method's own is equal, so that this is not DiffRate's published recipe (three epochs
-of searching on frozen weights: `adacomcat.recipes.diffrate`). Nothing is aligned with the teacher's
-blocks, since tokens that were dropped cannot be. All searches have DiffRate's penalty, which pulls
-to the budget from both sides: that of ComCAT lets a search end far below it, and MACs would not
-match.
+of searching on frozen weights: `adacomcat.methods.tokens.recipe`). Nothing is aligned with the
+teacher's blocks, since tokens that were dropped cannot be. All searches have DiffRate's penalty,
+which pulls to the budget from both sides: that of ComCAT lets a search end far below it, and MACs
+would not match.
 """
 
 from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Any
 
-from adacomcat.recipes import diffrate
-from adacomcat.settings import build_config
+from adacomcat.config.overrides import build_config
+from adacomcat.methods.tokens import recipe as diffrate
 from experiments.budget_sweep import centered_fractions
 from study.spec.schema import Arm, Experiment, Workload
 
@@ -42,7 +42,7 @@ def experiment(workload: Workload, seeds: int = 3) -> Experiment:
         workload: data, dense model and recipe.
         seeds: trials of an arm.
     """
-    tokens = diffrate(workload.defaults)
+    tokens = diffrate.adapt(workload.defaults)
     shared: dict[str, Any] = {**WITHOUT_ALIGNMENT, **{key: tokens[key] for key in PENALTY}}
     if workload.name in PATCHES:
         shared["model.options.patch_size"] = PATCHES[workload.name]

@@ -1,4 +1,4 @@
-"""What did the published run do? Its log as a results directory; nothing is trained.
+"""The log of the published run as a results directory; nothing is trained.
 
 DeiT-Small on ImageNet, 30 epochs of the adaptive schedule, one seed, searched and selected on the
 images that it reports on.
@@ -18,9 +18,11 @@ from typing import Any
 
 import study
 from adacomcat.checks import require
+from adacomcat.io.run import now
+from adacomcat.io.trace import TraceWriter
 from adacomcat.plan import Plan
 from study.spec.schema import Arm, Experiment, Workload
-from study.store import Results, TraceWriter, now
+from study.store import Results
 
 WORKLOAD = "deit_small_imagenet_upstream"
 """The only workload that was published."""

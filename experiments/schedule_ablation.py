@@ -1,4 +1,4 @@
-"""What is it in `adaptive` that helps: how many searches, when they are, or that it listens?
+"""Controls for `adaptive`: as many searches at other epochs, once, never, every epoch.
 
 `adaptive` against controls with exactly as many searches, seed by seed: evenly spaced, all at the
 first epochs, at random (several draws), and at the epochs that were best in hindsight. Beside them
@@ -43,7 +43,7 @@ def experiment(workload: Workload, seeds: int = 5) -> Experiment:
             _matched("oracle", "oracle (hindsight)", "oracle_schedule", plans="fixed_1"),
         ),
         seeds=tuple(range(seeds)),
-        figures=("fig_accuracy_vs_searches", "fig_staleness"),
+        figures=("fig_accuracy_vs_searches", "table_staleness"),
     )
 
 

@@ -1,4 +1,4 @@
-"""What does each choice of the reference cost or give? One changed at a time, from both ends.
+"""The reference's choices changed one at a time, from the reference and from the defaults.
 
 `ours` and `reference` differ in six choices: what a later search truncates, what the temperature
 follows, which images a search sees, what becomes of the optimizer's state and of attention biases,
@@ -9,7 +9,7 @@ taken from the other.
 from typing import Any
 
 from adacomcat.checks import require
-from adacomcat.settings import build_config
+from adacomcat.config.overrides import build_config
 from study.spec.schema import Arm, Experiment, Workload
 
 CHOICES: dict[str, tuple[str, Any, Any]] = {

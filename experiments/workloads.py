@@ -1,4 +1,4 @@
-"""The workloads of a study: every recipe of `adacomcat.recipes`."""
+"""Workloads of a study: every recipe of `adacomcat.recipes`."""
 
 from adacomcat.recipes import recipes
 from study.spec.schema import Workload

@@ -1,1 +1,1 @@
-"""Run many trials and keep what happened."""
+"""Studies: many trials on Ray, and their results directory."""

@@ -1,13 +1,9 @@
-"""The flags of `study/run.py`, and which of them go together."""
+"""Command-line flags of `study/run.py`."""
 
 import argparse
 from pathlib import Path
 
-from adacomcat.checks import require
 from study.execution.cluster import Request
-
-ACTIONS = ("experiment", "config", "resume", "status", "list")
-"""Flags of which a command has one."""
 
 
 def parser() -> argparse.ArgumentParser:
@@ -77,51 +73,8 @@ def _add_display(group: argparse._ArgumentGroup) -> None:
     )
 
 
-def check(arguments: argparse.Namespace, experiments: str) -> None:
-    """Refuse flags that do not go together.
-
-    Args:
-        arguments: as parsed.
-        experiments: the names of the experiments, for the message.
-
-    Raises:
-        ValueError: no action or several, or a change that the action does not take.
-    """
-    given = [f"--{name}" for name in ACTIONS if getattr(arguments, name)]
-    if not given:
-        require(False, "--experiment", None, experiments)
-    require(len(given) == 1, ", ".join(given), "all of them", "one of them")
-    resumed = arguments.resume is not None
-    widens = resumed and arguments.extend
-    if resumed:
-        for name in ("seeds", "samples"):
-            value = getattr(arguments, name)
-            require(value is None or widens, f"--{name}", value, "with --resume only to --extend")
-        require(
-            not arguments.settings,
-            "--set",
-            arguments.settings,
-            "nothing with --resume; to vary a study: --config RESULTS/study.yaml --results NEW",
-        )
-        fixed = ("workload", "sampler", "objectives", "no_stopping", "results")
-        for name in fixed:
-            value = getattr(arguments, name)
-            flag = f"--{name.replace('_', '-')}"
-            require(not value, flag, value, "nothing with --resume: the study has it")
-    if arguments.config is not None:
-        require(not arguments.workload, "--workload", arguments.workload, "nothing with --config")
-    for name in ("seeds", "samples"):
-        value = getattr(arguments, name)
-        require(value is None or value >= 1, f"--{name}", value, "1 or more")
-    if widens:
-        wider = (arguments.seeds, arguments.samples)
-        require(any(wider), "--extend", wider, "together with --seeds N or --samples N")
-    dry = arguments.dry_run or not arguments.estimate
-    require(dry, "--estimate", True, "together with --dry-run")
-
-
 def request(arguments: argparse.Namespace) -> Request:
-    """What the flags ask of the cluster.
+    """Resources that the flags request.
 
     Raises:
         ValueError: a figure out of range.

@@ -1,107 +1,11 @@
-"""The records of a study: how they are read, what `study.json` keeps, what may change of it."""
+"""Content of `study.json`."""
 
-import json
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
-from adacomcat.checks import require
-from adacomcat.config import DataConfig, from_mapping
-from adacomcat.settings import differences
-from study.spec.configfile import check_version
+from adacomcat.io.run import SCHEMA_VERSION
 from study.spec.expand import arm_configs
-from study.spec.schema import SCHEMA_VERSION, Experiment
-
-TRIAL_FIELDS: Mapping[str, type | tuple[type, ...]] = {
-    "trial_id": str,
-    "workload": str,
-    "arm": str,
-    "label": str,
-    "seed": int,
-    "status": str,
-    "config": dict,
-    "leakage": list,
-    "provenance": (dict, type(None)),
-    "started": (str, type(None)),
-    "finished": (str, type(None)),
-    "error": (str, type(None)),
-    "summary": (dict, type(None)),
-    "stopped": (dict, type(None)),
-}
-"""What every reader of a `trial.json` counts on."""
-
-
-class UnreadableError(ValueError):
-    """A record that this version cannot read.
-
-    Attributes:
-        short: the cause in a few words that follow a number of trials, as in `2 of schema 7`.
-    """
-
-    def __init__(self, message: str, short: str) -> None:
-        super().__init__(message)
-        self.short = short
-
-
-def read_record(path: Path) -> dict[str, Any]:
-    """The content of `study.json` or of a `trial.json`, its version checked and nothing else.
-
-    Raises:
-        UnreadableError: a file that cannot be read, is no JSON object, or has a newer schema.
-    """
-    try:
-        content = json.loads(path.read_bytes())
-    except OSError as error:
-        raise UnreadableError(f"{path}: cannot be read ({error.strerror})", "not read") from None
-    except ValueError as error:
-        raise UnreadableError(f"{path}: not JSON ({error})", "not JSON") from None
-    if not isinstance(content, dict):
-        kind = type(content).__name__
-        raise UnreadableError(f"{path}: got {kind!r}, allowed: a JSON object", "not JSON")
-    try:
-        check_version(content, f"{path}: schema_version")
-    except ValueError as error:
-        version = content.get("schema_version")
-        short = f"of schema {version}" if isinstance(version, int) else "without a schema version"
-        raise UnreadableError(str(error), short) from None
-    return content
-
-
-def read_trial(path: Path) -> dict[str, Any]:
-    """The content of a `trial.json`, what older versions did not write filled in.
-
-    Schema 1 knew no early end. What leaked was not written down at first: it follows from the
-    configuration, as it does for a new trial, since a setting that an old one does not have did
-    then what its default does now.
-
-    Raises:
-        UnreadableError: as `read_record`, or an entry that is missing or of another type.
-    """
-    record = read_record(path)
-    record.setdefault("stopped", None)
-    if "leakage" not in record and isinstance(record.get("config"), dict):
-        record["leakage"] = _leakage(record["config"], path)
-    for name, kind in TRIAL_FIELDS.items():
-        if name not in record:
-            raise UnreadableError(
-                f"{path}: {name}: got nothing, allowed: a value", f"without {name}"
-            )
-        if not isinstance(record[name], kind) or isinstance(record[name], bool):
-            wrong = f"{path}: {name}: got {record[name]!r}, allowed: another type"
-            raise UnreadableError(wrong, f"of a strange {name}")
-    return record
-
-
-def _leakage(config: Mapping[str, Any], path: Path) -> list[str]:
-    data = config.get("data")
-    try:
-        require(
-            isinstance(data, dict), "config.data", data, "the settings that leakage is known by"
-        )
-        assert isinstance(data, dict)
-        return list(from_mapping(DataConfig, data, "config.data").leakage)
-    except ValueError as error:
-        raise UnreadableError(f"{path}: {error}", "of unknown leakage") from None
+from study.spec.schema import Experiment
 
 
 def study_record(experiment: Experiment) -> dict[str, Any]:
@@ -133,51 +37,7 @@ def study_record(experiment: Experiment) -> dict[str, Any]:
     }
 
 
-def changes(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
-    """What differs between two records of studies, but for what was only added."""
-
-    def content(study: Mapping[str, Any]) -> dict[str, Any]:
-        arms = {arm["name"]: {"needs": arm["needs"], **arm["config"]} for arm in study["arms"]}
-        exploration = study.get("exploration")  # Schema 1 had none.
-        if exploration is not None:
-            exploration = {k: v for k, v in exploration.items() if k != "samples"}
-        names = {key: study[key] for key in ("experiment", "workload")}
-        return {**names, "arms": arms, "exploration": exploration}
-
-    there, asked = content(before), content(now)
-    asked["arms"] = {name: arm for name, arm in asked["arms"].items() if name in there["arms"]}
-    return differences(there, asked)
-
-
-def refuse_growth(
-    before: Mapping[str, Any], now: Mapping[str, Any], root: Path, extend: bool
-) -> None:
-    """Refuse what a study has not and cannot get, or only gets when asked to extend.
-
-    Raises:
-        ValueError: more arms, seeds or samples without `extend`; fewer seeds or other references of
-            an exploration, whatever it is told.
-    """
-    there, asked = _extent(before), _extent(now)
-    if now["exploration"] is not None:
-        allowed = f"{there['arms']}, by which {root} compares the others"
-        require(asked["arms"] == there["arms"], "arms", asked["arms"], allowed)
-        allowed = f"{there['seeds']}, over which {root} takes means, or more of them"
-        require(set(asked["seeds"]) >= set(there["seeds"]), "seeds", asked["seeds"], allowed)
-    for key, value in asked.items():
-        more = value > there[key] if key == "samples" else not set(value) <= set(there[key])
-        allowed = f"{there[key]}, as in {root}; to add some: --resume {root} --extend"
-        require(extend or not more, key, value, allowed)
-
-
-def refusal(problem: str, way_out: str, changed: list[str]) -> str:
-    """The message about a study whose settings changed."""
-    shown = "\n  ".join(changed[:5])
-    more = f"\n  and {len(changed) - 5} more" if len(changed) > 5 else ""
-    return f"{problem} a study with other settings; {way_out}. There -> asked:\n  {shown}{more}"
-
-
-def _extent(study: Mapping[str, Any]) -> dict[str, Any]:
+def extent(study: Mapping[str, Any]) -> dict[str, Any]:
     """Size of a study: names of its arms, its seeds, and how many arms it suggests."""
     return {
         "arms": sorted(arm["name"] for arm in study["arms"]),
@@ -191,6 +51,6 @@ def union(before: Mapping[str, Any], experiment: Experiment) -> Experiment:
     seeds = tuple(sorted({*before["seeds"], *experiment.seeds}))
     exploration = experiment.exploration
     if exploration is not None:
-        samples = max(_extent(before)["samples"], exploration.samples)
+        samples = max(extent(before)["samples"], exploration.samples)
         exploration = exploration.model_copy(update={"samples": samples})
     return experiment.model_copy(update={"seeds": seeds, "exploration": exploration})

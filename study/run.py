@@ -1,4 +1,4 @@
-"""Run an experiment: `python study/run.py --experiment adaptive_vs_fixed`."""
+"""Runs an experiment: `python study/run.py --experiment adaptive_vs_fixed`."""
 
 import argparse
 import os
@@ -18,10 +18,11 @@ from rich.table import Table
 
 from adacomcat.checks import require
 from adacomcat.cli.process import FAILED, OK, guarded
-from adacomcat.settings import parse_settings
+from adacomcat.config.overrides import parse_settings
 from study import cli
 from study.execution.dryrun import dry_run
 from study.execution.session import Session
+from study.preflight import check_flags
 from study.show.status import describe
 from study.spec.catalog import (
     describe_experiment,
@@ -53,7 +54,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _main(arguments: argparse.Namespace) -> int:
     # A pipe has no width: rich would fold the tables to 80 columns.
     console = Console(width=None if sys.stdout and sys.stdout.isatty() else 160)
-    cli.check(arguments, ", ".join(experiment_names()))
+    check_flags(arguments, ", ".join(experiment_names()))
     try:
         return _run(arguments, console)
     except KeyboardInterrupt:
@@ -82,7 +83,7 @@ def _run(arguments: argparse.Namespace, console: Console) -> int:
 
 
 def _study(arguments: argparse.Namespace) -> tuple[Experiment, Results]:
-    """What is asked for, and where it goes."""
+    """The requested experiment, and its results directory."""
     if arguments.resume is not None:
         results = Results(arguments.resume.absolute())
         widened = with_flags(load(results), seeds=arguments.seeds, samples=arguments.samples)

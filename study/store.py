@@ -1,160 +1,46 @@
-"""A results directory: `study.json` and one folder a trial.
+"""Results directories: `study.json` and one run directory per trial.
 
-    RESULTS/study.json                  what was asked, of which arms and seeds, by which command
-    RESULTS/study.yaml                  the same as a file to run (`study.spec.configfile`)
-    RESULTS/trials/<trial id>/trial.json       status, configuration, provenance, summary
-                              epochs.jsonl     one row an epoch
-                              searches.jsonl   one row a search
-                              checkpoint/      what a resume needs
+    RESULTS/study.json          what was asked, of which arms and seeds, by which command
+    RESULTS/study.yaml          the same as a file to run (`study.spec.configfile`)
+    RESULTS/trials/<trial id>/  record, trace, checkpoint and model, see `adacomcat.io.run`
 
-Rows are only appended, each by one write of a whole line; JSON files are replaced atomically. So a
-kill at any moment leaves a directory that reads, and this directory, not Ray's, is the record.
+This directory, not Ray's, is the record of a study.
 """
 
-import errno
-import json
-import os
-from collections.abc import Mapping
-from datetime import UTC, datetime
+import shlex
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
 from adacomcat.checks import require
 from adacomcat.files import atomic_write_json
-from study.record import (
-    TRIAL_FIELDS,
+from adacomcat.io.run import (
+    FIELDS,
+    RECORD,
+    SCHEMA_VERSION,
+    InUseError,
+    Run,
+    Status,
     UnreadableError,
-    changes,
+    lock,
+    new_record,
+    now,
     read_record,
     read_trial,
-    refusal,
-    refuse_growth,
-    study_record,
-    union,
 )
+from study.preflight import changes, check_results, refusal
+from study.record import study_record, union
 from study.spec.configfile import read_config, write_config
-from study.spec.expand import expand
-from study.spec.schema import SCHEMA_VERSION, Experiment, Status, TrialSpec
+from study.spec.schema import Experiment, TrialSpec
 
-EPOCHS, SEARCHES = "epochs.jsonl", "searches.jsonl"
-TRIAL_ENTRIES = tuple(TRIAL_FIELDS)
-"""What every `trial.json` has, as it is read here; `experiment` and `needs` are for a run alone."""
+TRIAL_ENTRIES = tuple(FIELDS)
+"""Required keys of `trial.json`; only a run needs `experiment` and `needs`."""
 VERSIONS = f"schemas up to {SCHEMA_VERSION}"
-"""What is read here, in words."""
-EARLY = ("study.yaml", "driver.lock", "trials")
-"""What may be there before a study begins: files of a killed driver, and trials copied from another
-study."""
-
-
-def now() -> str:
-    """The time in UTC, ISO 8601, to the second."""
-    return datetime.now(UTC).isoformat(timespec="seconds")
-
-
-def read_rows(path: Path) -> list[dict[str, Any]]:
-    """The rows of a JSON-lines file; none where it does not exist.
-
-    A last line without its end is the trace of a kill in the middle of a write: it is left out.
-
-    Raises:
-        ValueError: a whole line that is no JSON; the file and the line are named.
-    """
-    rows = []
-    for number, line in enumerate(_whole_lines(path), start=1):
-        try:
-            rows.append(json.loads(line))
-        except ValueError as error:
-            raise ValueError(f"{path}, line {number}: not JSON ({error})") from None
-        require(isinstance(rows[-1], dict), f"{path}, line {number}", rows[-1], "a JSON object")
-    return rows
-
-
-def _whole_lines(path: Path) -> list[bytes]:
-    if not path.exists():
-        return []
-    return path.read_bytes().split(b"\n")[:-1]
-
-
-class Rows:
-    """A JSON-lines file that one process appends to."""
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        if path.exists():
-            # Cut off what a kill left of a line, or the next row would be glued to it.
-            os.truncate(path, sum(len(line) + 1 for line in _whole_lines(path)))
-        self._file = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
-
-    def append(self, row: Mapping[str, Any]) -> None:
-        """Write a row, the whole of it or nothing.
-
-        Raises:
-            ValueError: a nan or an infinity, which JSON has no word for.
-            OSError: a full disk; the file is named.
-        """
-        line = json.dumps(row, allow_nan=False).encode() + b"\n"
-        try:
-            written = os.write(self._file, line)
-        except OSError as error:
-            raise OSError(error.errno, error.strerror, str(self.path)) from None
-        if written != len(line):
-            # Space ran out within the line, and may be there again for the next one.
-            os.ftruncate(self._file, os.fstat(self._file).st_size - written)
-            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(self.path))
-
-    def cut(self, key: str, start: int) -> None:
-        """Drop the rows whose `key` is `start` or more: a resumed trial writes them again."""
-        size = 0
-        for line in _whole_lines(self.path):
-            if json.loads(line)[key] >= start:
-                # Rows are in the order of their key, so what is kept is the file's beginning.
-                os.truncate(self.path, size)
-                return
-            size += len(line) + 1
-
-    def sync(self) -> None:
-        """Flush to the disk."""
-        os.fsync(self._file)
-
-    def close(self) -> None:
-        os.close(self._file)
-
-
-class TraceWriter:
-    """The reporter of one trial: appends its epochs and searches to the trial's folder.
-
-    What an earlier attempt wrote beyond the point of resumption is dropped at the first row, so
-    that the files hold each epoch and each search once.
-    """
-
-    def __init__(self, folder: Path) -> None:
-        folder.mkdir(parents=True, exist_ok=True)
-        self._epochs, self._searches = Rows(folder / EPOCHS), Rows(folder / SEARCHES)
-        self._fresh = {"epochs": True, "searches": True}
-
-    def epoch(self, row: Mapping[str, Any]) -> None:
-        """Append the row of an epoch, and flush both files to the disk."""
-        if self._first("epochs"):
-            self._epochs.cut("step_epoch", row["step_epoch"])
-        if self._first("searches"):
-            self._searches.cut("index", row["searches"])
-        self._epochs.append(row)
-        self._searches.sync()
-        self._epochs.sync()
-
-    def search(self, row: Mapping[str, Any]) -> None:
-        """Append the row of a search."""
-        if self._first("searches"):
-            self._searches.cut("index", row["index"])
-        self._searches.append(row)
-
-    def _first(self, name: str) -> bool:
-        fresh, self._fresh[name] = self._fresh[name], False
-        return fresh
-
-    def close(self) -> None:
-        self._epochs.close()
-        self._searches.close()
+"""Readable versions of records, in words."""
+DRIVER_LOCK = "driver.lock"
+DRIVER_WAIT_S = 1.0
+"""Who only looks at a lock has it for a moment, and must not turn a driver away."""
 
 
 class Results:
@@ -174,12 +60,16 @@ class Results:
 
     @property
     def rungs_file(self) -> Path:
-        """The verdicts of an exploration's judge."""
+        """The decisions of an exploration's pruner."""
         return self.root / "rungs.jsonl"
 
     def folder(self, trial_id: str) -> Path:
         """The folder of a trial."""
         return self.root / "trials" / trial_id
+
+    def run(self, trial_id: str) -> Run:
+        """The run directory of a trial."""
+        return Run(self.folder(trial_id))
 
     def study(self) -> dict[str, Any]:
         """The content of `study.json`.
@@ -196,11 +86,11 @@ class Results:
         Raises:
             ValueError: a record that does not read; see `read_trial`.
         """
-        path = self.folder(trial_id) / "trial.json"
-        return read_trial(path) if path.exists() else None
+        run = self.run(trial_id)
+        return run.record() if run.exists else None
 
     def spec(self, trial_id: str) -> TrialSpec:
-        """What a trial of this study is to do, as its record says."""
+        """Description of a trial of this study, from its record."""
         record = self.trial(trial_id)
         assert record is not None, trial_id
         names = [name for name in TrialSpec.model_fields if name in record]
@@ -225,21 +115,19 @@ class Results:
         return read, unread
 
     def _trial_files(self) -> list[Path]:
-        return sorted((self.root / "trials").glob("*/trial.json"))
+        return sorted((self.root / "trials").glob(f"*/{RECORD}"))
 
     def status(self, trial_id: str) -> Status:
-        """Where a trial stands."""
-        record = self.trial(trial_id)
-        status: Status = record["status"] if record else "pending"
-        return status
+        """Status of a trial."""
+        return self.run(trial_id).status
 
     def epochs(self, trial_id: str) -> list[dict[str, Any]]:
         """The rows of a trial's epochs."""
-        return read_rows(self.folder(trial_id) / EPOCHS)
+        return self.run(trial_id).epochs()
 
     def searches(self, trial_id: str) -> list[dict[str, Any]]:
         """The rows of a trial's searches."""
-        return read_rows(self.folder(trial_id) / SEARCHES)
+        return self.run(trial_id).searches()
 
     def check(self, experiment: Experiment, *, extend: bool = False) -> dict[str, Any] | None:
         """See whether a study can be written here, or goes on here.
@@ -258,34 +146,9 @@ class Results:
             ValueError: the directory holds another study, files that are no study, or a newer
                 schema; or more is asked than `extend` allows.
         """
-        if self.study_file.exists():
-            before, now = self.study(), study_record(experiment)
-            way_out = "give another --results, or delete this one"
-            for key in ("experiment", "workload"):
-                allowed = f"{before[key]!r}, which {self.root} holds; {way_out}"
-                require(now[key] == before[key], f"--{key}", now[key], allowed)
-            changed = changes(before, now)
-            if changed:
-                raise ValueError(refusal(f"--results: {self.root} holds", way_out, changed))
-            refuse_growth(before, now, self.root, extend)
-            return before
-        is_file = self.root.exists() and not self.root.is_dir()
-        require(not is_file, "--results", str(self.root), "a directory; this is a file")
-        there = sorted(path.name for path in self.root.iterdir()) if self.root.exists() else []
-        strangers = [name for name in there if name not in EARLY and not name.startswith(".")]
-        allowed = f"a study's folder, or an empty one; it has {', '.join(strangers[:3])}"
-        require(not strangers, "--results", str(self.root), allowed)
-        self._check_copied(experiment)
-        return None
-
-    def _check_copied(self, experiment: Experiment) -> None:
-        """Refuse trials, copied from another study, that a grid does not have."""
-        there = sorted(path.name for path in (self.root / "trials").glob("*"))
-        if there and experiment.exploration is None:
-            own = {spec.trial_id for spec in expand(experiment)}
-            others = [name for name in there if name not in own]
-            allowed = f"trials of {experiment.name} with these settings; delete these"
-            require(not others, "--results", ", ".join(others[:3]), allowed)
+        before = self.study() if self.study_file.exists() else None
+        check_results(self.root, before, experiment, extend=extend)
+        return before
 
     def begin(
         self,
@@ -324,41 +187,90 @@ class Results:
 
     def add(self, spec: TrialSpec) -> None:
         """Make the record of a trial, unless it has one."""
-        if self.trial(spec.trial_id) is None:
-            self.write(
-                spec.trial_id,
-                {
-                    "schema_version": SCHEMA_VERSION,
-                    "trial_id": spec.trial_id,
-                    "experiment": spec.experiment,
-                    "workload": spec.workload,
-                    "arm": spec.arm,
-                    "label": spec.label,
-                    "seed": spec.seed,
-                    "status": "pending",
-                    "config": spec.config,
-                    "needs": spec.needs,
-                    "provenance": None,
-                    "leakage": list(spec.leakage),
-                    "started": None,
-                    "finished": None,
-                    "error": None,
-                    "summary": None,
-                    "stopped": None,
-                },
-            )
+        run = self.run(spec.trial_id)
+        if not run.exists:
+            names = ("trial_id", "experiment", "workload", "arm", "label", "needs", "leakage")
+            run.write(new_record(spec.config, **{name: getattr(spec, name) for name in names}))
 
     def update(self, trial_id: str, status: Status, **changes: Any) -> None:
         """Set the status of a trial and any other entries of its record."""
-        record = self.trial(trial_id)
-        assert record is not None, trial_id
-        assert changes.keys() <= record.keys(), changes.keys() - record.keys()
-        version = {"schema_version": SCHEMA_VERSION}
-        self.write(trial_id, record | changes | version | {"status": status})
+        self.run(trial_id).update(status, **changes)
 
-    def write(self, trial_id: str, record: Mapping[str, Any]) -> None:
-        """Replace the record of a trial."""
-        atomic_write_json(self.folder(trial_id) / "trial.json", record)
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        """Hold the directory, made if missing, against every other driver.
+
+        One that was made for the lock, and into which nothing was written, is removed again.
+
+        Raises:
+            ValueError: another driver has it, or it cannot be locked: no directory, not writable,
+                or a file system without locks.
+        """
+        is_file = self.root.exists() and not self.root.is_dir()
+        require(not is_file, "--results", str(self.root), "a directory; it is a file")
+        made = [folder for folder in (self.root, *self.root.parents) if not folder.exists()]
+        path = self.root / DRIVER_LOCK
+        with ExitStack() as held:
+            try:
+                held.enter_context(lock(path, DRIVER_WAIT_S))
+            except InUseError:
+                allowed = "a directory with no driver at work (--status tells how far this one is)"
+                require(False, "--results, --resume", str(self.root), allowed)
+            except OSError as error:
+                cannot = f"--results: cannot write to or lock {self.root} ({error.strerror})"
+                raise ValueError(cannot) from None
+            try:
+                yield
+            finally:
+                held.close()
+                if made and [entry.name for entry in self.root.iterdir()] == [path.name]:
+                    path.unlink()
+                    for folder in made:
+                        folder.rmdir()
+
+    def has_driver(self) -> bool:
+        """Whether a driver is at work, as far as this user may find out."""
+        path = self.root / DRIVER_LOCK
+        try:
+            with lock(path) if path.exists() else nullcontext():
+                return False
+        except InUseError:
+            return True
+        except OSError:  # Another user's, not to be locked.
+            return False
+
+
+class SingleRun(Results):
+    """A run directory of the command line, read as a study of one trial."""
+
+    def folder(self, trial_id: str) -> Path:
+        return self.root
+
+    def _trial_files(self) -> list[Path]:
+        return [self.root / RECORD]
+
+    def study(self) -> dict[str, Any]:
+        """Content of `study.json` for an experiment."""
+        record = Run(self.root).record()
+        config = {name: value for name, value in record["config"].items() if name != "seed"}
+        arm = {"name": record["arm"], "label": record["label"], "needs": {}, "config": config}
+        kept = ("schema_version", "experiment", "workload", "started", "provenance")
+        return {
+            **{name: record[name] for name in kept},
+            "question": f"One run of adacomcat {record['arm']}",
+            "arms": [arm | {"schedule": config["schedule"]}],
+            "seeds": [record["seed"]],
+            "exploration": None,
+            "command": shlex.join(["adacomcat", *record["command"]["argv"]]),
+        }
+
+
+def open_results(path: Path) -> Results:
+    """The results in a directory: of a study, or of one run of the command line."""
+    root = path.resolve()
+    results, run = Results(root), Run(root)
+    alone = run.exists and not results.study_file.exists() and "command" in run.record()
+    return SingleRun(root) if alone else results
 
 
 def load(results: Results) -> Experiment:

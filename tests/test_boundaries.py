@@ -102,4 +102,96 @@ def test_no_import_statement_points_upward(package):
 
 def test_analysis_reads_results_and_nothing_else_of_a_study():
     names = {name for path in (ROOT / "analysis").rglob("*.py") for name, _ in imported(path)}
-    assert {name for name in names if name.startswith("study")} == {"study.store"}
+    found = {name for name in names if name.partition(".")[0] == "study"}
+    assert found == {"study.pareto", "study.store"}
+
+
+ROOMS = (
+    {"checks", "files", "seeds", "versions", "parallel", "precision", "timing", "timetable"}
+    | {"plan", "cost", "budget"},
+    {"config"},
+    {"data"},
+    {"models"},
+    {"methods.config", "methods.base", "methods.summary"},
+    {"methods.compose"},
+    {"methods.registry", "schedule"},
+    {"config.overrides"},
+    {"methods.*"},
+    {"methods.specs"},
+    {"recipes"},
+    {"search"},
+    {"training"},
+    {"io"},
+    {"compression"},
+    {"testing", "cli"},
+    {"__main__"},
+)
+"""The rooms of `adacomcat` from the bottom to the top; a room imports itself and what lies below
+its row, the lowest row also each other. Folders of methods are one row, and do not see each other.
+`config.overrides` checks whole configurations, the settings of methods and schedules too, so that
+it stands above both.
+"""
+
+
+def room(module):
+    """The room of a module of `adacomcat`, and its row."""
+    parts = module.split(".")[1:]
+    name = ".".join(parts[:2])
+    if parts[0] != "methods" and name != "config.overrides":
+        name = parts[0]
+    for row, rooms in enumerate(ROOMS):
+        if name in rooms:
+            return name, row
+    assert parts[0] == "methods" and len(parts) > 1, f"{module} is in no room of {__file__}"
+    return name, next(row for row, rooms in enumerate(ROOMS) if "methods.*" in rooms)
+
+
+def imports_within(package):
+    """(module, line) -> module, for all import statements between modules of a package."""
+    paths = {}
+    for path in (ROOT / package).rglob("*.py"):
+        parts = path.relative_to(ROOT).with_suffix("").parts
+        paths[".".join(parts[:-1] if parts[-1] == "__init__" else parts)] = path
+    for name, path in paths.items():
+        for node in ast.walk(ast.parse(path.read_text())):
+            found = []
+            if isinstance(node, ast.Import):
+                found = [alias.name for alias in node.names]
+            elif isinstance(node, ast.ImportFrom) and node.module:
+                found = [f"{node.module}.{alias.name}" for alias in node.names]
+                # `from package import name` is of the submodule, where there is one.
+                found = [each if each in paths else node.module for each in found]
+            for each in found:
+                if each in paths and each not in (name, package):
+                    yield name, node.lineno, each
+
+
+def test_rooms_import_only_what_lies_below_them():
+    upward = []
+    for module, line, imported_module in imports_within("adacomcat"):
+        if module == "adacomcat" or imported_module == "adacomcat.methods":
+            continue
+        (source, row), (target, lower) = room(module), room(imported_module)
+        if not (lower < row or source == target or row == lower == 0):
+            upward.append(f"{module}:{line} imports {imported_module}")
+    assert upward == []
+
+
+def test_no_modules_import_each_other_in_a_circle():
+    below = {}
+    for module, _, imported_module in imports_within("adacomcat"):
+        below.setdefault(module, set()).add(imported_module)
+    done, path = set(), []
+
+    def visit(module):
+        if module in path:
+            raise AssertionError(" -> ".join([*path[path.index(module) :], module]))
+        if module not in done:
+            path.append(module)
+            for each in sorted(below.get(module, ())):
+                visit(each)
+            path.pop()
+            done.add(module)
+
+    for module in sorted(below):
+        visit(module)

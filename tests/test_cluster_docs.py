@@ -5,11 +5,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import yaml
 from ray.autoscaler._private.util import prepare_config, validate_config
+from ruamel.yaml import YAML
 
+from adacomcat.config.yaml import read_yaml
 from study import cli
 from study.execution.cluster import place
+from study.preflight import check_flags
 from study.spec.catalog import experiment_names, load_experiment
 
 DOCS = Path(__file__).resolve().parent.parent / "docs"
@@ -25,7 +27,7 @@ def commands(text: str) -> list[list[str]]:
 
 
 def job() -> dict[str, Any]:
-    loaded: dict[str, Any] = next(yaml.safe_load_all(RAY_JOB.read_text()))
+    loaded: dict[str, Any] = next(YAML(typ="safe").load_all(RAY_JOB.read_text()))
     return loaded
 
 
@@ -39,14 +41,14 @@ def test_the_commands_are_ones_that_the_parser_takes(path: Path, count: int) -> 
     assert len(found) == count
     for line in found:
         arguments = cli.parser().parse_args(line)
-        cli.check(arguments, ", ".join(experiment_names()))
+        check_flags(arguments, ", ".join(experiment_names()))
         load_experiment(arguments.experiment, arguments.workload, None)
         assert arguments.address is not None
         assert arguments.results.parts[-2] == "results"
 
 
 def test_ray_takes_the_cluster_of_ray_up() -> None:
-    config = yaml.safe_load(RAY_UP.read_text())
+    config = read_yaml(RAY_UP.read_text())
     validate_config(prepare_config(copy.deepcopy(config)))
     kinds = config["available_node_types"]
     assert config["max_workers"] >= sum(kind.get("min_workers", 0) for kind in kinds.values())
@@ -100,13 +102,13 @@ def test_the_ray_job_has_the_fields_of_kuberay() -> None:
 
 
 def test_every_pod_of_the_ray_job_mounts_what_the_study_writes() -> None:
-    documents = list(yaml.safe_load_all(RAY_JOB.read_text()))
+    documents = list(YAML(typ="safe").load_all(RAY_JOB.read_text()))
     spec, claim = documents[0]["spec"], documents[1]
     assert claim["kind"] == "PersistentVolumeClaim"
     assert claim["spec"]["accessModes"] == ["ReadWriteMany"]
     (line,) = commands(RAY_JOB.read_text())
     results = cli.parser().parse_args(line).results
-    cache = yaml.safe_load(spec["runtimeEnvYAML"])["env_vars"]["ADACOMCAT_CACHE"]
+    cache = read_yaml(spec["runtimeEnvYAML"])["env_vars"]["ADACOMCAT_CACHE"]
     cluster = spec["rayClusterSpec"]
     for group in (cluster["headGroupSpec"], *cluster["workerGroupSpecs"]):
         pod = group["template"]["spec"]

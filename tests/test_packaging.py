@@ -11,20 +11,21 @@ from importlib.metadata import PackageNotFoundError, packages_distributions, req
 from pathlib import Path
 
 import pytest
-import yaml
 from packaging.requirements import Requirement
 from packaging.specifiers import SpecifierSet
 from setuptools import find_packages
 
+from adacomcat.config.yaml import read_yaml
+
 ROOT = Path(__file__).parents[1]
 PACKAGES = ("adacomcat", "study", "experiments", "analysis")
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
-ENVIRONMENT = yaml.safe_load((ROOT / "environment.yml").read_text())
+ENVIRONMENT = read_yaml((ROOT / "environment.yml").read_text())
 
 
 LIBRARY = PROJECT["project"]["dependencies"]
 EXTRAS = PROJECT["project"]["optional-dependencies"]
-OPTIONAL = {"adacomcat/data/datasets.py": "scikit-learn"}
+OPTIONAL = {"adacomcat/data/builtin.py": "scikit-learn"}
 """Modules of the library that say in a line what to install for the one thing that needs it."""
 
 

@@ -1,1 +1,1 @@
-"""The command line for one model: search, finetune, eval, info, convert. No Ray."""
+"""Command line for single models, without Ray."""

@@ -1,4 +1,4 @@
-"""Display of a command: a line for everything that happened, and progress bars on a terminal."""
+"""Console output of a command: one line per event, and progress bars on a terminal."""
 
 import logging
 import sys

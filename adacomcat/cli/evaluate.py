@@ -9,11 +9,11 @@ from torch import nn
 
 import adacomcat
 from adacomcat import parallel
-from adacomcat.checks import require
+from adacomcat.checks import NonFiniteLoss, require
 from adacomcat.cli.console import Display
 from adacomcat.cli.process import is_first
-from adacomcat.cli.request import data_config, eval_config
-from adacomcat.cli.sources import comcat_model, comcat_sizes, drop_published_, origin_of
+from adacomcat.cli.request import data_config, eval_config, published_of
+from adacomcat.cli.sources import comcat_model, comcat_sizes, origin_of
 from adacomcat.cli.train import warn_of_leakage
 from adacomcat.cli.workers import Workers
 from adacomcat.config import PhaseConfig, TrialConfig
@@ -50,20 +50,23 @@ def evaluate_command(arguments: argparse.Namespace, display: Display) -> None:
                 rank=parallel.rank(),
                 world=parallel.world(),
                 device=device,
+                runtime=config.runtime,
             )
             batches = display.counted(loader, arguments.split, len(loader))
             accuracy, loss = evaluate(model, batches, PhaseConfig())
             skipped = torch.tensor(loader.unreadable, device=device)
             unreadable = int(parallel.sum_over_workers_(skipped))
+    if not math.isfinite(loss):
+        raise NonFiniteLoss(f"{arguments.split}: the loss is {loss}: {_cause(model)}")
     # With `data.val_from` test, the images of val are those of test.
-    leaked = split.sha256 == splits.test.sha256 and bool(config.data.leakage)
+    leakage = splits.leakage if split.sha256 == splits.test.sha256 else ()
     content = {
         "split": arguments.split,
         "images": len(split) - unreadable,
         "accuracy": accuracy,
-        "loss": loss if math.isfinite(loss) else None,
+        "loss": loss,
         "unreadable": unreadable,
-        "leakage": list(config.data.leakage) if leaked else [],
+        "leakage": list(leakage),
         "params": count_params(model),
         "macs": count_macs(model, input_shape(model)),
     }
@@ -75,8 +78,7 @@ def evaluate_command(arguments: argparse.Namespace, display: Display) -> None:
         f"{arguments.split}: accuracy {accuracy:.2%}, loss {loss:.4f}, {content['images']:,} images"
     )
     display.say(f"parameters {content['params']:,}, MACs {content['macs']:,}")
-    if leaked:
-        warn_of_leakage(config, display)
+    warn_of_leakage(leakage, display)
 
 
 def _check_fit(model: nn.Module, splits: Splits) -> None:
@@ -93,6 +95,14 @@ def _check_fit(model: nn.Module, splits: Splits) -> None:
     require(
         shape == input_shape(model), "--data: images of channels, height, width", shape, allowed
     )
+
+
+def _cause(model: nn.Module) -> str:
+    """Possible causes of a non-finite loss, in words."""
+    for name, tensor in model.state_dict().items():
+        if tensor.is_floating_point() and not tensor.isfinite().all():
+            return f"{name} has values that are not finite"
+    return "the logits are not finite, though all weights are"
 
 
 def _config(arguments: argparse.Namespace) -> TrialConfig:
@@ -113,5 +123,5 @@ def _model(
         return comcat_model(arguments.comcat_dir, name, options)[0]
     model = dense_model(config, splits, default_cache(), device=device)
     if arguments.published_rate is not None:
-        drop_published_(model, config.model.name, arguments.published_rate)
+        published_of(arguments).insert_(model, config.model.name, arguments.published_rate)
     return model

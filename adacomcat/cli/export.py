@@ -5,15 +5,15 @@ import shlex
 from pathlib import Path
 from typing import Any
 
-from adacomcat.checks import require
 from adacomcat.cli.console import Display
-from adacomcat.cli.folder import RunFolder
-from adacomcat.cli.info import describe_model
+from adacomcat.cli.info import totals_of
 from adacomcat.cli.sources import stored_model
 from adacomcat.config import leakage_note
 from adacomcat.io.directory import CONFIG, PLAN, read_config, read_plan
 from adacomcat.io.export import Exported, export_hub, export_onnx, export_program
 from adacomcat.io.hub import Origin, model_card
+from adacomcat.io.run import Run
+from adacomcat.methods.specs import summaries
 
 BUDGET = ("unit", "reduction", "absolute")
 
@@ -27,9 +27,7 @@ def export(arguments: argparse.Namespace, display: Display) -> None:
     """
     output = arguments.output.absolute()
     if arguments.to == "hub":
-        RunFolder(output).refuse_used(arguments.command)
-    else:
-        require(not output.exists(), "--output", str(output), "a new file")
+        Run(output).refuse_used()
     exported, origin = _write(arguments, output)
     display.say(exported.describe())
     note = leakage_note(origin.leakage)
@@ -40,32 +38,35 @@ def export(arguments: argparse.Namespace, display: Display) -> None:
         display.say(f"next: hf upload USER/REPOSITORY {shlex.quote(str(output))}")
 
 
-def origin_of_run(folder: RunFolder) -> Origin:
-    """What the record of a run says of its model, without a path of this machine.
+def origin_of_run(run: Run) -> Origin:
+    """Facts about a model from the record of its run, without local paths.
 
     Raises:
         ValueError: a record that is damaged.
     """
-    if not folder.exists:
+    if not run.exists:
         return Origin()
-    record, summary = folder.read(), folder.summary()
-    config = record["config"]
-    # The settings of both phases are on record; a command runs one.
-    phase = config["finetune" if record["command"] == "finetune" else "search_phase"]
+    record = run.record()
+    config, summary = record["config"], record["summary"]
+    provenance = record["provenance"]
+    command = record.get("command") or {"name": "study"}
+    # The settings of both phases are on record; a command runs one, a study both.
+    phases = {"search": ["search_phase"], "finetune": ["finetune"]}
+    ran = phases.get(command["name"], ["search_phase", "finetune"])
     weights = config["dense"]["weights"]
     facts = {
-        "command": f"adacomcat {record['command']}",
+        "command": f"adacomcat {command['name']}",
         "started": record["started"],
-        "epochs": phase["epochs"],
+        "epochs": sum(config[phase]["epochs"] for phase in ran),
         "schedule": config["schedule"],
         "searches": summary["searches"],
         "budget": {k: v for k, v in config["budget"].items() if k in BUDGET and v is not None},
         "seed": config["seed"],
         "dense weights": "trained by the recipe" if weights is None else _public(weights),
         "SHA-256 of the dense weights": config["dense"]["sha256"],
-        "SHA-256 of the weights it began with": record.get("from_sha256"),
-        **{f"SHA-256 of the {name} split": v for name, v in summary["split_hashes"].items()},
-        "versions": ", ".join(f"{name} {v}" for name, v in record["versions"].items()),
+        "SHA-256 of the weights it began with": command.get("from_sha256"),
+        **{f"SHA-256 of the {name} split": v for name, v in provenance["split_hashes"].items()},
+        "versions": ", ".join(f"{name} {v}" for name, v in provenance["versions"].items()),
     }
     return Origin(
         data=config["data"]["name"],
@@ -80,9 +81,9 @@ def _write(arguments: argparse.Namespace, output: Path) -> tuple[Exported, Origi
     source: Path = arguments.source
     model, dense = stored_model(arguments)
     config, plan = read_config(source), read_plan(source)
-    origin = origin_of_run(RunFolder(source))
+    origin = origin_of_run(Run(source))
     if arguments.to == "hub":
-        card = model_card(config, describe_model(model, dense), origin)
+        card = model_card(config, totals_of(model, dense), summaries(model, dense), origin)
         extra: dict[str, Any] = config["adacomcat"]["extra"]
         return export_hub(model, output, card, plan=plan, extra=extra), origin
     write = export_onnx if arguments.to == "onnx" else export_program

@@ -8,10 +8,10 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
 from adacomcat.checks import require
+from adacomcat.files import check_writable
+from adacomcat.methods.registry import registrations
 from adacomcat.recipes import recipes
 
-PUBLISHED = ("diffrate",)
-"""Methods of which plans are published."""
 Add = Callable[..., argparse.Action]
 
 
@@ -47,7 +47,8 @@ def add_published(add: Add) -> None:
     """A plan that is published for a model."""
     rate = "billions of MACs: the model (--model) with the tokens that are published for it"
     add("--published-rate", metavar="X", type=float, help=rate)
-    add("--method", choices=PUBLISHED, help="whose rates, with --published-rate")
+    published = [name for name, method in registrations().items() if method.published is not None]
+    add("--method", choices=published, help="whose rates, with --published-rate")
 
 
 def add_recipe(add: Add, phase: str) -> None:
@@ -78,7 +79,7 @@ def add_machine(add: Add) -> None:
     """The device, and the loader's processes."""
     add("--device", metavar="X", help="cpu or cuda (default: cuda where there is one)")
     workers = "processes that load images"
-    add("--workers", metavar="N", type=int, dest="data.num_workers", help=workers)
+    add("--workers", metavar="N", type=int, dest="runtime.num_workers", help=workers)
 
 
 def check_resumed(arguments: argparse.Namespace) -> bool:
@@ -95,6 +96,22 @@ def check_resumed(arguments: argparse.Namespace) -> bool:
     allowed = "nothing beside --resume but --device: the rest is stored"
     require(not others, ", ".join(others), "given", allowed)
     return True
+
+
+def check_file(path: Path, end: str = "") -> None:
+    """Refuse a file for `--output` that is there, has another name, or could not be written.
+
+    Args:
+        path: of the file.
+        end: of its name.
+
+    Raises:
+        ValueError: it is named.
+    """
+    allowed = f"a name that ends in {end}"
+    require(path.name.endswith(end), "--output", str(path), allowed)
+    require(not path.exists(), "--output", str(path), "a new file")
+    check_writable(path, "--output")
 
 
 def check_model(arguments: argparse.Namespace) -> None:
@@ -152,7 +169,7 @@ def flag(name: str) -> str:
     own = {
         "source": "--from",
         "settings": "--set",
-        "data.num_workers": "--workers",
+        "runtime.num_workers": "--workers",
         "budget.reduction": "--target-reduction",
         "search.batch_size": "--search-batch-size",
         "schedule.kind": "--schedule",

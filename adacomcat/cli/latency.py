@@ -1,8 +1,8 @@
-"""`latency`: measure what a model takes on a device, site by site, as a budget counts it."""
+"""`latency`: measured times of a model on a device, site by site, for a latency budget."""
 
 import argparse
 import shlex
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -14,13 +14,16 @@ from adacomcat.cli.console import Display
 from adacomcat.cli.request import measured_config
 from adacomcat.cli.workers import Workers
 from adacomcat.config import TrialConfig
-from adacomcat.methods.lowrank.latency import ATTENTION, MODEL, measure, measure_plans, table_of
-from adacomcat.methods.lowrank.method import LowRank
-from adacomcat.methods.lowrank.spec import model_sites
-from adacomcat.methods.lowrank.timetable import write_timetable
+from adacomcat.methods.base import (
+    MeasuredOption,
+    Method,
+    SupportsMeasuredTimes,
+    SupportsMeasuringTimes,
+)
 from adacomcat.methods.registry import build_method
 from adacomcat.models.registry import create_model, input_shape
 from adacomcat.plan import Plan
+from adacomcat.timetable import write_timetable
 from adacomcat.timing import Times
 from adacomcat.versions import hardware, versions
 
@@ -42,21 +45,14 @@ def latency(arguments: argparse.Namespace, display: Display) -> None:
     model = _dense(config).to(device, getattr(torch, arguments.dtype))
     images = torch.randn(arguments.batch_size, *input_shape(model)).to(next(model.parameters()))
     method = build_method(model, config.method)
-    assert isinstance(method, LowRank)
-    how: dict[str, Any] = {"biases": method.config.biases == "exact", "repeats": arguments.repeats}
-    times = measure(model, method.sites, images, **how)
-    table = table_of(
-        times,
-        method.sites,
-        model_sites(model),
-        batch_size=arguments.batch_size,
-        on=_words(arguments, device),
-    )
-    display.console.print(_table(table, times, arguments.batch_size), highlight=False)
+    assert isinstance(method, SupportsMeasuringTimes)
+    repeats, words = arguments.repeats, _words(arguments, device)
+    table, times, options = method.measure_times(images, repeats=repeats, on=words)
+    display.console.print(_table(words, options, arguments.batch_size), highlight=False)
     plans = _plans(method, table)
     if method.dense_cost("latency")[1] < 0:
         display.warn("the sites alone take longer than the whole model: the machine is not quiet")
-    whole = measure_plans(model, plans, images, **how)
+    whole = method.measure_plans(plans, images, repeats=repeats)
     checks = [_check(name, method, plans[name], table, whole) for name in plans]
     for check in checks:
         display.say(_line(check))
@@ -99,20 +95,20 @@ def _words(arguments: argparse.Namespace, device: str) -> str:
     return f"{words}, {found['threads']} threads" if device == "cpu" else words
 
 
-def _table(table: Mapping[str, Any], times: Mapping[str, Times], batch_size: int) -> Table:
+def _table(on: str, options: Sequence[MeasuredOption], batch_size: int) -> Table:
     """Times of the modules as measured, and what the table makes of them."""
-    shown = Table(box=None, pad_edge=False, title=table["on"], title_justify="left")
+    shown = Table(box=None, pad_edge=False, title=on, title_justify="left")
     for name in ("site", "rank", "module us", "IQR us", "cost us", "of dense", ""):
         shown.add_column(name, justify="left" if name in ("site", "") else "right")
-    shown.add_row("model", "dense", *_times(times[MODEL], batch_size), _us(table["model_ns"]), "")
-    for kind, entry in table["kinds"].items():
-        name = ATTENTION if kind in ("qk", "vo") else kind
-        dense = entry["dense_ns"]
-        shown.add_row(kind, "dense", *_times(times[name], batch_size), _us(dense), "")
-        for rank, ns in entry["rank_ns"].items():
-            left = "left dense" if ns >= dense else ""
-            cells = _times(times[f"{kind} {rank}"], batch_size)
-            shown.add_row("", rank, *cells, _us(ns), f"{ns / dense:.1%}", left)
+    before = ""
+    for option in options:
+        is_dense = option.option == "dense"
+        slow = "" if is_dense or option.cost_ns < option.dense_ns else "left dense"
+        share = "" if is_dense else f"{option.cost_ns / option.dense_ns:.1%}"
+        name = "" if option.site == before else option.site
+        cells = (*_times(option.times, batch_size), _us(option.cost_ns), share, slow)
+        shown.add_row(name, option.option, *cells)
+        before = option.site
     return shown
 
 
@@ -126,8 +122,9 @@ def _us(ns: float) -> str:
     return f"{ns / 1000:,.2f}"
 
 
-def _plans(method: LowRank, table: Mapping[str, Any]) -> dict[str, Plan]:
+def _plans(method: Method, table: Mapping[str, Any]) -> dict[str, Plan]:
     """Uniform plans on the way from dense to the fastest."""
+    assert isinstance(method, SupportsMeasuredTimes)
     method.use_times_(table)
     smallest, (dense, fixed) = method.smallest_cost("latency"), method.dense_cost("latency")
     targets = {name: dense - share * (dense - smallest) for name, share in SHARES.items()}
@@ -136,13 +133,13 @@ def _plans(method: LowRank, table: Mapping[str, Any]) -> dict[str, Plan]:
 
 
 def _check(
-    name: str, method: LowRank, plan: Plan, table: Mapping[str, Any], whole: Mapping[str, Times]
+    name: str, method: Method, plan: Plan, table: Mapping[str, Any], whole: Mapping[str, Times]
 ) -> dict[str, Any]:
     """A plan's time by the table and as measured, both as shares of the dense model's."""
     _, fixed = method.dense_cost("latency")
     predicted = (method.plan_cost(plan, "latency") + fixed) / table["model_ns"]
     # Within each round, so that a machine whose speed drifts does not show as an error.
-    measured = whole[name].over(whole[MODEL]).median
+    measured = whole[name].over(whole["model"]).median
     return {
         "plan": name,
         "decisions": dict(plan.decisions),
@@ -150,7 +147,7 @@ def _check(
         "measured_of_dense": measured,
         "error": predicted / measured - 1,
         "seconds_a_call": whole[name].to_json(),
-        "dense_seconds_a_call": whole[MODEL].to_json(),
+        "dense_seconds_a_call": whole["model"].to_json(),
     }
 
 

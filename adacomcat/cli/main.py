@@ -7,15 +7,19 @@ from collections.abc import Mapping, Sequence
 from types import MappingProxyType
 from typing import Any
 
+from adacomcat.checks import Refusal
+from adacomcat.cli.flags import flag
 from adacomcat.cli.process import guarded
 
 COMMANDS: Mapping[str, str] = MappingProxyType(
     {
+        "compress": "compress a model in one go, without data and without training",
         "search": "search ranks or token counts of a model",
         "finetune": "train what a search has left",
         "eval": "accuracy of a compressed or a dense model",
         "info": "ranks, tokens, parameters and MACs, part by part",
         "convert": "from and to the checkpoints of the published code",
+        "models": "which models are supported, what is searched and what is refused",
         "latency": "measure what a latency budget counts",
         "export": "to ONNX, torch.export or the Hugging Face hub",
         "trace": "which patches of an image each token stands for",
@@ -70,7 +74,13 @@ def _run(given: list[str]) -> int:
     from adacomcat.cli.console import make_display
 
     arguments.argv = given
-    command_module(arguments.command).run(
-        arguments, make_display(json=getattr(arguments, "json", False))
-    )
+    display = make_display(json=getattr(arguments, "json", False))
+    try:
+        command_module(arguments.command).run(arguments, display)
+    except Refusal as refusal:
+        # What the user typed, where a flag made the setting.
+        typed = flag(refusal.field)
+        if typed not in given:
+            raise
+        raise Refusal(typed, refusal.reason) from None
     return 0

@@ -25,7 +25,7 @@ GONE = (EPIPE, EIO, EBADF)
 
 
 class Interrupted(KeyboardInterrupt):
-    """A signal asked this process to end.
+    """Raised when a signal ends this process.
 
     Attributes:
         exit_code: 128 and the number of the signal, as shells have it: 130 after Ctrl-C, 143 after

@@ -1,4 +1,4 @@
-"""What the flags ask for, as a trial's configuration."""
+"""Trial configurations from command-line flags."""
 
 import argparse
 import os
@@ -12,20 +12,24 @@ import torch
 
 from adacomcat import recipes
 from adacomcat.checks import require, require_known
-from adacomcat.config import ModelConfig, TrialConfig
-from adacomcat.files import sha256_file
-from adacomcat.methods.lowrank.space import PAPER_MENUS
-from adacomcat.methods.lowrank.timetable import read_timetable
-from adacomcat.methods.tokens.rates import published_options
-from adacomcat.models.registry import create_model
-from adacomcat.models.weights import TIMM
+from adacomcat.config import DenseConfig, ModelConfig, TrialConfig
+from adacomcat.config.overrides import build_config, parse_settings
+from adacomcat.config.yaml import read_yaml
+from adacomcat.data.preprocessing import Preprocessing
+from adacomcat.files import default_cache, sha256_file
+from adacomcat.methods.base import SupportsMeasuringTimes
+from adacomcat.methods.lowrank.recipe import imagenet_recipe, space
+from adacomcat.methods.registry import DEFAULT, registrations
+from adacomcat.models.registry import create_model, family_for, family_of
+from adacomcat.models.weights import TIMM, image_size_of_weights
 from adacomcat.schedule import Schedule
-from adacomcat.settings import build_config, parse_settings, read_yaml
+from adacomcat.timetable import read_timetable
 
 LARGE = 300_000
 """From so many training images on, a folder is cut as ImageNet is."""
 SEARCH_IMAGES, VAL_FRACTION = 50_000, 0.01
-CROP = "data.options.crop_pct"
+RANDOM = "random"
+"""The `--weights` of a model that is not trained: to try things out."""
 LOADERS = 8
 """Processes that load images, where there are as many cores."""
 
@@ -34,7 +38,7 @@ Settings = dict[str, Any]
 
 @dataclass(frozen=True)
 class Origin:
-    """Where a stored model comes from.
+    """Origin of a stored model.
 
     Attributes:
         model: what it was made from, but for the sizes of its data.
@@ -58,7 +62,7 @@ class Origin:
 
 
 def default_device(asked: str | None) -> str:
-    """The device that is asked for; a GPU, where there is one and nothing is."""
+    """The requested device; by default a GPU if there is one."""
     return asked or ("cuda" if torch.cuda.is_available() else "cpu")
 
 
@@ -68,13 +72,12 @@ def search_config(arguments: argparse.Namespace) -> TrialConfig:
     Raises:
         ValueError: a missing flag, an unknown setting, or a value that is refused.
     """
+    base, flags = _base(arguments, {}), Settings()
     upstream = arguments.preset == "upstream"
-    base = _for_method(_base(arguments, {}), arguments.method, upstream=upstream)
-    flags: Settings = {}
-    epochs = flagged(arguments).get("search_phase.epochs")
-    if arguments.method == "diffrate" and epochs is not None:
-        # Nothing but searches happens in its epochs.
-        base["schedule"] = {"kind": "explicit", "epochs": list(range(epochs))}
+    if upstream or arguments.method is not None:
+        epochs = flagged(arguments).get("search_phase.epochs")
+        name = arguments.method or DEFAULT
+        base = recipes.for_method(base, name, reference=upstream, epochs=epochs)
     if arguments.schedule is not None:
         flags["schedule"] = _schedule(arguments.schedule)
     if "budget.reduction" in flagged(arguments):
@@ -124,11 +127,17 @@ def eval_config(arguments: argparse.Namespace, sizes: Settings) -> TrialConfig:
     """
     flags = _weights(arguments)
     if arguments.published_rate is not None:
-        sizes = published_options(arguments.model or "")
+        sizes = published_of(arguments).model_options(arguments.model or "")
         if arguments.workload is None and arguments.weights is None:
             # Rates were published for the published weights.
             flags |= {"dense.weights": TIMM}
-    return _folded(_base(arguments, sizes), flags, arguments)
+    base = _base(arguments, sizes)
+    if arguments.comcat_dir is not None and arguments.workload is None:
+        # The reference evaluates as DeiT does, not as timm's entry of that name says.
+        images = Preprocessing().settings()
+        del images["image_size"]
+        base |= {f"data.{name}": value for name, value in images.items()}
+    return _folded(base, flags, arguments)
 
 
 def data_config(arguments: argparse.Namespace, origin: Origin) -> TrialConfig:
@@ -156,7 +165,7 @@ def model_options(arguments: argparse.Namespace) -> Settings:
     plain = build_config({"model.name": arguments.model, "model.options": config.model.options})
     require(config == plain, "--set", arguments.settings, "model.options.X=Y alone")
     published = getattr(arguments, "published_rate", None) is not None
-    options = published_options(arguments.model) if published else {}
+    options = published_of(arguments).model_options(arguments.model) if published else {}
     return {**options, **config.model.options}
 
 
@@ -177,13 +186,34 @@ def measured_config(arguments: argparse.Namespace) -> TrialConfig:
     options = _entries(settings, "model.options")
     model = ModelConfig(name=arguments.model, options=options)
     plain = skeleton(model)
-    method = {"name": "lowrank", "space": _space(plain.num_features, plain.num_classes)}
+    method = {"name": DEFAULT, "space": space(plain.num_features, plain.num_classes)}
     side = _images(plain, options.get("img_size"))["image_size"]
     base = {"model.name": arguments.model, "method": method, "data.image_size": side}
     config = build_config(base, settings)
+    timed = [
+        known.name
+        for known in registrations().values()
+        if issubclass(known.load_method(), SupportsMeasuringTimes)
+    ]
     name = config.method["name"]
-    require(name == "lowrank", "method.name", name, "lowrank: what is measured is its ranks")
+    require(name in timed, "method.name", name, f"{', '.join(timed)}, whose options can be timed")
     return config
+
+
+def one_shot_config(arguments: argparse.Namespace) -> TrialConfig:
+    """Model, weights and method of a `compress`; the rest of it does not matter.
+
+    Raises:
+        ValueError: a setting of anything else, an unknown one, or a value that is refused.
+    """
+    settings = _settings(arguments)
+    for key, value in settings.items():
+        known = key.startswith(("method.", "model.options")) or key == "dense.sha256"
+        allowed = "model.options.X=Y, method.X=Y and dense.sha256 alone"
+        require(known, f"--set {key}", value, allowed)
+    base = {"model.name": arguments.model, "method": {"name": arguments.method}}
+    flags = {} if arguments.weights == RANDOM else _weights(arguments)
+    return build_config(base, flags, settings)
 
 
 def folder_settings(model: ModelConfig, root: Path, image_size: int | None = None) -> Settings:
@@ -202,39 +232,44 @@ def folder_settings(model: ModelConfig, root: Path, image_size: int | None = Non
         ValueError: an unknown model, or a folder that is missing.
     """
     require(root.is_dir(), "--data", str(root), "a folder with train/ and val/")
-    plain = skeleton(model, image_size=image_size or 224)
+    plain = skeleton(model, image_size=image_size)
     train = root / "train"
     entries = os.scandir(train) if train.is_dir() else ()
     classes = [entry.path for entry in entries if entry.is_dir()]
     data: Settings = {
         "name": "imagefolder",
         "root": str(root),
-        "num_workers": min(LOADERS, _cores()),
         **recipes.deit_augmentation(),
         **_images(plain, image_size),
     }
     files = (entry for folder in classes for entry in os.scandir(folder))
     if len(list(islice(files, LARGE))) == LARGE:
         data |= {"search_images": SEARCH_IMAGES, "val_fraction": VAL_FRACTION}
-    space = _space(plain.num_features, len(classes))
     options = {"drop_path_rate": 0.1, **model.options}
     return {
         "data": data,
+        "runtime": {"num_workers": min(LOADERS, _cores())},
         "model": {"name": model.name, "options": options},
         "dense": {"recipe": {"epochs": 0}},
-        "method": {"name": "lowrank", "space": space},
-        **recipes.imagenet_recipe(base=plain.num_features >= 768),
+        "method": {"name": DEFAULT, "space": space(plain.num_features, len(classes))},
+        **imagenet_recipe(base=plain.num_features >= 768),
     }
 
 
-def skeleton(model: ModelConfig, *, num_classes: int = 1000, image_size: int = 224) -> Any:
+def skeleton(model: ModelConfig, *, num_classes: int = 1000, image_size: int | None = None) -> Any:
     """A model's modules without weights, on the meta device.
+
+    Args:
+        model: which one.
+        num_classes: of its classifier.
+        image_size: side in pixels; None: what models of this name are made for.
 
     Raises:
         ValueError: an unknown model or option, or sizes that do not go together.
     """
     with torch.device("meta"):
-        return create_model(model, num_classes=num_classes, in_chans=3, image_size=image_size)
+        side = image_size or family_for(model.name).image_size(model.name)
+        return create_model(model, num_classes=num_classes, in_chans=3, image_size=side)
 
 
 def _base(arguments: argparse.Namespace, sizes: Settings) -> Settings:
@@ -249,6 +284,10 @@ def _base(arguments: argparse.Namespace, sizes: Settings) -> Settings:
         model = ModelConfig(name=arguments.model, options=options)
         root = Path(arguments.data).absolute()
         side = settings.get("data.image_size", options.get("img_size"))
+        weights = arguments.weights or settings.get("dense.weights")
+        if side is None and weights not in (None, TIMM):
+            dense = DenseConfig(weights=weights, sha256=settings.get("dense.sha256"))
+            side = image_size_of_weights(dense, model, default_cache())
         return folder_settings(model, root, side)
     base = dict(recipes.find_recipe(arguments.workload, "--workload").settings)
     if arguments.data is not None:
@@ -262,7 +301,8 @@ def _origin_base(arguments: argparse.Namespace, origin: Origin) -> Settings:
     """A recipe for a stored model: the one that it comes from, else that of its data."""
     if origin.stored is not None and arguments.workload is None:
         root = {} if arguments.data is None else {"data.root": str(Path(arguments.data).absolute())}
-        return {**origin.stored, **root}
+        labels = {"data.label_names": origin.images["data.label_names"]}
+        return {**origin.stored, **labels, **root}
     if arguments.workload is None:
         base = folder_settings(origin.model, Path(arguments.data).absolute(), origin.image_size)
         return _for_origin(base | origin.images, origin)
@@ -270,29 +310,18 @@ def _origin_base(arguments: argparse.Namespace, origin: Origin) -> Settings:
     if arguments.data is not None:
         base["data.root"] = str(Path(arguments.data).absolute())
     base["model"] = {"name": origin.model.name, "options": dict(origin.model.options)}
-    # A data set that is held in memory is not cropped.
-    images = {key: value for key, value in origin.images.items() if key != CROP}
-    return _for_origin(base | images, origin)
+    return _for_origin(base | origin.images, origin)
 
 
-def _for_method(base: Settings, method: str | None, *, upstream: bool = False) -> Settings:
-    """A recipe for ranks changed to one of another method, or to that of its reference."""
-    if method == "lowrank+diffrate":
-        allowed = "nothing with --method lowrank+diffrate, which no reference has"
-        require(not upstream, "--preset", "upstream", allowed)
-        return recipes.both(base)
-    if method == "diffrate":
-        return recipes.diffrate_reference(base) if upstream else recipes.diffrate(base)
-    return recipes.upstream(base) if upstream else base
+def published_of(arguments: argparse.Namespace) -> recipes.PublishedPlans:
+    """The published plans of the method that a flag names."""
+    plans: recipes.PublishedPlans = registrations()[arguments.method].load_published()
+    return plans
 
 
 def _for_origin(base: Settings, origin: Origin) -> Settings:
     """A recipe for ranks changed to one of a stored model's method."""
-    changed = _for_method(base, origin.method)
-    if origin.method == "diffrate":
-        # The recipe's budget, made for DeiT, may be out of reach; what the model has is not.
-        changed |= {"budget.absolute": origin.macs, "budget.reduction": None}
-    return changed
+    return recipes.for_method(base, origin.method, macs=origin.macs)
 
 
 def _require_data(arguments: argparse.Namespace) -> None:
@@ -301,12 +330,9 @@ def _require_data(arguments: argparse.Namespace) -> None:
 
 
 def _images(plain: Any, image_size: int | None) -> Settings:
-    """Size, mean and standard deviation that timm's weights of this model want."""
-    known = plain.pretrained_cfg or {}
-    found = {"mean": known.get("mean"), "std": known.get("std")}
-    images = {key: list(value) for key, value in found.items() if value is not None}
-    own = known.get("input_size", (3, 224, 224))[-1]
-    return images | {"image_size": image_size or own}
+    """Preprocessing of the weights of this model."""
+    known = family_of(plain).preprocessing(plain)
+    return Preprocessing.of_model(known, image_size).settings()
 
 
 def _folded(base: Settings, flags: Settings, arguments: argparse.Namespace) -> TrialConfig:
@@ -355,12 +381,6 @@ def _entries(settings: Settings, prefix: str) -> Settings:
     require(isinstance(whole, Mapping), f"--set {prefix}", whole, "a mapping of settings")
     parts = {key.removeprefix(start): v for key, v in settings.items() if key.startswith(start)}
     return {**whole, **parts}
-
-
-def _space(width: int, classes: int) -> str:
-    """The published menus where there are any for the model's width and its classifier's."""
-    menus = dict(PAPER_MENUS)
-    return "paper" if width in menus and min(width, classes) in menus else "fractions"
 
 
 def _schedule(kind: str) -> Settings:

@@ -1,4 +1,4 @@
-"""The models that a command starts from: directories of ours, folders of the reference."""
+"""Starting models of a command: model directories, or folders of the reference."""
 
 import argparse
 import math
@@ -8,17 +8,12 @@ from typing import Any
 from torch import nn
 
 import adacomcat
-from adacomcat.checks import require
-from adacomcat.cli.folder import RunFolder
-from adacomcat.cli.request import CROP, Origin, model_options, skeleton
+from adacomcat.cli.request import Origin, model_options, skeleton
 from adacomcat.config import ModelConfig
-from adacomcat.data import Splits
-from adacomcat.data.datasets import CROP_PCT
-from adacomcat.data.splits import IMAGENET_MEAN, IMAGENET_STD
-from adacomcat.io.comcat import BLOCK_KINDS, CHECKPOINT, LAYER, RANKS, load_comcat
-from adacomcat.io.directory import read_config, read_plan
-from adacomcat.methods.tokens.rates import published_at
-from adacomcat.methods.tokens.spec import form_of, shape_, shapes_for
+from adacomcat.data.preprocessing import Preprocessing
+from adacomcat.io.comcat import BLOCK_KINDS, CHECKPOINT, LAYER, RANKS, load_comcat, read_numbers
+from adacomcat.io.directory import dense_skeleton, read_config, read_plan
+from adacomcat.io.run import Run
 from adacomcat.models.pickles import load_pickle
 from adacomcat.models.registry import input_shape
 from adacomcat.models.weights import plain_state
@@ -34,33 +29,11 @@ def stored_model(arguments: argparse.Namespace) -> tuple[nn.Module, nn.Module]:
         ValueError: a directory that is damaged, foreign or of another model.
     """
     if arguments.source is not None:
-        RunFolder(arguments.source).require_finished()
+        Run(arguments.source).require_finished()
         config = read_config(arguments.source)
         model = adacomcat.load(arguments.source)
-        dense = ModelConfig(name=config["architecture"], options=config["model_args"])
-        # A CAFormer's arguments do not have the size of its images.
-        return model, skeleton(dense, image_size=input_shape(model)[-1])
+        return model, dense_skeleton(config)
     return comcat_model(arguments.comcat_dir, arguments.model, model_options(arguments))
-
-
-def drop_published_(model: nn.Module, name: str, rate: float) -> None:
-    """Make a dense model drop as many tokens as is published for it.
-
-    Args:
-        model: on any device, the meta device too.
-        name: timm's, of the model.
-        rate: in billions of MACs.
-
-    Raises:
-        ValueError: nothing is published for that name or that rate, or the model has another depth
-            or other tokens.
-    """
-    rates = published_at(name, rate)
-    shapes, own = shapes_for(model, rates), form_of(model).tokens
-    # All lists begin with all tokens.
-    allowed = f"{rates.merge[0]}, of which the published rates are"
-    require(rates.merge[0] == own, "model: tokens", own, allowed)
-    shape_(model, shapes)
 
 
 def comcat_model(folder: Path, name: str, options: dict[str, Any]) -> tuple[nn.Module, nn.Module]:
@@ -77,7 +50,7 @@ def comcat_model(folder: Path, name: str, options: dict[str, Any]) -> tuple[nn.M
     dense = skeleton(ModelConfig(name=name, options={**comcat_sizes(folder), **options}))
     model: Any = load_comcat(folder, dense)
     # The reference evaluates as DeiT does, not as timm's entry of that name says.
-    images = {"mean": IMAGENET_MEAN, "std": IMAGENET_STD, "crop_pct": CROP_PCT}
+    images = Preprocessing(image_size=input_shape(model)[-1]).to_pretrained_cfg()
     model.pretrained_cfg = {**model.pretrained_cfg, **images}
     return model, dense
 
@@ -103,39 +76,28 @@ def comcat_sizes(folder: Path) -> dict[str, Any]:
         sizes |= {"in_chans": patches.shape[1], "patch_size": patch, "img_size": side * patch}
     ranks = folder / RANKS
     if ranks.is_file():
-        count = len(ranks.read_text().replace(",", " ").split())
-        sizes["depth"] = max(1, count // BLOCK_KINDS)
+        sizes["depth"] = max(1, len(read_numbers(ranks)) // BLOCK_KINDS)
     return sizes
 
 
 def origin_of(directory: Path) -> Origin:
-    """What a model's directory says of where the model comes from.
+    """Origin of a model, as its directory records it.
 
     Raises:
         ValueError: a directory that is damaged or foreign, or of a run that is not finished.
     """
-    folder = RunFolder(directory)
-    folder.require_finished()
+    run = Run(directory)
+    run.require_finished()
     config = read_config(directory)
     options = {key: value for key, value in config["model_args"].items() if key not in SIZES}
     known = config["pretrained_cfg"]
-    images = {"data.image_size": known["input_size"][-1]}
-    keys = {"data.mean": "mean", "data.std": "std", CROP: "crop_pct"}
-    images |= {name: known[key] for name, key in keys.items() if key in known}
-    stored = folder.read()["config"] if folder.exists else None
+    channels, *_, side = known["input_size"]
+    images = {"data.image_size": side, "data.label_names": known.get("label_names")}
+    # Of a model for other channels than its published weights, timm knows no mean.
+    if len(known.get("mean") or ()) == channels:
+        found = Preprocessing.of_model(known).settings()
+        images |= {f"data.{name}": value for name, value in found.items()}
+    stored = run.record()["config"] if run.exists else None
     model = ModelConfig(name=config["architecture"], options=options)
     method, macs = read_plan(directory).method, config["adacomcat"]["macs"]
     return Origin(model, method, macs, images, stored)
-
-
-def describe_images(model: nn.Module, splits: Splits) -> None:
-    """Write down on a model how images get into it, for `adacomcat.save`."""
-    described: Any = model
-    described.pretrained_cfg = {
-        **(described.pretrained_cfg or {}),
-        "mean": splits.mean,
-        "std": splits.std,
-        "crop_pct": getattr(splits.test.images, "crop_pct", 1.0),
-        "interpolation": "bicubic",
-        "label_names": splits.classes,
-    }

@@ -1,4 +1,4 @@
-"""`trace`: which patches of an image each token stands for, block by block, as a file.
+"""`trace`: the patches of an image that each token stands for, block by block, as a file.
 
 The file is NumPy's .npz, for `analysis/fig_token_sources.py`; nothing in it needs a pickle:
 
@@ -28,12 +28,13 @@ from torch import Tensor, nn
 import adacomcat
 from adacomcat.checks import require
 from adacomcat.cli.console import Display
-from adacomcat.cli.folder import RunFolder
+from adacomcat.data.preprocessing import Preprocessing
 from adacomcat.data.transforms import evaluation
 from adacomcat.files import atomic_write_bytes
 from adacomcat.io.directory import read_config
+from adacomcat.io.run import Run
 from adacomcat.methods.tokens.blocks import TokenBlocks
-from adacomcat.models.registry import input_shape
+from adacomcat.models.registry import family_of, input_shape
 
 MODES = {1: "L", 3: "RGB"}
 """Channels -> Pillow's name for such images."""
@@ -46,7 +47,7 @@ def trace(arguments: argparse.Namespace, display: Display) -> None:
         ValueError: a directory that is damaged, foreign or not finished, a model that keeps all its
             tokens, or a file that is no image.
     """
-    RunFolder(arguments.source).require_finished()
+    Run(arguments.source).require_finished()
     name = read_config(arguments.source)["architecture"]
     model = adacomcat.load(arguments.source)
     container, blocks = token_blocks(model)
@@ -90,7 +91,9 @@ def read_images(paths: Sequence[Path], model: nn.Module) -> Tensor:
     channels, height, width = input_shape(model)
     require(channels in MODES, "--from: channels of an image", channels, "1 or 3")
     assert height == width, (height, width)
-    resized = evaluation(height, float(_images_of(model).get("crop_pct") or 1.0))
+    known, keys = _images_of(model), ("crop_pct", "crop_mode", "interpolation")
+    given = {key: known[key] for key in keys if known.get(key) is not None}
+    resized = evaluation(Preprocessing(image_size=height, **given))
     found = []
     for path in paths:
         try:
@@ -159,5 +162,4 @@ def patch_counts(blocks: TokenBlocks) -> NDArray[np.int64]:
 
 
 def _images_of(model: nn.Module) -> Mapping[str, Any]:
-    described: Any = model
-    return described.pretrained_cfg or {}
+    return family_of(model).preprocessing(model)

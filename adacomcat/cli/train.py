@@ -4,7 +4,7 @@ import argparse
 import dataclasses
 import shlex
 from collections.abc import Iterable, Iterator, Sequence, Sized
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
 from typing import Any
 
@@ -14,35 +14,35 @@ from torch import nn
 import adacomcat
 from adacomcat.checks import require
 from adacomcat.cli.console import Display
-from adacomcat.cli.folder import EPOCHS, SEARCHES, RunFolder
 from adacomcat.cli.process import is_first
 from adacomcat.cli.request import finetune_config, search_config
-from adacomcat.cli.sources import describe_images, origin_of
+from adacomcat.cli.sources import origin_of
 from adacomcat.cli.workers import Workers
 from adacomcat.config import TrialConfig, leakage_note
 from adacomcat.data import Splits, build_splits
 from adacomcat.files import default_cache, sha256_file
-from adacomcat.io.directory import read_plan
-from adacomcat.parallel import wait_for_all
-from adacomcat.training import Trial, dense_model
+from adacomcat.io.directory import WEIGHTS, check_saveable, read_plan, save_result
+from adacomcat.io.run import Run, failure_text, new_record, now
+from adacomcat.io.trace import TraceWriter
+from adacomcat.training import Reporter, Trial, dense_model
 from adacomcat.training.clock import Clock
 from adacomcat.training.dense import build_dense
-
-WEIGHTS = "model.safetensors"
+from adacomcat.training.rows import Row
+from adacomcat.versions import collect
 
 
 @dataclasses.dataclass(frozen=True)
 class Job:
     """One run: where, what, and from what it starts."""
 
-    folder: RunFolder
-    command: str
+    run: Run
+    command: dict[str, Any]
+    """Its `name` and `argv`; of a finetune also `from`, the directory of the model that it starts
+    from, and `from_sha256`, of that model's weights."""
     config: TrialConfig
     """As asked; the phase that is not this command's is in it too."""
-    source: Path | None = None
-    """Directory of the model that a finetune starts from."""
-    source_sha256: str | None = None
-    """Of its weights."""
+    workload: str | None = None
+    """Name of the recipe; None: of the data."""
     stored: bool = False
     """Whether the directory is there already: a resume."""
 
@@ -54,26 +54,31 @@ class Job:
         in the evaluation at the end.
         """
         this, other = "search_phase", "finetune"
-        if self.command == "finetune":
+        if self.command["name"] == "finetune":
             this, other = other, this
-        empty = dataclasses.replace(getattr(self.config, this), epochs=0)
-        return dataclasses.replace(self.config, **{other: empty})
+        empty = getattr(self.config, this).replace(epochs=0)
+        return self.config.replace(**{other: empty})
 
 
-class _Rows:
-    """Writes a trial's rows as they come."""
+class _Reporter:
+    """Shows a trial's epochs, and writes its rows on the first worker."""
 
-    def __init__(self, folder: RunFolder, display: Display) -> None:
-        self._folder, self._display = folder, display
+    def __init__(self, run: Run, display: Display) -> None:
+        self._trace = TraceWriter(run.path) if is_first() else None
+        self._display = display
 
-    def epoch(self, row: dict[str, Any]) -> None:
+    def begin(self, epochs: Sequence[Row], searches: Sequence[Row]) -> None:
+        if self._trace is not None:
+            self._trace.begin(epochs, searches)
+
+    def epoch(self, row: Row) -> None:
         self._display.next_epoch()
-        if is_first():
-            self._folder.append(row, EPOCHS)
+        if self._trace is not None:
+            self._trace.epoch(row)
 
-    def search(self, row: dict[str, Any]) -> None:
-        if is_first():
-            self._folder.append(row, SEARCHES)
+    def search(self, row: Row) -> None:
+        if self._trace is not None:
+            self._trace.search(row)
 
 
 class ShownClock(Clock):
@@ -98,62 +103,63 @@ def train(arguments: argparse.Namespace, display: Display) -> None:
     """Run a `search` or a `finetune`, or go on with one.
 
     Raises:
-        ValueError: a setting, a file or a folder that cannot be used; nothing is left then.
+        ValueError: a setting, a file or a folder that cannot be used.
         NonFiniteLoss: names phase, epoch and step.
         KeyboardInterrupt: with the command that goes on, where there is anything to go on with.
     """
     job = _resumed(arguments) if arguments.resume is not None else _asked(arguments)
-    if job.stored and job.folder.finished:
-        display.say(f"{job.folder.path}: finished already")
-        _report(job, job.folder.summary(), display)
+    if job.stored and job.run.status == "finished" and not job.run.missing_rows():
+        display.say(f"{job.run.path}: finished already")
+        record = job.run.record()
+        _report(job, record["summary"], record["leakage"], display)
         return
-    warn_of_leakage(job.config, display)
+    warn_of_leakage(job.config.data.leakage, display)
     workers = Workers(arguments.device)
     with display.shown(), _explained(job, display):
         splits = build_splits(job.config.data)
+        if set(splits.leakage) > set(job.config.data.leakage):
+            warn_of_leakage(splits.leakage, display)
         dense = _dense(job, splits, workers, display)
         with workers.together():
-            trial = _trial(job, dense, splits, workers.device, display)
+            trial = _trial(job, dense, splits, workers.device, _Reporter(job.run, display))
             trial.clock = ShownClock(trial.device, display)
-            summary = _run(job, trial, arguments.argv, display)
-            _leave(job, trial, splits, summary)
-    _report(job, summary, display)
+            if not job.stored:
+                _adopt(job, trial)
+            with _recorded(job) if is_first() else nullcontext():
+                summary = _run(job, trial, display)
+    _report(job, summary, splits.leakage, display)
 
 
-def warn_of_leakage(config: TrialConfig, display: Display) -> None:
-    """Say it loudly where the images that are reported on are used for more."""
-    note = leakage_note(config.data.leakage)
+def warn_of_leakage(uses: Sequence[str], display: Display) -> None:
+    """Print a warning where the images that are reported on are used for more."""
+    note = leakage_note(uses)
     if note:
         display.say(note, "bold red")
 
 
 def _asked(arguments: argparse.Namespace) -> Job:
     """The run that the flags describe."""
-    folder = RunFolder(arguments.output)
-    folder.refuse_used(arguments.command)
+    run = Run(arguments.output)
+    run.refuse_used()
+    command: dict[str, Any] = {"name": arguments.command, "argv": arguments.argv}
     if arguments.command == "search":
-        return Job(folder, "search", search_config(arguments))
+        return Job(run, command, search_config(arguments), arguments.workload)
     source = arguments.source.absolute()
     config = finetune_config(arguments, origin_of(source))
-    return Job(folder, "finetune", config, source, sha256_file(source / WEIGHTS))
+    command |= {"from": str(source), "from_sha256": sha256_file(source / WEIGHTS)}
+    return Job(run, command, config, arguments.workload)
 
 
 def _resumed(arguments: argparse.Namespace) -> Job:
     """The run whose directory is named."""
-    folder = RunFolder(arguments.resume)
-    record = folder.read()
-    command = record["command"]
-    require(
-        command == arguments.command,
-        "--resume",
-        str(folder.path),
-        f"the directory of a {arguments.command}; this one goes on with "
-        f"{folder.resume_command(command)}",
-    )
-    source, digest = record.get("from"), record.get("from_sha256")
-    return Job(
-        folder, command, folder.config(), Path(source) if source else None, digest, stored=True
-    )
+    run = Run(arguments.resume)
+    record = run.record()
+    command = record.get("command")
+    if command is None or command["name"] != arguments.command:
+        allowed = f"that of a {arguments.command}; this one goes on with {run.resume_command()}"
+        require(False, "--resume", str(run.path), allowed)
+    assert command is not None
+    return Job(run, command, run.config(), record["workload"], stored=True)
 
 
 def _dense(job: Job, splits: Splits, workers: Workers, display: Display) -> nn.Module:
@@ -161,77 +167,93 @@ def _dense(job: Job, splits: Splits, workers: Workers, display: Display) -> nn.M
     device = workers.device
     if job.config.dense.recipe.epochs > 0:
         # What does not fit is refused before hours of training, not after.
-        _trial(job, build_dense(job.config, splits), splits, device, display)
+        untrained = build_dense(job.config, splits)
+        check_saveable(untrained)
+        _trial(job, untrained, splits, device, _Reporter(job.run, display))
     with workers.first_of_machine_first():
         return dense_model(
             job.config, splits, default_cache(), device=device, progress=display.dense_epoch
         )
 
 
-def _trial(job: Job, dense: nn.Module, splits: Splits, device: str, display: Display) -> Trial:
+def _trial(job: Job, dense: nn.Module, splits: Splits, device: str, reporter: Reporter) -> Trial:
     return Trial(
         job.trial_config,
         dense=dense,
         splits=splits,
-        directory=job.folder.path,
-        reporter=_Rows(job.folder, display),
+        directory=job.run.path,
+        reporter=reporter,
         device=device,
     )
 
 
-def _run(job: Job, trial: Trial, argv: Sequence[str], display: Display) -> dict[str, Any]:
-    """Make or open the directory, and train to the end."""
-    if not job.stored:
+@contextmanager
+def _recorded(job: Job) -> Iterator[None]:
+    """Hold the directory, made if missing, and record how the block ends if it does not finish."""
+    run = job.run
+    with run.locked():
+        if job.stored:
+            run.update("running", finished=None, error=None, summary=None)
+        else:
+            run.write(_new_record(job))
+        try:
+            with run.logged():
+                yield
+        except KeyboardInterrupt:
+            run.update("interrupted", finished=now())
+            raise
+        except Exception as error:
+            with suppress(OSError):  # On a full disk the first error says more.
+                run.update("failed", finished=now(), error=failure_text(error))
+            raise
+
+
+def _new_record(job: Job) -> dict[str, Any]:
+    name, schedule = job.command["name"], job.config.schedule["kind"]
+    return new_record(
+        job.config.to_json(),
+        trial_id=job.run.path.name,
+        experiment=name,
+        workload=job.workload or job.config.data.name,
+        arm=name,
+        label=f"{name} ({schedule})" if name == "search" else name,
+        leakage=job.config.data.leakage,
+        status="running",
+        started=now(),
+        provenance=collect(),
+        command=job.command,
+    )
+
+
+def _run(job: Job, trial: Trial, display: Display) -> dict[str, Any]:
+    """Train to the end, and leave the model."""
+    if job.stored and not trial.resume():
         _adopt(job, trial)
-        if is_first():
-            more = {"from": str(job.source), "from_sha256": job.source_sha256}
-            job.folder.create(job.command, job.config, argv, **(more if job.source else {}))
-        wait_for_all()
-    with job.folder.locked() if is_first() else nullcontext():
-        if job.stored and not trial.resume():
-            _adopt(job, trial)
-        if is_first():
-            job.folder.start_trace(trial.rows, EPOCHS)
-            job.folder.start_trace(trial.search_rows, SEARCHES)
-        epochs = trial.config.search_phase.epochs + trial.config.finetune.epochs
-        display.start_epochs(epochs, len(trial.rows))
-        summary = trial.run()
+    epochs = trial.config.search_phase.epochs + trial.config.finetune.epochs
+    display.start_epochs(epochs, len(trial.rows))
+    summary = trial.run()
     assert summary is not None
+    save_result(trial, job.run.path)
+    if is_first():
+        record, splits = job.run.record(), trial.splits
+        leaving = {"provenance": record["provenance"] | {"split_hashes": dict(splits.hashes)}}
+        leaving |= {"leakage": list(splits.leakage)}
+        job.run.update("finished", finished=now(), summary=summary, **leaving)
     return summary
 
 
 def _adopt(job: Job, trial: Trial) -> None:
     """Start from the model that the run is told to start from, if any."""
-    if job.source is None:
+    if "from" not in job.command:
         return
-    found = sha256_file(job.source / WEIGHTS)
-    require(
-        found == job.source_sha256,
-        str(job.source / WEIGHTS),
-        f"SHA-256 {found}",
-        f"{job.source_sha256}, the file that this run began with",
-    )
-    trial.adopt_(adacomcat.load(job.source), read_plan(job.source))
+    source, digest = Path(job.command["from"]), job.command["from_sha256"]
+    found = sha256_file(source / WEIGHTS)
+    allowed = f"{digest}, the file that this run began with"
+    require(found == digest, str(source / WEIGHTS), f"SHA-256 {found}", allowed)
+    trial.adopt_(adacomcat.load(source), read_plan(source))
 
 
-def _leave(job: Job, trial: Trial, splits: Splits, summary: dict[str, Any]) -> None:
-    """Write the model, and then the summary, which says that all is there."""
-    if is_first():
-        model = trial.result
-        describe_images(model, splits)
-        adacomcat.save(model, job.folder.path, plan=trial.method.plan)
-        job.folder.finish(
-            {
-                "command": job.command,
-                "leakage": list(job.config.data.leakage),
-                **summary,
-                "split_hashes": dict(splits.hashes),
-            }
-        )
-    wait_for_all()
-
-
-def _report(job: Job, summary: dict[str, Any], display: Display) -> None:
+def _report(job: Job, summary: dict[str, Any], leakage: Sequence[str], display: Display) -> None:
     """Say what came out, and what can be done with it."""
     display.say(
         f"test accuracy {summary['test_acc']:.2%} (dense {summary['dense_test_acc']:.2%}), "
@@ -240,10 +262,10 @@ def _report(job: Job, summary: dict[str, Any], display: Display) -> None:
     for name, unit in (("parameters", "params"), ("MACs", "macs")):
         cost, dense = summary[unit], summary[f"dense_{unit}"]
         display.say(f"{name} {cost:,} of {dense:,} ({cost / dense - 1:+.1%})")
-    warn_of_leakage(job.config, display)
-    where = shlex.quote(str(job.folder.path))
+    warn_of_leakage(leakage, display)
+    where = shlex.quote(str(job.run.path))
     display.say(f"model in {where}")
-    if job.command == "search":
+    if job.command["name"] == "search":
         display.say(f"next: adacomcat finetune --from {where} --output NEW")
 
 
@@ -254,7 +276,7 @@ def _explained(job: Job, display: Display) -> Iterator[None]:
         yield
     except KeyboardInterrupt:
         again = "nothing is left; the same command starts again"
-        if job.folder.exists:
-            again = f"to go on: {job.folder.resume_command(job.command)}"
+        if job.run.exists:
+            again = f"to go on: {job.run.resume_command()}"
         display.say(f"interrupted; {again}", "bold")
         raise

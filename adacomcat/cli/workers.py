@@ -1,4 +1,4 @@
-"""Several workers of one command, as `torchrun` starts them; one without it."""
+"""Worker processes of one command under `torchrun`; a single worker without it."""
 
 import os
 from collections.abc import Iterator
@@ -27,7 +27,7 @@ class Workers:
         """Find this worker's device, and the others, where `torchrun` has started any.
 
         Args:
-            device: as asked for; None: a GPU where there is one.
+            device: as requested; None: a GPU if there is one.
 
         Raises:
             ValueError: a device that this machine does not have.

@@ -1,15 +1,17 @@
-"""Which model is compressed."""
+"""Configuration of the model to compress."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, ClassVar
+
+from adacomcat.config.base import Config
 
 
-@dataclass(frozen=True, kw_only=True)
-class ModelConfig:
+class ModelConfig(Config):
     """A timm vision transformer."""
+
+    place: ClassVar[str] = "model"
 
     name: str = "vit_tiny_patch16_224"
     """A name of `timm.list_models()`."""
-    options: Mapping[str, Any] = field(default_factory=dict)
+    options: Mapping[str, Any] = {}
     """Keyword arguments of `timm.create_model`, for instance `embed_dim`, `depth`, `num_heads`."""

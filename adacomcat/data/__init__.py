@@ -1,4 +1,4 @@
-"""Data sets, their four disjoint splits, and loaders that every number of workers reads alike.
+"""Data sets, their four disjoint splits, and loaders independent of the number of workers.
 
 `build_splits` cuts a data set into train, search, val and test; `make_loader` reads one of them;
 `cycle` goes round one for as many steps as a search needs.

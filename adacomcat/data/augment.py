@@ -18,7 +18,7 @@ from adacomcat.checks import require
 
 Augment = Literal["none", "affine", "crop_flip", "resized_crop"]
 BATCHED = ("affine", "crop_flip")
-"""What is done here; `resized_crop` needs the whole picture, so it is done when one is decoded."""
+"""Operations of this module; `resized_crop` needs the whole picture and runs when it is decoded."""
 MAX_ANGLE_DEG = 10.0
 MAX_SHIFT = 0.08
 """Share of the side."""

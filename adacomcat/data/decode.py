@@ -1,6 +1,6 @@
-"""What a loader process does: batches of image files, decoded and augmented one by one.
+"""Loader processes: batches of image files, decoded and augmented one by one.
 
-An image that cannot be decoded is an error, or, with `data.skip_unreadable`, left out. In an
+An image that cannot be decoded is an error, or, with `runtime.skip_unreadable`, left out. In an
 evaluation its batch is one image shorter, or not there. In training its place goes to the next
 image of the split that can be decoded, which follows from the split alone: every worker keeps its
 number of batches and every batch its size, so workers never wait for one that has no batch, and
@@ -9,7 +9,9 @@ mixup, accumulated gradients and the mean over workers stay as they are.
 Shapes: B images of a batch, C channels, H x W pixels.
 """
 
+import shutil
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -28,6 +30,13 @@ Place = tuple[int, int]
 Decoded = tuple[Tensor, Tensor, list[tuple[int, str]], str | None]
 """Pixels (B x C x H x W, bytes), which images of the split they are (B, int64), what was left out
 (image of the split, reason), and an error that ends the epoch."""
+
+
+SHARED_MEMORY = Path("/dev/shm")
+
+
+class LoaderProcessError(OSError):
+    """A process that loads images ended; the message says what helps."""
 
 
 class EpochBatches(Sampler[list[Place]]):
@@ -58,17 +67,18 @@ class EpochBatches(Sampler[list[Place]]):
 
 
 class _Decoding(Dataset[Any]):
-    """Reads the images of a batch; a `DataLoader` asks for a batch at a time."""
+    """Reads the images of a batch; a `DataLoader` requests one batch at a time."""
 
     def __init__(
         self,
         images: DecodedImages,
         transform: Callable[[Image.Image], Tensor],
         *,
+        image_size: int,
         train: bool,
         skip: bool,
     ) -> None:
-        self._images, self._transform = images, transform
+        self._images, self._transform, self._image_size = images, transform, image_size
         self._train, self._skip = train, skip
 
     def __getitems__(self, batch: list[Place]) -> Decoded:
@@ -106,7 +116,7 @@ class _Decoding(Dataset[Any]):
             except UndecodableImage as error:
                 if not self._skip:
                     raise ValueError(
-                        f"{error}; data.skip_unreadable: true leaves such images out"
+                        f"{error}; runtime.skip_unreadable: true leaves such images out"
                     ) from error
                 left_out[candidate] = str(error)
         if self._train:
@@ -116,7 +126,7 @@ class _Decoding(Dataset[Any]):
     def _stack(self, pixels: list[Tensor]) -> Tensor:
         if pixels:
             return default_collate(pixels)  # in a loader process: into shared memory
-        return torch.empty((0, 3, self._images.size, self._images.size), dtype=torch.uint8)
+        return torch.empty((0, 3, self._image_size, self._image_size), dtype=torch.uint8)
 
 
 def decoder(
@@ -124,6 +134,7 @@ def decoder(
     transform: Callable[[Image.Image], Tensor],
     batches: EpochBatches,
     *,
+    image_size: int,
     train: bool,
     skip: bool,
     num_workers: int,
@@ -135,13 +146,14 @@ def decoder(
         images: of the split.
         transform: an image as decoded -> C x H x W bytes.
         batches: what to read.
+        image_size: H and W.
         train: an image left out is replaced.
         skip: leave out what cannot be decoded.
         num_workers: processes; 0 reads in this one.
         device: where the batches are wanted; for CUDA their memory is pinned.
     """
     return DataLoader(
-        _Decoding(images, transform, train=train, skip=skip),
+        _Decoding(images, transform, image_size=image_size, train=train, skip=skip),
         batch_sampler=batches,
         collate_fn=_as_it_is,
         num_workers=num_workers,
@@ -152,6 +164,29 @@ def decoder(
         # disturb the model's random numbers, and differently for other kinds of data.
         generator=torch.Generator(),
     )
+
+
+def received(loader: "DataLoader[Decoded]") -> Iterator[Decoded]:
+    """The batches of a loader.
+
+    Raises:
+        LoaderProcessError: a loader process ended, or could not pass on a batch.
+    """
+    try:
+        yield from loader
+    # A process that dies, or has no shared memory, is a RuntimeError; one without files an OSError.
+    except (RuntimeError, OSError) as error:
+        if loader.num_workers == 0:
+            raise
+        reason = str(error).strip().splitlines()[-1]
+        memory = ""
+        if SHARED_MEMORY.is_dir():
+            size_mb = shutil.disk_usage(SHARED_MEMORY).total / 2**20
+            memory = f"; batches pass through {SHARED_MEMORY}, which has {size_mb:,.0f} MB here"
+        raise LoaderProcessError(
+            f"a loader process failed ({reason}){memory}; enlarge it (docker run --shm-size=8g) "
+            "or load images without processes (--workers 0, runtime.num_workers 0)"
+        ) from error
 
 
 def _as_it_is(batch: Any) -> Any:

@@ -1,4 +1,4 @@
-"""Where a split's pixels are: held in memory, or decoded from files as they are needed.
+"""Images of a split: held in memory, or decoded from files as they are needed.
 
 Shapes: B images of a batch, C channels, H x W pixels, N images of a split.
 """
@@ -6,7 +6,7 @@ Shapes: B images of a batch, C channels, H x W pixels, N images of a split.
 import hashlib
 import io
 import os
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -16,28 +16,13 @@ import torch
 from PIL import Image, ImageFile
 from torch import Tensor
 
+from adacomcat.data.content import DIGEST_BYTES, Contents
+
 Read = Callable[[int], Image.Image]
 
 
-@dataclass(frozen=True)
-class ImageSpec:
-    """What a model is given: shape and normalization.
-
-    Attributes:
-        in_chans: C.
-        image_size: H and W, in pixels.
-        mean: subtracted from pixels in 0..1, one a channel.
-        std: what the rest is divided by, one a channel.
-    """
-
-    in_chans: int
-    image_size: int
-    mean: tuple[float, ...]
-    std: tuple[float, ...]
-
-
 class MemoryImages:
-    """Pixels held in memory at their own size; what small data sets are."""
+    """Pixels held in memory at their own size, as those of small data sets."""
 
     def __init__(self, pixels: Tensor) -> None:
         """Args: pixels: uint8, N x C x H x W with H = W."""
@@ -55,10 +40,14 @@ class MemoryImages:
         """The images at `indices`, in that order."""
         return MemoryImages(self.pixels[torch.from_numpy(indices)])
 
-    def identities(self) -> Iterable[bytes]:
-        """One value an image, equal for equal pixels: the SHA-256 of the pixels."""
-        array = self.pixels.numpy()
-        return (hashlib.sha256(image.tobytes()).digest() for image in array)
+    def name(self, position: int) -> str:
+        """Name of an image, for messages."""
+        return f"image {position}"
+
+    def digests(self) -> np.ndarray:
+        """SHA-256 of each image's pixels, (N, 32) uint8."""
+        hashes = b"".join(hashlib.sha256(image.tobytes()).digest() for image in self.pixels.numpy())
+        return np.frombuffer(hashes, np.uint8).reshape(len(self), DIGEST_BYTES)
 
     def statistics(self) -> tuple[tuple[float, ...], tuple[float, ...]]:
         """Mean and standard deviation of every channel, pixels in 0..1."""
@@ -85,33 +74,34 @@ class DecodedImages:
 
     in_chans = 3
 
-    def __init__(
-        self, read: Read, names: np.ndarray, indices: np.ndarray, size: int, crop_pct: float
-    ) -> None:
+    def __init__(self, read: Read, contents: Contents, indices: np.ndarray) -> None:
         """Set up; nothing is read.
 
         Args:
             read: index of the source -> image; may raise anything for an image it cannot read.
-            names: what identifies each image of the source, for the hash and for messages: bytes,
-                as `pack` makes them.
+            contents: names and hashes of the images of the source.
             indices: N, which images of the source these are.
-            size: H and W of what is given.
-            crop_pct: share of the resized side that the center crop of an evaluation keeps.
         """
-        self._read, self._names, self._indices = read, names, indices
-        self.size, self.crop_pct = size, crop_pct
+        self._read, self._contents, self._indices = read, contents, indices
 
     def __len__(self) -> int:
         return len(self._indices)
 
     def select(self, indices: np.ndarray) -> "DecodedImages":
         """The images at `indices`, in that order."""
-        chosen = self._indices[indices]
-        return DecodedImages(self._read, self._names, chosen, self.size, self.crop_pct)
+        return DecodedImages(self._read, self._contents, self._indices[indices])
 
-    def identities(self) -> Iterable[bytes]:
-        """One value an image: its name (of a file, the relative path and the size in bytes)."""
-        return (bytes(self._names[i]) for i in self._indices)
+    def name(self, position: int) -> str:
+        """Name of an image, for messages."""
+        return self._contents.name(int(self._indices[position]))
+
+    def digests(self) -> np.ndarray:
+        """SHA-256 of each image's file, (N, 32) uint8.
+
+        Raises:
+            ValueError: a file cannot be read; the message names it.
+        """
+        return self._contents.digests(self._indices)
 
     def read(self, position: int) -> Image.Image:
         """One whole image, RGB, at its own size.
@@ -120,15 +110,14 @@ class DecodedImages:
             UndecodableImage: it is damaged, cut off, or no image; the message names it.
             ValueError: it cannot be reached: a file that is gone or forbidden, a failing disk.
         """
-        index = int(self._indices[position])
         try:
             with _no_cut_images():
-                return self._read(index).convert("RGB")
-        # Decoders raise OSError, SyntaxError, EOFError, struct.error ...: whatever it is, a
-        # message without the image's name helps nobody among a million of them.
+                return self._read(int(self._indices[position])).convert("RGB")
+        # Decoders raise OSError, SyntaxError, EOFError, struct.error ...: whatever it is, the
+        # message must name the image.
         except Exception as error:
-            name = os.fsdecode(bytes(self._names[index]))
-            # What the system refuses has a number; what a decoder refuses has none.
+            name = self.name(position)
+            # The system's errors have a number, those of decoders have none.
             if isinstance(error, OSError) and error.errno is not None:
                 raise ValueError(f"data.root: cannot read the image {name!r}: {error}") from error
             raise UndecodableImage(
@@ -185,7 +174,7 @@ def _no_cut_images() -> Iterator[None]:
 
 
 def as_image(value: Any) -> Image.Image:
-    """What a data set gives for an image (a PIL image or an open file) as a PIL image.
+    """PIL image from an image of a data set (a PIL image or an open file).
 
     Raises:
         TypeError: it is neither.

@@ -17,10 +17,10 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from adacomcat.checks import require
-from adacomcat.config import DataConfig
+from adacomcat.config import DataConfig, RuntimeConfig
 from adacomcat.data import erasing
 from adacomcat.data.augment import Augment, apply, check_augment, draw
-from adacomcat.data.decode import EpochBatches, decoder
+from adacomcat.data.decode import EpochBatches, decoder, received
 from adacomcat.data.images import MemoryImages
 from adacomcat.data.splits import Split
 from adacomcat.data.transforms import check_in_memory, evaluation, training
@@ -51,6 +51,7 @@ class Loader:
         rank: int,
         world: int,
         device: torch.device,
+        runtime: RuntimeConfig,
     ) -> None:
         self.batch_size, self.seed, self.train = batch_size, seed, train
         self.rank, self.world, self.device = rank, world, device
@@ -72,23 +73,23 @@ class Loader:
                 check_in_memory(data)
             self._pixels = split.images.pixels.to(device)
             return
-        crop_pct = split.images.crop_pct
-        drawn = training(data, spec, crop_pct) if augment else None
+        drawn = training(data, spec) if augment else None
         self._seeded = drawn is not None
         self._batches = EpochBatches()
         self._decoder = decoder(
             split.images,
-            drawn or evaluation(spec.image_size, crop_pct),
+            drawn or evaluation(spec),
             self._batches,
+            image_size=spec.image_size,
             train=train,
-            skip=data.skip_unreadable,
-            num_workers=data.num_workers,
+            skip=runtime.skip_unreadable,
+            num_workers=runtime.num_workers,
             device=device,
         )
 
     @property
     def unreadable(self) -> int:
-        """Distinct images that this worker met so far and left out; `data.skip_unreadable`."""
+        """Distinct images that this worker met so far and left out; `runtime.skip_unreadable`."""
         return len(self._left_out)
 
     def set_epoch(self, epoch: int) -> None:
@@ -108,8 +109,9 @@ class Loader:
             batch is empty; in evaluation the last may be short, or fall to the first workers only.
 
         Raises:
-            ValueError: an image cannot be decoded, and `data.skip_unreadable` is not set, or
+            ValueError: an image cannot be decoded, and `runtime.skip_unreadable` is not set, or
                 cannot be read at all; the message names it.
+            LoaderProcessError: a loader process ended, for instance for want of shared memory.
         """
         order = self._order()
         moves = draw(self._augment, self.images, self._rng(AUGMENT_STREAM))
@@ -161,7 +163,7 @@ class Loader:
         self._batches.images, self._batches.places = order, places
         if self._seeded:
             self._batches.seeds = self._rng(IMAGE_STREAM).integers(0, 2**63, self.images)
-        for pixels, taken, left_out, error in self._decoder:
+        for pixels, taken, left_out, error in received(self._decoder):
             if error is not None:
                 raise ValueError(error)
             for position, reason in left_out:
@@ -193,13 +195,13 @@ def make_loader(
     rank: int = 0,
     world: int = 1,
     device: str | torch.device = "cpu",
+    runtime: RuntimeConfig = RuntimeConfig(),  # noqa: B008 (frozen)
 ) -> Loader:
     """A loader of one split for one worker.
 
     Args:
         split: what to read.
-        data: how: the augmentation and the number of processes that decode (unused for data held
-            in memory).
+        data: how it is augmented.
         batch_size: images of a batch, over all workers.
         seed: of the order and the augmentation.
         train: shuffle, and drop the last incomplete batch; otherwise every image comes exactly
@@ -208,6 +210,8 @@ def make_loader(
         rank: which worker this is.
         world: how many there are.
         device: where the batches are wanted; data held in memory is kept there.
+        runtime: processes that decode, and what they do with damaged images (unused for data held
+            in memory).
 
     Raises:
         ValueError: a batch larger than the split, or that cannot be shared evenly in training; an
@@ -233,6 +237,7 @@ def make_loader(
         rank=rank,
         world=world,
         device=torch.device(device),
+        runtime=runtime,
     )
 
 

@@ -1,14 +1,17 @@
-"""Four splits of a data set, disjoint unless asked otherwise: train, search, val, test.
+"""Four splits of a data set, disjoint unless configured otherwise: train, search, val, test.
 
 The weights train on `train`, the rank search sees `search` only, selection uses `val`, and reports
 use `test`. The reference code searches on the set that it reports; here that happens only with
-`DataConfig.search_from` or `val_from`, which `DataConfig.leakage` tells.
+`DataConfig.search_from` or `val_from`. `Splits.leakage` names it, and images of `test` that other
+splits hold too, byte for byte.
 
 The cut depends on `DataConfig.split_seed` alone, never on a trial's seed: all trials of a study
 report on the same images.
 """
 
 import hashlib
+import logging
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -17,13 +20,16 @@ from torch import Tensor
 
 from adacomcat.checks import require
 from adacomcat.config import DataConfig
-from adacomcat.data.datasets import Part, Source, load_source
-from adacomcat.data.images import Images, ImageSpec, MemoryImages
+from adacomcat.data.datasets import load_source
+from adacomcat.data.images import Images, MemoryImages
+from adacomcat.data.preprocessing import Preprocessing
+from adacomcat.data.source import Part, Source
 
-IMAGENET_MEAN = (0.485, 0.456, 0.406)
-IMAGENET_STD = (0.229, 0.224, 0.225)
-# Sets apart the random numbers of what is drawn from the same seed.
+LOGGER = logging.getLogger("adacomcat")
+# Separate streams of random numbers from one seed.
 THIN_STREAM, TEST_STREAM, TRAIN_STREAM = 0, 1, 2
+USES = {"train": "training", "search": "search", "val": "selection"}
+"""Split -> its use, in the words of `leakage_note`."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -35,16 +41,16 @@ class Split:
         images: N images.
         labels: N, int64.
         indices: N, int64, which images of the source split these are (ascending).
-        spec: what a model is given.
-        sha256: hash of the images' identities and labels, in order: of their pixels where they are
-            held in memory, of relative path and size where they are files.
+        spec: how images become what a model is given.
+        sha256: hash of the images' contents and labels, in order: of pixels held in memory, of the
+            bytes of files.
     """
 
     name: str
     images: Images
     labels: Tensor
     indices: np.ndarray
-    spec: ImageSpec
+    spec: Preprocessing
     sha256: str
 
     def __len__(self) -> int:
@@ -61,6 +67,8 @@ class Splits:
         val: what selection uses; likewise.
         test: what is reported.
         classes: names, by label.
+        seen: images of `test` that another split holds too, by its use: training, search,
+            selection.
     """
 
     train: Split
@@ -68,6 +76,12 @@ class Splits:
     val: Split
     test: Split
     classes: tuple[str, ...]
+    seen: Mapping[str, int]
+
+    @property
+    def leakage(self) -> tuple[str, ...]:
+        """Uses of reported images elsewhere: some of training, search and selection."""
+        return tuple(use for use, count in self.seen.items() if count > 0)
 
     @property
     def num_classes(self) -> int:
@@ -106,15 +120,11 @@ def build_splits(config: DataConfig) -> Splits:
 
     Raises:
         ValueError: what `load_source` refuses, more `search_images` than there are, a class with
-            too few images for its splits, a test split that holds training images, or a `mean` or
-            `std` for another number of channels.
+            too few images for its splits, a test split of training images, a `mean` or `std` for
+            another number of channels.
     """
-    require(config.split_seed >= 0, "data.split_seed", config.split_seed, "0 or more")
-    if config.image_size is not None:
-        require(config.image_size > 0, "data.image_size", config.image_size, "1 or more, or None")
     source = load_source(config)
     _check_classes(source)
-    _check_apart(source)
     kept = _thin(source.train.labels, config)
     parts: dict[str, tuple[Part, np.ndarray]] = {}
     if source.test is None:
@@ -130,8 +140,13 @@ def build_splits(config: DataConfig) -> Splits:
         origin = getattr(config, f"{name}_from")
         parts[name] = parts["test"] if origin == "test" else (source.train, slices[name])
     spec = _spec(source.train.select(train).images, config)
-    cut = {name: _split(name, part, indices, spec) for name, (part, indices) in parts.items()}
-    return Splits(cut["train"], cut["search"], cut["val"], cut["test"], source.classes)
+    digests = {name: part.images.select(chosen).digests() for name, (part, chosen) in parts.items()}
+    cut = {
+        name: _split(name, part, chosen, spec, digests[name])
+        for name, (part, chosen) in parts.items()
+    }
+    seen = _seen(cut["test"], {split: digests[split] for split in ("test", *USES)})
+    return Splits(cut["train"], cut["search"], cut["val"], cut["test"], source.classes, seen)
 
 
 def _check_classes(source: Source) -> None:
@@ -142,21 +157,42 @@ def _check_classes(source: Source) -> None:
         require(len(source.test.labels) > 0, "data", "a test split without images", "one or more")
 
 
-def _check_apart(source: Source) -> None:
-    """Raise when the set's own test split is, or holds, its training images.
+def _seen(test: Split, digests: Mapping[str, np.ndarray]) -> dict[str, int]:
+    """Number of test images that each other split also holds, by its use.
 
-    Different images with equal pixels are left alone: some published sets have a few.
+    Args:
+        test: the split.
+        digests: content hashes of the images of every split, by its name.
+
+    Raises:
+        ValueError: all images of test are in splits that should be apart from it, or all of those
+            are in test.
     """
-    if source.test is None:
-        return
-    train, test = source.train.images, source.test.images
-    if isinstance(train, MemoryImages) and isinstance(test, MemoryImages):
-        shared = ["all images"] if torch.equal(train.pixels, test.pixels) else []
-    else:
-        names = set(train.identities())
-        shared = [name.decode() for name in test.identities() if name in names]
-    got = f"{shared[0]!r} in train and in test" if shared else ""
-    require(not shared, "data", got, "a test split without training images")
+    own = _as_bytes(digests["test"])
+    wanted = set(own)
+    others = {name: _as_bytes(digests[name]) for name in USES}
+    found = {name: wanted & {*other} for name, other in others.items()}
+    # With `search_from` or `val_from` test the split is that of test.
+    apart = [name for name in USES if others[name] != own]
+    shared = set().union(*(found[name] for name in apart))
+    example = next((test.images.name(i) for i, digest in enumerate(own) if digest in shared), "")
+    within = all(digest in wanted for name in apart for digest in others[name])
+    if within or shared == wanted:
+        raise ValueError(
+            f"data: got {example!r} in train and in test, as all images of "
+            f"{'train' if within else 'test'}, allowed: a test split without training images"
+        )
+    for name in apart:
+        if found[name]:
+            LOGGER.warning(
+                "%d of %d images of the test split are in the %s split too, byte for byte: %s ...",
+                *(len(found[name]), len(own), name, example),
+            )
+    return {use: sum(digest in found[name] for digest in own) for name, use in USES.items()}
+
+
+def _as_bytes(digests: np.ndarray) -> list[bytes]:
+    return [row.tobytes() for row in digests]
 
 
 def _thin(labels: np.ndarray, config: DataConfig) -> np.ndarray:
@@ -173,12 +209,12 @@ def _thin(labels: np.ndarray, config: DataConfig) -> np.ndarray:
 
 
 def _counts(source: Source, kept: np.ndarray) -> np.ndarray:
-    """How many of the training images at `kept` each class has."""
+    """Number of training images at `kept` in each class."""
     return np.bincount(source.train.labels[kept], minlength=len(source.classes))
 
 
 def _apportion(counts: np.ndarray, total: int) -> np.ndarray:
-    """How many of each class make `total` in all, in proportion to `counts`."""
+    """Numbers per class that sum to `total`, in proportion to `counts`."""
     exact = counts * (total / counts.sum())
     take = np.floor(exact).astype(np.int64)
     # Largest remainders: what rounding down left goes to the classes that lost most.
@@ -262,24 +298,30 @@ def _carve(
     }
 
 
-def _spec(images: Images, config: DataConfig) -> ImageSpec:
-    """Shape and normalization; statistics come from the training images alone, if not given."""
-    for name in ("mean", "std"):
-        given, channels = getattr(config, name), images.in_chans
-        fits = given is None or len(given) == channels
-        require(fits, f"data.{name}", given, f"{channels} numbers, one a channel")
-    if isinstance(images, MemoryImages):
-        mean, std = images.statistics()
-        size = config.image_size or images.pixels.shape[-1]
-    else:
-        mean, std, size = IMAGENET_MEAN, IMAGENET_STD, images.size
-    return ImageSpec(images.in_chans, size, config.mean or mean, config.std or std)
+def _spec(images: Images, config: DataConfig) -> Preprocessing:
+    """Preprocessing by the settings, over DeiT's or, in memory, the images' own size and mean."""
+    names = ("image_size", "mean", "std", "crop_pct", "crop_mode", "interpolation")
+    given = {name: getattr(config, name) for name in names if getattr(config, name) is not None}
+    if not isinstance(images, MemoryImages):
+        return Preprocessing(**given)
+    mean, std = images.statistics()
+    own = {"image_size": images.pixels.shape[-1], "mean": mean, "std": std}
+    fixed = {"crop_pct": 1.0, "crop_mode": "center", "interpolation": "bilinear"}
+    for name in fixed.keys() & given.keys():
+        if given[name] != fixed[name]:
+            LOGGER.warning(
+                "data.%s %s is not used: images of %s are held in memory and scaled as a whole",
+                *(name, given[name], config.name),
+            )
+    return Preprocessing(in_chans=images.in_chans, **{**own, **given, **fixed})
 
 
-def _split(name: str, part: Part, indices: np.ndarray, spec: ImageSpec) -> Split:
+def _split(
+    name: str, part: Part, indices: np.ndarray, spec: Preprocessing, digests: np.ndarray
+) -> Split:
     chosen = part.select(indices)
-    digest = hashlib.sha256()
-    for identity, label in zip(chosen.images.identities(), chosen.labels, strict=True):
-        digest.update(len(identity).to_bytes(4, "big") + identity + int(label).to_bytes(4, "big"))
+    sha256 = hashlib.sha256()
+    for digest, label in zip(_as_bytes(digests), chosen.labels, strict=True):
+        sha256.update(len(digest).to_bytes(4, "big") + digest + int(label).to_bytes(4, "big"))
     labels = torch.from_numpy(chosen.labels)
-    return Split(name, chosen.images, labels, indices, spec, digest.hexdigest())
+    return Split(name, chosen.images, labels, indices, spec, sha256.hexdigest())

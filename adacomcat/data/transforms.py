@@ -1,4 +1,4 @@
-"""What happens to one decoded image, before its batch: size and, in training, augmentation.
+"""Transforms of one decoded image, before its batch: size and, in training, augmentation.
 
 The pipeline is DeiT's (Touvron et al., arXiv 2012.12877), which is timm's `create_transform`: a
 random part of the image, a flip, a policy of timm; random erasing follows a batch at a time, in
@@ -11,7 +11,6 @@ random part of the image, a flip, a policy of timm; random erasing follows a bat
 Shapes: C channels, H x W pixels with H = W.
 """
 
-import math
 import random
 import re
 from collections.abc import Callable, Iterator
@@ -21,52 +20,61 @@ from typing import Any
 import numpy as np
 import torch
 from PIL import Image
+from torch import Tensor
 from torchvision.transforms import v2
 
 from adacomcat.checks import require
 from adacomcat.config import DataConfig
-from adacomcat.data.images import ImageSpec
+from adacomcat.data.preprocessing import Preprocessing
 
-BICUBIC = v2.InterpolationMode.BICUBIC
 SCALE = (0.08, 1.0)
 """Share of the area that `resized_crop` keeps, as DeiT."""
 TRANSLATE_SHARE = 0.45
-"""Of the side; timm's furthest shift in an automatic augmentation."""
+"""Share of the side; timm's largest shift in an automatic augmentation."""
 POLICIES = "a policy of timm, for instance rand-m9-mstd0.5-inc1, original or augmix-m5-w4-d2"
 
 
-def evaluation(size: int, crop_pct: float) -> v2.Compose:
-    """The shorter side to `size / crop_pct`, then the center: PIL image -> C x H x W bytes.
+def evaluation(spec: Preprocessing) -> Callable[[Image.Image], Tensor]:
+    """timm's evaluation transform, without normalization: PIL image -> C x H x W bytes."""
+    # Imported late: timm.data takes long to import, and most studies do not need it.
+    from timm.data import create_transform
 
-    Bicubic; pixel by pixel what timm's `create_transform(is_training=False)` gives. For DeiT 256,
-    then 224.
-    """
-    resized = math.floor(size / crop_pct)
-    return v2.Compose([v2.Resize(resized, BICUBIC), v2.CenterCrop(size), v2.PILToTensor()])
+    built: Callable[[Image.Image], Tensor] = create_transform(
+        spec.image_size,
+        is_training=False,
+        interpolation=spec.interpolation,
+        mean=spec.mean,
+        std=spec.std,
+        crop_pct=spec.crop_pct,
+        crop_mode=spec.crop_mode,
+        normalize=False,
+    )
+    return built
 
 
-def training(data: DataConfig, spec: ImageSpec, crop_pct: float) -> v2.Compose | None:
+def training(data: DataConfig, spec: Preprocessing) -> v2.Compose | None:
     """The augmentation of an image on its own: PIL image -> C x H x W bytes.
 
     It draws from the global generators of Python, NumPy and PyTorch: see `borrowed_generators`.
 
     Args:
         data: `augment` and `auto_augment`.
-        spec: size, and the mean that fills what a policy leaves empty.
-        crop_pct: as in `evaluation`, which is what sizes an image without `resized_crop`.
+        spec: of the evaluation, which also sizes an image without `resized_crop`; its mean fills
+            what a policy leaves empty.
 
     Returns:
-        None where `data` asks for nothing that is drawn here.
+        None if `data` has no such augmentation.
 
     Raises:
         ValueError: a policy that timm does not know.
     """
     if data.augment != "resized_crop" and data.auto_augment is None:
         return None
-    steps: list[Callable[..., Any]] = [evaluation(spec.image_size, crop_pct)]
+    steps: list[Callable[..., Any]] = [evaluation(spec)]
     if data.augment == "resized_crop":
+        mode = v2.InterpolationMode(spec.interpolation)
         crop = v2.RandomResizedCrop(
-            spec.image_size, scale=SCALE, interpolation=BICUBIC, antialias=True
+            spec.image_size, scale=SCALE, interpolation=mode, antialias=True
         )
         steps = [v2.PILToTensor(), crop, v2.RandomHorizontalFlip()]
     if data.auto_augment is not None:
@@ -74,7 +82,7 @@ def training(data: DataConfig, spec: ImageSpec, crop_pct: float) -> v2.Compose |
     return v2.Compose(steps)
 
 
-def policy(name: str, spec: ImageSpec) -> Callable[[Image.Image], Image.Image]:
+def policy(name: str, spec: Preprocessing) -> Callable[[Image.Image], Image.Image]:
     """An automatic augmentation of timm, with the settings of timm's `create_transform`.
 
     Raises:
@@ -82,6 +90,7 @@ def policy(name: str, spec: ImageSpec) -> Callable[[Image.Image], Image.Image]:
     """
     # Imported late: timm.data is heavy, and most studies do not need it.
     from timm.data import auto_augment as timm_augment
+    from timm.data.transforms import str_to_pil_interp
 
     builders = {
         "rand": timm_augment.rand_augment_transform,
@@ -90,7 +99,7 @@ def policy(name: str, spec: ImageSpec) -> Callable[[Image.Image], Image.Image]:
     settings: dict[str, Any] = {
         "translate_const": int(spec.image_size * TRANSLATE_SHARE),
         "img_mean": tuple(min(255, round(255 * mean)) for mean in spec.mean),
-        "interpolation": Image.Resampling.BICUBIC,
+        "interpolation": str_to_pil_interp(spec.interpolation),
     }
     family, *sections = name.split("-")
     # timm passes over a section without a number, and trains with another policy than was meant.
@@ -150,7 +159,7 @@ def borrowed_generators() -> Iterator[Callable[[int], None]]:
 
 
 def check_in_memory(data: DataConfig) -> None:
-    """Raise where `data` asks for what only images decoded one by one can have.
+    """Raise if `data` has augmentations that need images decoded one by one.
 
     Raises:
         ValueError: names the setting.

@@ -1,1 +1,1 @@
-"""What is written and read: model directories, ComCAT folders, exports."""
+"""Reading and writing: model directories, run directories, ComCAT folders, exports."""

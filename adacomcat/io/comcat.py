@@ -1,4 +1,4 @@
-"""Checkpoints of the reference implementation of ComCAT (and of Adaptive-ComCAT), read and written.
+"""Reading and writing checkpoints of the reference implementation of (Adaptive-)ComCAT.
 
 A folder holds `checkpoint.pth`, a pickle with the state dict under `model`, and `ranks.txt`, the
 ranks in one line: qk, vo, fc1 and fc2 of each block, then the classifier, those of attention over
@@ -29,9 +29,10 @@ from adacomcat.files import atomic_write_bytes
 from adacomcat.methods.lowrank.attention import LowRankAttention
 from adacomcat.methods.lowrank.linear import LowRankLinear
 from adacomcat.methods.lowrank.spec import model_sites, shape_, shapes_for, shapes_of
+from adacomcat.methods.lowrank.spec import plan_of as ranks_of
 from adacomcat.methods.specs import plan_of
 from adacomcat.models.pickles import load_pickle
-from adacomcat.models.registry import family_of
+from adacomcat.models.registry import family_of, view_of
 from adacomcat.models.tensors import check_tensors
 from adacomcat.models.weights import plain_state
 from adacomcat.plan import Plan
@@ -58,12 +59,7 @@ def read_ranks(path: Path, model: nn.Module) -> Plan:
     Raises:
         ValueError: no such file, another count of numbers, or a rank that a site cannot have.
     """
-    require(path.is_file(), RANKS, str(path), "a file that exists")
-    try:
-        words = path.read_text().replace(",", " ").split()
-        ranks = [int(word) for word in words]
-    except ValueError as error:
-        raise ValueError(f"{path}: {error}, allowed: integers with commas between") from error
+    ranks = read_numbers(path)
     sites = [site for site in model_sites(model) if site.name != "head_dist"]
     depth = len(sites) // BLOCK_KINDS
     require(
@@ -76,6 +72,34 @@ def read_ranks(path: Path, model: nn.Module) -> Plan:
     for site, rank in zip(sites, ranks, strict=True):
         require(site.has_rank(rank), f"{path}: {site.name}", rank, site.ranks)
     return Plan("lowrank", {s.name: r for s, r in zip(sites, ranks, strict=True)})
+
+
+def insert_ranks_(model: nn.Module, path: Path, *, biases: bool) -> None:
+    """Factorize a dense model at the ranks of a `ranks.txt`, without weights yet.
+
+    Args:
+        model: on any device, the meta device too.
+        path: of the file.
+        biases: whether those of the attention fold into the factors, or are dropped.
+
+    Raises:
+        ValueError: as `read_ranks`.
+    """
+    shape_(model, shapes_for(model, read_ranks(path, model), biases=biases))
+
+
+def read_numbers(path: Path) -> list[int]:
+    """The numbers in a `ranks.txt`.
+
+    Raises:
+        ValueError: no such file, or anything else in it; the file is named.
+    """
+    require(path.is_file(), RANKS, str(path), "a file that exists")
+    try:
+        words = path.read_text("utf-8-sig").replace(",", " ").split()
+        return [int(word) for word in words]
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}, allowed: integers with commas between") from error
 
 
 def load_comcat(folder: Path, model: nn.Module) -> nn.Module:
@@ -121,7 +145,8 @@ def save_comcat(model: nn.Module, folder: Path) -> None:
             (each is named).
     """
     plan, sites = plan_of(model), model_sites(model)
-    require(plan.method == "lowrank", "model", plan.method, "lowrank: the format has no tokens")
+    own = ranks_of(model).method
+    require(plan.method == own, "model", plan.method, f"{own}: the format has no more")
     pool = family_of(model).pooling(model)
     require(pool == "token", "model.global_pool", pool, "token, all that the reference has")
     require("head" in plan.decisions, "model.head", None, "a classifier: the format has its rank")
@@ -130,6 +155,9 @@ def save_comcat(model: nn.Module, folder: Path) -> None:
             require(rank is None, name, rank, "a dense one: the format has no rank for it")
         else:
             require(rank is not None, name, "dense", "a factorized site: the format has a rank")
+    for name, view in view_of(model).attentions.items():
+        allowed = "nothing between queries and keys: the format has no more"
+        require(view.between == "nothing", name, view.between, allowed)
     state: dict[str, Tensor] = {}
     rest = dict(model.state_dict())
     for name in shapes_of(model):
@@ -189,7 +217,7 @@ def _expected(
     shapes: Mapping[str, Mapping[str, Any]],
     state: Mapping[str, Tensor],
 ) -> dict[str, Tensor]:
-    """What the file should hold for a model, by the reference's names; on the meta device."""
+    """Expected tensors for a model, by the reference's names, on the meta device."""
     expected = {}
     for key, value in committed.state_dict().items():
         name = next((name for name in shapes if key.startswith(f"{name}.")), None)

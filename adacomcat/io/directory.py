@@ -1,10 +1,11 @@
-"""A model as a portable directory, which opens without the code that trained it.
+"""Model directories: portable, and loaded without the code that trained the model.
 
     model.safetensors    the weights
     plan.json            the decision of every searched site
     config.json          what the model is: timm's keys of a hub model (architecture, num_classes,
                          num_features, global_pool, model_args, pretrained_cfg), and `adacomcat`:
-                         format version, the modules that a method put in, costs, the hash of the
+                         format version, the modules that a method put in, sizes of parts that
+                         the arguments do not make (of pruned models), costs, the hash of the
                          weights
 
 `config.json` is written last and names the weights by their hash: after a kill in the middle the
@@ -25,14 +26,17 @@ import safetensors.torch
 import torch
 from torch import nn
 
+from adacomcat import parallel
 from adacomcat.checks import require
 from adacomcat.cost import count_macs, count_params
+from adacomcat.data import Splits
 from adacomcat.files import atomic_write_bytes, atomic_write_json
 from adacomcat.io.hub import HUB, fetch
 from adacomcat.methods.specs import check_plan, plan_of, shape_, shapes_of
 from adacomcat.models.registry import family_for, family_of, input_shape
 from adacomcat.models.tensors import check_tensors
 from adacomcat.plan import Plan
+from adacomcat.training import Trial
 from adacomcat.training.checkpoint import CheckpointError
 
 WEIGHTS, PLAN, CONFIG = "model.safetensors", "plan.json", "config.json"
@@ -52,7 +56,7 @@ IMAGE_KEYS = (
     "license",
     "tag",
 )
-"""What of timm's `pretrained_cfg` says how an image gets in and what comes out."""
+"""Keys of timm's `pretrained_cfg` that describe a model's input and output."""
 
 
 def save(
@@ -96,6 +100,41 @@ def save(
     atomic_write_json(directory / CONFIG, config)
 
 
+def check_saveable(model: nn.Module) -> None:
+    """Refuse a model that `save` would refuse: before its training, not after.
+
+    Raises:
+        ValueError: as `save`.
+    """
+    _verify(model, _config(model, None, None))
+
+
+def save_result(trial: Trial, directory: Path) -> None:
+    """Write the model that a trial stands for, with how images get into it, on the first worker.
+
+    Args:
+        trial: that has run.
+        directory: of its run.
+
+    Raises:
+        ValueError: as `save`.
+    """
+    if parallel.rank() == 0:
+        describe_images(trial.result, trial.splits)
+        save(trial.result, directory, plan=trial.method.plan)
+    parallel.wait_for_all()
+
+
+def describe_images(model: nn.Module, splits: Splits) -> None:
+    """Note the preprocessing and the names of labels on a model, for `save`."""
+    described: Any = model
+    described.pretrained_cfg = {
+        **family_of(model).preprocessing(model),
+        **splits.train.spec.to_pretrained_cfg(),
+        "label_names": splits.classes,
+    }
+
+
 def load(directory: Path | str) -> nn.Module:
     """The model that `save` wrote, on the CPU, in evaluation mode.
 
@@ -125,7 +164,7 @@ def load(directory: Path | str) -> nn.Module:
 
 
 def read_config(directory: Path | str, *, whole: bool = True) -> dict[str, Any]:
-    """What `config.json` of a directory says.
+    """Content of a directory's `config.json`.
 
     Args:
         directory: that `save` wrote.
@@ -174,10 +213,14 @@ def _config(
         arguments |= model_args
     for key, value in arguments.items():
         require(_is_json(value), f"model_args.{key}", value, "what JSON can hold")
-    known = {k: v for k, v in (model.pretrained_cfg or {}).items() if k in IMAGE_KEYS}
+    known = {k: v for k, v in family.preprocessing(model).items() if k in IMAGE_KEYS}
     if len(known.get("label_names") or ()) != model.num_classes:
         known.pop("label_names", None)  # of another classifier, before `reset_classifier`
     shape = family.input_shape(model)
+    with torch.device("meta"):
+        made = family.sizes(family.build(architecture, _tupled(arguments)))
+    # What structural pruning left, which no argument makes.
+    sizes = {k: v for k, v in family.sizes(model).items() if k in made and made[k] != v}
     return {
         "architecture": architecture,
         "num_classes": model.num_classes,
@@ -188,6 +231,7 @@ def _config(
         "adacomcat": {
             "version": VERSION,
             "modules": shapes_of(model),
+            "sizes": sizes,
             "params": count_params(model),
             "macs": count_macs(model, shape),
             "extra": dict(extra or {}),
@@ -195,14 +239,27 @@ def _config(
     }
 
 
-def _skeleton(config: Mapping[str, Any]) -> Any:
-    """The model without weights, on the meta device, so that no random number is drawn."""
+def dense_skeleton(config: Mapping[str, Any]) -> Any:
+    """The dense model of a `config.json` without weights, on the meta device.
+
+    Raises:
+        ValueError: an architecture, arguments or sizes that no family makes.
+    """
     name, arguments = config["architecture"], _tupled(config["model_args"])
+    family = family_for(name, "architecture")
     with torch.device("meta"):
-        model: Any = family_for(name, "architecture").build(name, arguments)
+        # On the meta device no random number is drawn.
+        model: Any = family.build(name, arguments)
+    family.resize_(model, config["adacomcat"].get("sizes", {}))
     # A CAFormer knows the size of its images, and so the number of its tokens, from here alone.
-    model.pretrained_cfg = {**(model.pretrained_cfg or {}), **_tupled(config["pretrained_cfg"])}
+    model.pretrained_cfg = {**family.preprocessing(model), **_tupled(config["pretrained_cfg"])}
     model.default_cfg = model.pretrained_cfg  # the older name, which timm keeps
+    return model
+
+
+def _skeleton(config: Mapping[str, Any]) -> Any:
+    """The model of a `config.json` without weights, on the meta device."""
+    model = dense_skeleton(config)
     shape_(model, config["adacomcat"]["modules"])
     return model
 

@@ -1,4 +1,4 @@
-"""A model that leaves the framework: ONNX, a program of `torch.export`, or a folder for the hub.
+"""Export of models: ONNX, `torch.export`, or a folder for the Hugging Face hub.
 
 Shapes: images (B, C, H, W) in float32, normalized as the model's `pretrained_cfg` says, in; logits
 (B, classes) out. B is free, all else is fixed. What is written is first run and compared with the
@@ -8,6 +8,7 @@ model itself (eager PyTorch); where logits differ by more than `TOLERANCE` nothi
 import copy
 import importlib
 import importlib.util
+import io
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -34,14 +35,14 @@ INPUT, OUTPUT = "images", "logits"
 # With an end: without one, PyTorch 2.6 trips over the largest integer there is.
 DYNAMIC = ({0: torch.export.Dim("batch", min=1, max=2**31 - 1)},)
 ONNX_LIMIT_BYTES = 2**31
-"""What a protobuf can hold."""
+"""Size limit of a protobuf file."""
 Run = Callable[[Tensor], Tensor]
 """(B, C, H, W) -> (B, classes)."""
 
 
 @dataclass(frozen=True)
 class Exported:
-    """What was written, and how it compares with the model.
+    """Result of an export, and its comparison with the model.
 
     Attributes:
         form: of the file, with its version.
@@ -97,18 +98,19 @@ def export_onnx(model: nn.Module, path: Path, notes: Mapping[str, str] | None = 
     assert program is not None
     program.model.metadata_props.update(notes or {})
     form = f"ONNX, opset {program.model.opset_imports['']}"
-    with replacing(path) as temporary:
-        temporary.write_bytes(program.model_proto.SerializeToString())
-        if not _installed("onnxruntime"):
-            return Exported(form, None, MappingProxyType({}))
+    data = program.model_proto.SerializeToString()
+    exported = Exported(form, None, MappingProxyType({}))
+    if _installed("onnxruntime"):
         runtime = f"ONNX Runtime {versions(['onnxruntime'])['onnxruntime']}"
-        return Exported(form, runtime, compare(model, _onnx_runtime(temporary), runtime))
+        exported = Exported(form, runtime, compare(model, _onnx_runtime(data), runtime))
+    atomic_write_bytes(path, data)
+    return exported
 
 
 def export_program(
     model: nn.Module, path: Path, notes: Mapping[str, str] | None = None
 ) -> Exported:
-    """Write a program of `torch.export`, and compare it as read back from the file.
+    """Write a program of `torch.export`, and compare it as it is read back.
 
     Args:
         model: dense or committed; stays as it is.
@@ -119,15 +121,15 @@ def export_program(
         ValueError: a model that is not supported, or other logits.
     """
     model = _plain(model)
-    program = _traced(model)
-    with replacing(path) as temporary:
-        # Through a handle: by its name PyTorch would want another suffix.
-        with temporary.open("wb") as file:
-            torch.export.save(program, file, extra_files=dict(notes or {}))
-        with temporary.open("rb") as file:
-            run = torch.export.load(file).module()
-        runtime = f"PyTorch {torch.__version__}"
-        return Exported("torch.export", runtime, compare(model, run, runtime))
+    # PyTorch's writer of files aborts the process where a disk is full.
+    buffer = io.BytesIO()
+    torch.export.save(_traced(model), buffer, extra_files=dict(notes or {}))
+    buffer.seek(0)
+    run = torch.export.load(buffer).module()
+    runtime = f"PyTorch {torch.__version__}"
+    exported = Exported("torch.export", runtime, compare(model, run, runtime))
+    atomic_write_bytes(path, buffer.getvalue())
+    return exported
 
 
 def export_hub(
@@ -222,10 +224,10 @@ def _traced(model: nn.Module) -> torch.export.ExportedProgram:
     return torch.export.export(model, (images,), dynamic_shapes=DYNAMIC, strict=False)
 
 
-def _onnx_runtime(path: Path) -> Run:
+def _onnx_runtime(data: bytes) -> Run:
     # By name: an optional package, which the import statements of this one do not mention.
     runtime = importlib.import_module("onnxruntime")
-    session = runtime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+    session = runtime.InferenceSession(data, providers=["CPUExecutionProvider"])
 
     def run(images: Tensor) -> Tensor:
         (logits,) = session.run([OUTPUT], {INPUT: images.numpy()})

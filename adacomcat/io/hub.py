@@ -1,4 +1,4 @@
-"""Models on the Hugging Face hub: the card that goes with one, and its download.
+"""Hugging Face hub: model cards and downloads.
 
 A repository of the hub is a directory that `adacomcat.save` wrote, and a `README.md`: the card.
 """
@@ -13,16 +13,17 @@ from huggingface_hub.errors import HfHubHTTPError
 
 from adacomcat.checks import require
 from adacomcat.config import leakage_note
+from adacomcat.methods.summary import UNITS, Summary
 
 HUB = "hf-hub:"
-"""What a name of the hub begins with, as timm has it."""
+"""Prefix of hub names, as in timm."""
 CARD = "README.md"
 TASK = "image-classification"
 
 
 @dataclass(frozen=True, kw_only=True)
 class Origin:
-    """What is known of how a model came to be; nothing of it for one without a record.
+    """Provenance of a model, as far as it is recorded.
 
     Attributes:
         data: name of the data set.
@@ -64,26 +65,31 @@ def fetch(name: str, files: Sequence[str]) -> Path:
     return Path(found)
 
 
-def model_card(config: Mapping[str, Any], costs: Mapping[str, Any], origin: Origin) -> str:
+def model_card(
+    config: Mapping[str, Any],
+    costs: Mapping[str, int],
+    summaries: Sequence[Summary],
+    origin: Origin,
+) -> str:
     """The text of `README.md`: YAML that the hub reads, and Markdown for people.
 
     Args:
         config: content of the model's `config.json`.
-        costs: params, macs, dense_params, dense_macs, and `sites` and `blocks` as
-            `adacomcat.methods.specs.table` has them.
+        costs: params, macs, dense_params and dense_macs.
+        summaries: of the model, as `adacomcat.methods.specs.summaries` gives them.
         origin: how the model came to be.
     """
     name = f"{config['architecture']}-adacomcat"
-    kinds = _kinds(costs)
+    changed = {summary.tag: summary.changed for summary in summaries if summary.changed}
     data = ModelCardData(
         library_name="adacomcat",
         pipeline_tag=TASK,
-        tags=["adacomcat", "timm", "vision-transformer", *kinds, "model-compression"],
+        tags=["adacomcat", "timm", "vision-transformer", *changed, "model-compression"],
         model_name=name,
         eval_results=_results(origin),
     )
     note = leakage_note(origin.leakage)
-    what = " and ".join(kinds.values()) or "not compressed"
+    what = " and ".join(changed.values()) or "not compressed"
     parts = [
         f"# {name}",
         f"`{config['architecture']}` of timm, saved by AdaComCAT, {what}. It is a plain "
@@ -91,7 +97,7 @@ def model_card(config: Mapping[str, Any], costs: Mapping[str, Any], origin: Orig
         *([f"**{note}.**"] if note else []),
         _usage(config),
         _cost(costs, origin),
-        _plan(costs),
+        _plan(summaries),
         _images(config, origin),
         _provenance(config, origin),
     ]
@@ -149,33 +155,15 @@ def _cost(costs: Mapping[str, Any], origin: Origin) -> str:
     return f"## Cost and accuracy\n\n{_table(rows)}{unknown}"
 
 
-def _kinds(costs: Mapping[str, Any]) -> dict[str, str]:
-    """Tag of the hub -> what was done to the model, in words."""
-    ranks = any(site["rank"] is not None for site in costs["sites"])
-    rates = any(block["merged"] < block["tokens"] for block in costs["blocks"])
-    kinds = {"low-rank": "its products of matrices kept at searched ranks"} if ranks else {}
-    if rates:
-        kinds["token-reduction"] = "its tokens pruned and merged at the rates below"
-    return kinds
-
-
-def _plan(costs: Mapping[str, Any]) -> str:
+def _plan(summaries: Sequence[Summary]) -> str:
     parts = ["## Plan", "`plan.json` has the same."]
-    if costs["blocks"]:
-        rows = [("block", "tokens", "after pruning", "after merging", "MACs", "dense")]
-        for block in costs["blocks"]:
-            counts = (str(block[name]) for name in ("tokens", "pruned", "merged"))
-            macs = (f"{block['macs']:,}", f"{block['dense_macs']:,}")
-            rows.append((block["block"], *counts, *macs))
+    for summary in summaries:
+        unit = summary.units[0]
+        rows: list[Sequence[str]] = [(*summary.columns, UNITS[unit], "dense")]
+        for row in summary.rows:
+            rows.append((*summary.cells(row), f"{row[unit]:,}", f"{row[f'dense_{unit}']:,}"))
+        parts += [summary.note] if summary.note else []
         parts.append(_table(rows))
-    if costs["sites"]:
-        parts.append("Ranks of `qk` and `vo` are sums over the heads.")
-        lines = [("site", "rank", "of", "weights", "dense")]
-        for site in costs["sites"]:
-            rank = "dense" if site["rank"] is None else str(site["rank"])
-            sizes = (f"{site['params']:,}", f"{site['dense_params']:,}")
-            lines.append((site["site"], rank, str(site["full_rank"]), *sizes))
-        parts.append(_table(lines))
     return "\n\n".join(parts)
 
 

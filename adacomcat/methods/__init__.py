@@ -1,1 +1,1 @@
-"""Compression methods, a folder each."""
+"""Compression methods, one folder each."""

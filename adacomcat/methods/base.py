@@ -1,4 +1,4 @@
-"""Base class for compression methods, and the capabilities a method may have.
+"""Base class for compression methods, and their optional capabilities.
 
 `search/`, `training/`, `io/` and `study/` use only this interface. A method is bound to one model
 and changes it in place:
@@ -14,6 +14,7 @@ never by a method's name:
     SupportsOptionLosses    estimates the loss of each option of each site without a search
     SupportsTrainingLoss    adds a term to the training loss in every phase
     SupportsMeasuredTimes   counts a budget in time, by a table of what was measured
+    SupportsMeasuringTimes  makes such a table
 """
 
 from abc import ABC, abstractmethod
@@ -28,6 +29,7 @@ from adacomcat.budget import Budget, Unit
 from adacomcat.checks import require
 from adacomcat.config import BudgetConfig
 from adacomcat.plan import Decision, Plan
+from adacomcat.timing import Times
 
 Carry = Callable[[Mapping[str, Tensor], int], dict[str, Tensor]]
 """(state by old parameter, power) -> state by new parameter; see `Move`."""
@@ -35,7 +37,7 @@ Carry = Callable[[Mapping[str, Tensor], int], dict[str, Tensor]]
 
 @dataclass(frozen=True)
 class Move:
-    """How the optimizer's state follows one module whose parameters `commit_` replaced.
+    """Migration of optimizer state for one module whose parameters `commit_` replaced.
 
     A first moment is linear in the gradient, so it transforms as the gradient does (`power` 1). A
     second moment transforms with the squared coefficients (`power` 2), exact where the mixed
@@ -49,7 +51,7 @@ class Move:
 
 @dataclass(frozen=True)
 class ParameterMap:
-    """What `commit_` did to the parameters; those that no move names are untouched."""
+    """Changes of parameters by `commit_`; those that no move names are untouched."""
 
     moves: tuple[Move, ...] = ()
     rearranged: bool = False
@@ -67,7 +69,7 @@ class Option:
 
     Attributes:
         decision: the plan's entry for the site when this option is chosen.
-        cost: of the site then, in the unit asked for; None where it depends on what is decided for
+        cost: of the site then, in the requested unit; None where it depends on what is decided for
             other sites, so that only a whole plan has a cost.
     """
 
@@ -83,10 +85,10 @@ class Site(Protocol):
         """Key of the site in a plan."""
 
     def options(self, unit: Unit) -> Sequence[Option]:
-        """What may be decided, cheapest first unless measured otherwise."""
+        """Possible decisions, cheapest first unless measured otherwise."""
 
     def distance(self, a: Decision, b: Decision) -> float:
-        """How far two decisions are apart, from 0 (only if equal) to 1."""
+        """Distance of two decisions, from 0 (only if equal) to 1."""
 
 
 @dataclass(frozen=True)
@@ -110,7 +112,7 @@ class Method(ABC):
     so that the two can be aligned."""
     model: nn.Module
     sites: Sequence[Site]
-    """What a plan decides on, with the options of each."""
+    """Sites that a plan decides on, with their options."""
     plan: Plan | None
     """The plan in force; None while the model is dense."""
 
@@ -121,7 +123,7 @@ class Method(ABC):
         What the plan does not change keeps its parameters, bit for bit and as the same objects.
 
         Raises:
-            ValueError: the plan is not of this model's sites, or asks what a site cannot be.
+            ValueError: the plan has other sites, or decisions that a site does not support.
         """
 
     @abstractmethod
@@ -172,12 +174,12 @@ class Method(ABC):
         return {site.name: site.options(unit) for site in self.sites}
 
     def distance(self, a: Plan, b: Plan) -> float:
-        """How far two plans are apart, as their sites count it; see `Plan.distance`."""
+        """Distance of two plans, as their sites define it; see `Plan.distance`."""
         return a.distance(b, {site.name: site.distance for site in self.sites})
 
     @abstractmethod
     def plan_cost(self, plan: Plan, unit: Unit) -> float:
-        """What the searched sites cost under a plan."""
+        """Cost of the searched sites under a plan."""
 
     @abstractmethod
     def dense_cost(self, unit: Unit) -> tuple[float, float]:
@@ -250,7 +252,7 @@ class Searchable(Method):
 
     @abstractmethod
     def architecture_parameters(self) -> list[nn.Parameter]:
-        """What a search trains; may be empty, and a search then takes no step."""
+        """Parameters that a search trains; if there are none, a search takes no step."""
 
     @abstractmethod
     def sample_(self, temperature: float, generator: torch.Generator | None) -> None:
@@ -303,6 +305,49 @@ class SupportsTrainingLoss(Protocol):
 
     def training_loss(self) -> Tensor:
         """The term for the batch of the last forward, shape (); added in every training phase."""
+
+
+@dataclass(frozen=True)
+class MeasuredOption:
+    """An option of a kind of sites, as it was timed.
+
+    Attributes:
+        site: the kind.
+        option: in words.
+        times: of the module that was timed, seconds a call.
+        cost_ns: that a budget in latency counts for it, an image.
+        dense_ns: the same of a dense site.
+    """
+
+    site: str
+    option: str
+    times: Times
+    cost_ns: int
+    dense_ns: int
+
+
+@runtime_checkable
+class SupportsMeasuringTimes(Protocol):
+    """A method that can time its options on a device, for budgets in measured time."""
+
+    def measure_times(
+        self, images: Tensor, *, repeats: int, on: str
+    ) -> tuple[dict[str, Any], dict[str, Times], list[MeasuredOption]]:
+        """Time the dense model and the options of its sites.
+
+        Args:
+            images: (B, C, H, W) of one call, on the model's device and of its data type.
+            repeats: rounds of the measurement.
+            on: what the times are of, in words.
+
+        Returns:
+            The table that `use_times_` takes, seconds a call by name, and the options.
+        """
+
+    def measure_plans(
+        self, plans: Mapping[str, Plan], images: Tensor, *, repeats: int
+    ) -> dict[str, Times]:
+        """Seconds a call of the whole model, dense as `model` and committed to each plan."""
 
 
 @runtime_checkable

@@ -10,9 +10,8 @@ Ours: no paper combines the methods that are here.
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from types import MappingProxyType
-from typing import Any, Literal, Protocol, cast, runtime_checkable
+from typing import Any, Protocol, cast, runtime_checkable
 
 import torch
 from torch import Tensor, nn
@@ -31,10 +30,10 @@ from adacomcat.methods.base import (
     SupportsMeasuredTimes,
     SupportsTrainingLoss,
 )
+from adacomcat.methods.config import ComposeConfig
 from adacomcat.plan import Decision, Plan
 
 Decisions = Mapping[str, Decision]
-ORDERS = ("jointly", "in_turn")
 TIGHTER = 1.05
 """Parts before the last save so many times more, until the last one can save the rest."""
 
@@ -44,10 +43,10 @@ class ChangesBlocks(Protocol):
     """A method that changes what a model's blocks cost, whatever the number of tokens."""
 
     def block_macs(self, decisions: Decisions | None) -> list[BlockMacs]:
-        """Of each block at some decisions; None: expected under the drawn mixture."""
+        """MACs of each block at some decisions; None: expected under the drawn mixture."""
 
     def macs_beside_blocks(self, decisions: Decisions | None) -> Number:
-        """Of the method's sites outside the blocks, likewise."""
+        """MACs of the method's sites outside the blocks, likewise."""
 
 
 @runtime_checkable
@@ -59,25 +58,6 @@ class CountsOnBlocks(Protocol):
 
     def macs_at(self, decisions: Decisions) -> Number:
         """MACs of all blocks at some decisions; differentiable where the blocks' costs are."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class ComposeConfig:
-    """How the parts are searched, and what each may save."""
-
-    order: Literal["jointly", "in_turn"] = "jointly"
-    """`jointly`: each search trains all parts. `in_turn`: the first search trains the first part,
-    the next one the next part, and all later ones the last; parts whose turn has not come get their
-    default plan, the others keep what was found. For ranks and tokens: first the ranks, with all
-    tokens, then the tokens at these ranks. Not the other way round: what a rank saves depends on
-    the tokens that pay for it, and tokens can meet a budget to the last few MACs."""
-    share: float = 0.5
-    """What the parts before the last contribute to a budget: with s they alone would reach `dense *
-    kept ** s`, where all together reach `dense * kept`. The last part saves the rest."""
-
-    def __post_init__(self) -> None:
-        require(self.order in ORDERS, "method.order", self.order, ", ".join(ORDERS))
-        require(0 < self.share < 1, "method.share", self.share, "between 0 and 1")
 
 
 def compose(parts: Sequence[Method], config: ComposeConfig | None = None) -> "Composed":
@@ -205,7 +185,7 @@ class Composed(Method):
     # Costs.
 
     def options(self, unit: Unit) -> dict[str, Sequence[Option]]:
-        """What may be decided now; without costs where the last part's depend on all others."""
+        """Options now; without costs where those of the last part depend on all others."""
         known = {site: found for part in self.parts for site, found in part.options(unit).items()}
         if not isinstance(self._last, CountsOnBlocks):
             return known
@@ -286,7 +266,7 @@ class Composed(Method):
         }
 
     def _blocks(self, decided: Sequence[Decisions | None]) -> list[BlockMacs]:
-        """What the blocks cost at decisions of the parts before the last; None: as drawn."""
+        """Cost of the blocks at decisions of the parts before the last; None: as drawn."""
         first, *others = zip(self._changing(), decided, strict=True)
         blocks = first[0].block_macs(first[1])
         for part, decisions in others:

@@ -1,1 +1,1 @@
-"""What a model is, family by family."""
+"""Model families: descriptions of models, block by block."""

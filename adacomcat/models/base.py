@@ -1,4 +1,4 @@
-"""Base classes for model families: what a model is, block by block.
+"""Base classes for model families, which describe a model block by block.
 
 A family says of a kind of models how they are made, which parts they have and what of each part can
 be replaced by an equal function. Methods, training and files ask the family alone; no other code
@@ -15,11 +15,13 @@ from typing import Any, ClassVar, Literal
 
 from torch import Tensor, nn
 
+from adacomcat.checks import require
 from adacomcat.config import ModelConfig
 from adacomcat.models.heads import HeadAttention, Heads
+from adacomcat.models.tokens import TokenSequence
 
 Between = Literal["nothing", "bias", "norm", "rotary"]
-"""What stands between the projections and the scores of a head."""
+"""Operations between the projections and the scores of a head."""
 
 
 @dataclass(frozen=True)
@@ -86,6 +88,16 @@ class AttentionView(ABC):
     def write(self, heads: Heads) -> dict[str, Tensor]:
         """The inverse of `read`: name of each parameter -> a copy of its values."""
 
+    def score_module(self, attention: nn.Module) -> nn.Module | None:
+        """What `between` is, as a module that a replaced attention goes on using; None: nothing.
+
+        It is called as `(q, k, *args, **kwargs)` with queries and keys (B, H, N, d) and what the
+        attention's own forward got beside the tokens, and returns both with a mask for the scores,
+        (B or 1, H or 1, N, N) or None. Its parameters are those of the attention, the same objects.
+        """
+        assert self.between == "nothing", f"{type(self).__name__} has to say what {self.between} is"
+        return None
+
 
 @dataclass(frozen=True)
 class StandInView(AttentionView):
@@ -98,6 +110,9 @@ class StandInView(AttentionView):
 
     def write(self, heads: Heads) -> dict[str, Tensor]:
         raise NotImplementedError("a method writes its own modules")
+
+    def score_module(self, attention: nn.Module) -> nn.Module | None:
+        return self.stand_in.between
 
 
 @dataclass(frozen=True)
@@ -138,168 +153,60 @@ class ModelView:
         return {view.module: view for view in (*every, *self.classifiers)}
 
 
-class BlockSteps(ABC):
-    """How a block with a flat token sequence computes, so that tokens can change on the way.
-
-    Stateless. `block` is the model's own; its attention may be a method's `HeadAttention`, which
-    the methods here take care of.
-    """
-
-    @abstractmethod
-    def attention(self, block: Any) -> nn.Module:
-        """The attention of a block."""
-
-    @abstractmethod
-    def mlp(self, block: Any) -> nn.Module:
-        """The MLP of a block."""
-
-    @abstractmethod
-    def normed(self, block: Any, x: Tensor) -> Tensor:
-        """Tokens (B, N, D) as they enter the attention."""
-
-    @abstractmethod
-    def add_attention(self, block: Any, x: Tensor, y: Tensor) -> Tensor:
-        """Tokens x plus the output y of the attention, both (B, N, D), by the block's rules."""
-
-    @abstractmethod
-    def add_mlp(self, block: Any, x: Tensor) -> Tensor:
-        """The second half of a block, (B, N, D) -> (B, N, D)."""
-
-    @abstractmethod
-    def dense_widths(self, attention: Any) -> tuple[int, int]:
-        """Columns of queries and of values of the model's own attention, over all heads."""
-
-    @abstractmethod
-    def dense_project(self, attention: Any, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """`project` of the model's own attention, of normed tokens, with what stands between."""
-
-    @abstractmethod
-    def dense_finish(self, attention: Any, heads: Tensor) -> Tensor:
-        """`finish` of the model's own attention."""
-
-    @abstractmethod
-    def dense_scale(self, attention: Any) -> float:
-        """Scale of the scores of the model's own attention."""
-
-    @abstractmethod
-    def dense_dropout(self, attention: Any) -> float:
-        """Share of attention weights that the model's own attention drops now."""
-
-    def widths(self, block: Any) -> tuple[int, int]:
-        """Columns of queries and of values, over all heads."""
-        attention = self.attention(block)
-        if isinstance(attention, HeadAttention):
-            heads = attention.num_heads
-            return heads * attention.score_width, heads * attention.value_width
-        return self.dense_widths(attention)
-
-    def project(self, block: Any, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Queries, keys (B, H, N, d) and values (B, H, N, e) of a block's tokens (B, N, D)."""
-        attention, normed = self.attention(block), self.normed(block, x)
-        if isinstance(attention, HeadAttention):
-            q, k, v = attention.project(normed)
-            return q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2)
-        return self.dense_project(attention, normed)
-
-    def finish(self, block: Any, heads: Tensor) -> Tensor:
-        """The output (B, N, D) of a block's attention from that of its heads, (B, H, N, e)."""
-        attention = self.attention(block)
-        if isinstance(attention, HeadAttention):
-            return attention.finish(heads.transpose(1, 2))
-        return self.dense_finish(attention, heads)
-
-    def scale(self, block: Any) -> float:
-        """What the scores are multiplied by."""
-        attention = self.attention(block)
-        if isinstance(attention, HeadAttention):
-            return attention.scale
-        return self.dense_scale(attention)
-
-    def dropout(self, block: Any) -> float:
-        """Share of attention weights that are dropped now."""
-        attention = self.attention(block)
-        if isinstance(attention, HeadAttention):
-            return attention.dropout
-        return self.dense_dropout(attention)
-
-
-@dataclass(frozen=True)
-class TokenSequence:
-    """Where a flat sequence of tokens runs through a model, and which of them are special.
-
-    Attributes:
-        container: name of the module that holds the blocks, one after the other (`blocks`, or
-            `stages.2.blocks` of CAFormer).
-        depth: blocks in it.
-        width: D, channels of a token.
-        patches: tokens that enter the first block, beside the prefix tokens.
-        prefix: tokens in front that are never dropped, merged or merged into.
-        scoring: of these, the first so many whose attention says how important a patch is (class
-            token, distillation token); 0: the attention of all tokens.
-        pooled: whether the head averages over patches, which it then does by their sizes.
-        merges_only: nothing is pruned, sizes are plain sums and the most important token takes in
-            no other, as published for CAFormer; what was merged is put back after the last block.
-        steps: how the blocks compute.
-    """
-
-    container: str
-    depth: int
-    patches: int
-    prefix: int
-    scoring: int
-    pooled: bool
-    merges_only: bool = False
-    width: int = field(kw_only=True, compare=False)
-    steps: BlockSteps = field(kw_only=True, repr=False, compare=False)
-
-    @property
-    def tokens(self) -> int:
-        """That enter the first block."""
-        return self.prefix + self.patches
-
-    def site(self, block: int, kind: str) -> str:
-        """Name of a site; kind is `prune` or `merge`."""
-        return f"{self.container}.{block}.{kind}"
-
-
 @dataclass(frozen=True)
 class Support:
-    """What a family supports, in words, for `adacomcat models`.
+    """Support of a family, in words, for `adacomcat models`.
 
     Attributes:
         names: patterns of the models' names.
-        searched: what can be searched, for instance `qk`, `vo`, `tokens`.
+        searched: what can be searched -> in which models, or of what.
         refused: what is refused -> why.
     """
 
     names: tuple[str, ...]
-    searched: tuple[str, ...]
+    searched: Mapping[str, str]
     refused: Mapping[str, str]
 
 
 class ModelFamily(ABC):
     """Models that are made alike and have the same parts.
 
-    One instance serves all models: a family has no state of its own.
+    Every model has `num_classes` and `num_features` (the width of what its classifier takes), and
+    gives logits (B, num_classes) of images (B, C, H, W). One instance serves all models: a family
+    has no state of its own.
     """
 
     name: ClassVar[str]
     types: ClassVar[tuple[type[nn.Module], ...]]
     """The models' classes; a subclass of one is another model."""
+    order: ClassVar[int] = 0
+    """Families with a lower number are tried first; one that takes any model has a high one."""
 
     # Which models.
 
+    def owns(self, model: nn.Module) -> bool:
+        """Whether a model is of this family: by its very class."""
+        return type(model) in self.types
+
+    def names(self) -> tuple[str, ...]:
+        """Names of all models that `create` makes, where they can be listed."""
+        return ()
+
     @abstractmethod
     def support(self) -> Support:
-        """What is supported and what is refused, in words."""
+        """Supported and refused models, in words."""
 
     @abstractmethod
     def makes(self, name: str) -> bool:
         """Whether `create` makes models of this name."""
 
     def explain(self, name: str) -> str:
-        """What is known of a name that no family makes; empty where nothing is."""
+        """Hint about a name that no family creates; may be empty."""
         return ""
+
+    def image_size(self, name: str) -> int:
+        """Side in pixels of the images that models of a name are made for by default."""
+        return 224
 
     # Making and storing.
 
@@ -329,6 +236,34 @@ class ModelFamily(ABC):
             ValueError: unknown arguments.
         """
 
+    def sizes(self, model: nn.Module) -> dict[str, dict[str, Any]]:
+        """Name of each part of `view` -> its sizes, as JSON-able data.
+
+        Of an attention `heads`, `head_width` and `scale`, of a linear layer `inputs` and `outputs`:
+        those of the dense model, also where a method's module stands in its place.
+        """
+        view = self.view(model)
+        found: dict[str, dict[str, Any]] = {
+            name: {"heads": part.heads, "head_width": part.head_width, "scale": part.scale}
+            for name, part in view.attentions.items()
+        }
+        return found | {
+            name: {"inputs": part.inputs, "outputs": part.outputs}
+            for name, part in view.linears.items()
+        }
+
+    def resize_(self, model: nn.Module, sizes: Mapping[str, Mapping[str, Any]]) -> None:
+        """Give parts of a dense model other sizes, as pruning left them; weights are undefined.
+
+        Args:
+            model: as `build` made it.
+            sizes: of some parts, as `sizes` gives them.
+
+        Raises:
+            ValueError: parts that this family cannot resize.
+        """
+        require(not sizes, "sizes", sorted(sizes)[:5], f"none: {self.name} has no other sizes")
+
     @abstractmethod
     def convert_weights(
         self, model: nn.Module, state: Mapping[str, Tensor], where: str
@@ -350,6 +285,14 @@ class ModelFamily(ABC):
 
     # Inputs and outputs.
 
+    def preprocessing(self, model: nn.Module) -> Mapping[str, Any]:
+        """Preprocessing of a model's images, in timm's keys of a `pretrained_cfg`.
+
+        Such are `mean`, `std`, `crop_pct`, `crop_mode`, `interpolation` and `label_names`.
+        """
+        made: Any = model
+        return dict(getattr(made, "pretrained_cfg", None) or {})
+
     @abstractmethod
     def input_shape(self, model: nn.Module) -> tuple[int, int, int]:
         """(channels, height, width) of the images that a model takes.
@@ -360,7 +303,7 @@ class ModelFamily(ABC):
 
     @abstractmethod
     def pooling(self, model: nn.Module) -> str:
-        """How a model pools its tokens."""
+        """Pooling of a model's tokens."""
 
     @abstractmethod
     def classifiers(self, model: nn.Module) -> tuple[str, ...]:
@@ -386,7 +329,7 @@ class ModelFamily(ABC):
 
     @abstractmethod
     def tokens(self, model: nn.Module) -> TokenSequence:
-        """Where the tokens of a model run, compressed or not.
+        """Token sequence of a model, compressed or not.
 
         Raises:
             ValueError: a model whose tokens cannot be dropped or merged (the part is named).

@@ -1,4 +1,4 @@
-"""Attention weights head by head, and the base class of attention that methods put into a model.
+"""Attention weights head by head, and the base class of replaced attention.
 
 Shapes: B batch, N tokens, D channels in, O channels out, H heads, d width of a query and key head,
 e width of a value head.
@@ -92,13 +92,17 @@ class HeadAttention(nn.Module, ABC):
 
     Attributes:
         num_heads: H.
-        head_dim: width of a query head of the dense attention, which the full rank is.
+        head_dim, value_dim: widths of a query and of a value head of the dense attention, which the
+            full ranks are.
         scale: of the scores.
+        between: what stands between queries, keys and scores, see `AttentionView.score_module`.
     """
 
     num_heads: int
     head_dim: int
+    value_dim: int
     scale: float
+    between: nn.Module | None
 
     @property
     @abstractmethod
@@ -137,21 +141,22 @@ class HeadAttention(nn.Module, ABC):
     def finish(self, heads: Tensor) -> Tensor:
         """(B, N, H, e), what the heads took from the values -> (B, N, O)."""
 
-    def forward(
-        self, x: Tensor, attn_mask: Tensor | None = None, is_causal: bool = False
-    ) -> Tensor:
-        """(B, N, D) -> (B, N, O)."""
+    def forward(self, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+        """(B, N, D) -> (B, N, O); takes what the attention that stood here took.
+
+        Without `between` that is timm's `attn_mask` and `is_causal`.
+        """
         q, k, v = self.project(x)
-        heads = attend(
-            q,
-            k,
-            v,
-            scale=self.scale,
-            attn_mask=attn_mask,
-            dropout_p=self.dropout,
-            is_causal=is_causal,
-        )
-        return self.finish(heads)
+        common = {"scale": self.scale, "dropout_p": self.dropout}
+        if self.between is None:
+            return self.finish(attend(q, k, v, **common, **_mask(*args, **kwargs)))
+        q, k, mask = self.between(q.transpose(1, 2), k.transpose(1, 2), *args, **kwargs)
+        q, k = q.transpose(1, 2), k.transpose(1, 2)
+        return self.finish(attend(q, k, v, **common, attn_mask=mask))
+
+
+def _mask(attn_mask: Tensor | None = None, is_causal: bool = False) -> dict[str, Any]:
+    return {"attn_mask": attn_mask, "is_causal": is_causal}
 
 
 class BlockContainer(nn.Sequential):
@@ -188,7 +193,7 @@ def attend(q: Tensor, k: Tensor, v: Tensor, **settings: Any) -> Tensor:
         (B, N, H, e).
     """
     scores, values = q.shape[-1], v.shape[-1]
-    # Products on the meta device are only counted, and zeros are none that the model asks for.
+    # Products on the meta device are only counted, and padding is not part of the model's cost.
     if scores < values and not q.is_meta:
         q, k = (F.pad(t, (0, values - scores)) for t in (q, k))
     elif values < scores and not q.is_meta:

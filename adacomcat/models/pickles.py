@@ -1,4 +1,4 @@
-"""Checkpoints of others, which are pickles: read without running anything that is in them."""
+"""Restricted unpickling of third-party checkpoints: no code in them is run."""
 
 import argparse
 import pathlib

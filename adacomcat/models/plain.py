@@ -1,4 +1,4 @@
-"""Checks that modules are exactly what a family reads, so that nothing else is lost silently.
+"""Checks that modules are exactly as a family expects, so that nothing is lost silently.
 
 A family replaces modules by equal ones from what it reads off them. Whatever else changes the
 forward of such a module (a subclass, an adapter, a hook, a parametrization, a `forward` of its own,
@@ -167,7 +167,7 @@ def _require_own_forward(module: nn.Module, name: str) -> None:
 
 
 def way_out(module: nn.Module) -> str:
-    """What to do with a module of an unknown class; empty where nothing is known."""
+    """Advice about a module of an unknown class; may be empty."""
     kind = type(module)
     bases = [each.__name__.lower() for each in kind.__mro__]
     adapted = hasattr(module, "base_layer") or hasattr(module, "peft_config")

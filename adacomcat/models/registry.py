@@ -1,42 +1,57 @@
-"""The model families there are: found by a model's class, or by a name.
+"""Registry of model families, looked up by model class or name.
 
-A family is registered by `register_family`, by whoever wrote it. Those of this package are asked
-after all others, in the order of `BUILT_IN`.
+A family is one module here, or anywhere else, whose class is registered:
+
+    @register_family
+    class MyFamily(ModelFamily): ...
+
+Modules of this package are found by themselves; packages that are installed beside it name theirs
+as entry points of the group `adacomcat.families`.
 """
 
 import importlib
+import pkgutil
+from functools import cache
+from importlib.metadata import entry_points
 from typing import TypeVar
 
 from torch import nn
 
+import adacomcat.models
 from adacomcat.checks import require
 from adacomcat.config import ModelConfig
-from adacomcat.models.base import ModelFamily, ModelView, TokenSequence
+from adacomcat.models.base import ModelFamily, ModelView
 from adacomcat.models.plain import way_out
+from adacomcat.models.tokens import TokenSequence
 
-BUILT_IN = ("timm_vit", "timm_metaformer")
-"""Modules of this package, each with a family that registers itself."""
+ENTRY_POINTS = "adacomcat.families"
+"""Group of entry points by which an installed package names modules that register families."""
 
 Family = TypeVar("Family", bound=type[ModelFamily])
-_registered: dict[str, ModelFamily] = {}
+_REGISTERED: dict[str, ModelFamily] = {}
+# The one table of the package that grows: whoever defines a family enters it here once.
 
 
 def register_family(family: Family) -> Family:
-    """Make a family known under its name; a decorator of its class.
+    """Register a family under its name; a decorator of its class.
 
-    One of the same name is replaced, so that a module can be reloaded.
+    Raises:
+        ValueError: a name that another class has.
     """
-    _registered[family.name] = family()
+    known = type(_REGISTERED.get(family.name))
+    # A module that is loaded anew defines the class anew.
+    own = f"{family.__module__}.{family.__qualname__}"
+    other = f"{known.__module__}.{known.__qualname__}"
+    free = family.name not in _REGISTERED or own == other
+    require(free, "register_family", family.name, f"not the name of {other}")
+    _REGISTERED[family.name] = family()
     return family
 
 
 def families() -> tuple[ModelFamily, ...]:
-    """All families, in the order in which they are asked."""
-    for module in BUILT_IN:
-        importlib.import_module(f"adacomcat.models.{module}")
-    package = __name__.rpartition(".")[0]
-    own = {f"{package}.{module}": place for place, module in enumerate(BUILT_IN)}
-    return tuple(sorted(_registered.values(), key=lambda f: own.get(type(f).__module__, -1)))
+    """All families, in the order in which they are tried."""
+    _load_known()
+    return tuple(sorted(_REGISTERED.values(), key=lambda family: family.order))
 
 
 def family_of(model: nn.Module) -> ModelFamily:
@@ -46,7 +61,7 @@ def family_of(model: nn.Module) -> ModelFamily:
         ValueError: no family has its class; says which there are, and the way out of a wrapper.
     """
     for family in families():
-        if type(model) in family.types:
+        if family.owns(model):
             return family
     kinds = [kind.__name__ for family in families() for kind in family.types]
     kind = type(model)
@@ -69,7 +84,7 @@ def family_for(name: str, field: str = "model.name") -> ModelFamily:
     known = {family.explain(name): None for family in families()}
     told = [each for each in known if each] or ["no family knows it"]
     names = ", ".join(f.name for f in families())
-    require(False, field, name, f"models of {names} ({'; '.join(told)})")
+    require(False, field, name, f"models of {names} ({'; '.join(told)}); see `adacomcat models`")
     raise AssertionError
 
 
@@ -91,10 +106,20 @@ def view_of(model: nn.Module) -> ModelView:
 
 
 def tokens_of(model: nn.Module) -> TokenSequence:
-    """Where the tokens of a model run; see `ModelFamily.tokens`."""
+    """Token sequence of a model; see `ModelFamily.tokens`."""
     return family_of(model).tokens(model)
 
 
 def input_shape(model: nn.Module) -> tuple[int, int, int]:
     """(channels, height, width) of the images that a model takes; see `ModelFamily.input_shape`."""
     return family_of(model).input_shape(model)
+
+
+@cache
+def _load_known() -> None:
+    """Import what registers the families of this package and of packages installed beside it."""
+    package = adacomcat.models
+    for module in pkgutil.iter_modules(package.__path__):
+        importlib.import_module(f"{package.__name__}.{module.name}")
+    for point in entry_points(group=ENTRY_POINTS):
+        point.load()

@@ -1,4 +1,4 @@
-"""Whether a set of named tensors is what a model wants, said so that the reader finds the place."""
+"""Comparison of named tensors with those that a model expects, with readable errors."""
 
 from collections.abc import Mapping
 

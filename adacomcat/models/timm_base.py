@@ -1,38 +1,21 @@
-"""Base class for the families of timm's models: made by name, kept by `model_args`."""
+"""Base class for the families of timm's models."""
 
-import math
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping
 from typing import Any, ClassVar
 
 import timm
-from timm.models import model_entrypoint
-from torch import Tensor, nn
+import torch
+from timm.models import get_pretrained_cfg, model_entrypoint
+from torch import nn
 
 from adacomcat.checks import require
 from adacomcat.config import ModelConfig
-from adacomcat.models.base import (
-    AttentionView,
-    BlockSteps,
-    LinearView,
-    ModelFamily,
-    StandInView,
-)
-from adacomcat.models.heads import (
-    BlockContainer,
-    HeadAttention,
-    Heads,
-    LinearStandIn,
-    read_fused,
-    write_fused,
-)
-from adacomcat.models.plain import (
-    require_exact,
-    require_linear,
-    require_no_hooks,
-    require_parts,
-    require_stand_in,
-)
+from adacomcat.cost import count_params
+from adacomcat.models.base import ModelFamily
+from adacomcat.models.timm_options import check_options, check_sides, one_line
+
+MOST_PARAMS = 20_000_000_000
+"""Parameters of the largest model that is made: beyond them a mistake fills the memory."""
 
 
 class TimmFamily(ModelFamily):
@@ -46,8 +29,16 @@ class TimmFamily(ModelFamily):
     def makes(self, name: str) -> bool:
         return timm.is_model(name) and _home(name) in self.homes
 
+    def names(self) -> tuple[str, ...]:
+        return tuple(name for home in self.homes for name in timm.list_models(module=home))
+
     def explain(self, name: str) -> str:
         return f"timm has it in {_home(name)}" if timm.is_model(name) else ""
+
+    def image_size(self, name: str) -> int:
+        known = get_pretrained_cfg(name)
+        size = None if known is None else known.input_size
+        return super().image_size(name) if size is None else int(size[-1])
 
     def create(
         self, config: ModelConfig, *, num_classes: int, in_chans: int, image_size: int
@@ -59,8 +50,11 @@ class TimmFamily(ModelFamily):
         sizes: dict[str, Any] = {"num_classes": num_classes, "in_chans": in_chans}
         if self.sized:
             sizes["img_size"] = image_size
-        options: Mapping[str, Any] = {**sizes, **config.options}
-        _check_sides(options, image_size)
+        options: dict[str, Any] = {**sizes, **config.options}
+        check_options(config.options, self.types)
+        check_sides(options, image_size)
+        if config.options:
+            self._check_buildable(config, sizes)
         model: Any = self._made(config.name, options, "model.options")
         self._check_made(model, config.name)
         if not self.sized:
@@ -101,194 +95,42 @@ class TimmFamily(ModelFamily):
     def _made(self, name: str, options: Mapping[str, Any], field: str) -> Any:
         try:
             return timm.create_model(name, pretrained=False, **options)
-        except (TypeError, AssertionError, RuntimeError) as error:
-            raise ValueError(
-                f"{field}: timm {timm.__version__} makes no {name}: {error}"
-            ) from error
+        except Exception as error:
+            # Of any kind: options reach layers of timm and of PyTorch unchecked.
+            why = one_line(error)
+            raise ValueError(f"{field}: timm {timm.__version__} makes no {name}: {why}") from error
+
+    def _check_buildable(self, config: ModelConfig, sizes: Mapping[str, Any]) -> None:
+        """Raise where options make no model, or one too large; without weights in memory.
+
+        Raises:
+            ValueError: names the one option without which a model would be made, if there is one.
+        """
+
+        def build(options: Mapping[str, Any]) -> tuple[Any, Exception | None]:
+            try:
+                with torch.random.fork_rng(devices=[]), torch.device("meta"):
+                    return timm.create_model(config.name, pretrained=False, **options), None
+            except Exception as error:
+                return None, error
+
+        options = {**sizes, **config.options}
+        model, error = build(options)
+        if error is not None:
+            for name, value in config.options.items():
+                others = {key: other for key, other in options.items() if key != name}
+                makes = build({**sizes, **others})[1] is None
+                allowed = f"what timm {timm.__version__} makes a {config.name} of"
+                why = one_line(error)
+                require(not makes, f"model.options.{name}", value, f"{allowed} ({why})")
+            return  # Not one option alone: what timm says of them has to do.
+        params = count_params(model)
+        got = f"{params:,} parameters"
+        require(params <= MOST_PARAMS, "model.options", got, f"at most {MOST_PARAMS:,}")
 
     def _check_made(self, model: Any, name: str) -> None:
         """Raise where a model that timm made cannot take its images."""
 
 
-class TimmSteps(BlockSteps):
-    """Blocks around timm's usual attention: one layer `qkv`, and `proj` behind the heads."""
-
-    def mlp(self, block: Any) -> nn.Module:
-        found = block.mlp
-        assert isinstance(found, nn.Module)
-        return found
-
-    def normed(self, block: Any, x: Tensor) -> Tensor:
-        normed: Tensor = block.norm1(x)
-        return normed
-
-    def dense_widths(self, attention: Any) -> tuple[int, int]:
-        values = int(attention.proj.in_features)
-        return (int(attention.qkv.out_features) - values) // 2, values
-
-    def dense_project(self, attention: Any, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        qkv = attention.qkv(x).unflatten(-1, (3, attention.num_heads, attention.head_dim))
-        q, k, v = qkv.permute(2, 0, 3, 1, 4).unbind(0)
-        return q, k, v
-
-    def dense_finish(self, attention: Any, heads: Tensor) -> Tensor:
-        output: Tensor = attention.proj_drop(attention.proj(heads.transpose(1, 2).flatten(2)))
-        return output
-
-    def dense_scale(self, attention: Any) -> float:
-        return effective_scale(attention)
-
-    def dense_dropout(self, attention: Any) -> float:
-        return drop_rate(attention.attn_drop) if attention.training else 0.0
-
-
-@dataclass(frozen=True)
-class FusedAttentionView(AttentionView):
-    """Attention with one layer `qkv` and a layer `proj`, under these names."""
-
-    def read(self, tensors: Mapping[str, Tensor]) -> Heads:
-        return read_fused(tensors, self.heads)
-
-    def write(self, heads: Heads) -> dict[str, Tensor]:
-        return write_fused(heads, fused_bias=True)
-
-
-def fused_view(attention: Any, block: str, name: str, tokens: int) -> FusedAttentionView:
-    """The view of timm's usual attention, whose sizes are its own whatever other blocks have.
-
-    Raises:
-        ValueError: sizes that contradict each other.
-    """
-    heads, width = attention.num_heads, attention.head_dim
-    rows, channels = attention.qkv.weight.shape
-    allowed = f"{3 * heads * width}, three times num_heads {heads} times head_dim {width}"
-    require(rows == 3 * heads * width, f"{name}.qkv: rows", rows, allowed)
-    columns = attention.proj.weight.shape
-    allowed = f"{(channels, heads * width)}, channels in and num_heads times head_dim"
-    require(tuple(columns) == (channels, heads * width), f"{name}.proj", tuple(columns), allowed)
-    return FusedAttentionView(
-        block,
-        name,
-        width=channels,
-        heads=heads,
-        head_width=width,
-        value_width=width,
-        scale=effective_scale(attention),
-        tokens=tokens,
-        pairs=tokens**2,
-        attn_drop=drop_rate(attention.attn_drop),
-        proj_drop=drop_rate(attention.proj_drop),
-    )
-
-
-def stand_in_view(attention: HeadAttention, block: str, name: str, tokens: int) -> StandInView:
-    """The view of what a method put in the place of timm's usual attention."""
-    return StandInView(
-        block,
-        name,
-        width=attention.width,
-        heads=attention.num_heads,
-        head_width=attention.head_dim,
-        value_width=attention.head_dim,
-        scale=attention.scale,
-        tokens=tokens,
-        pairs=tokens**2,
-        attn_drop=attention.drop_rates[0],
-        proj_drop=attention.drop_rates[1],
-        stand_in=attention,
-    )
-
-
-def linear_view(layer: nn.Module, module: str, site: str, kind: str, tokens: int) -> LinearView:
-    """The view of a Linear, or of what a method put in its place.
-
-    Raises:
-        ValueError: another module, an adapter or a hook.
-    """
-    if isinstance(layer, LinearStandIn):
-        require_stand_in(layer, module)
-        return LinearView(site, module, kind, layer.in_features, layer.out_features, tokens)
-    require_linear(layer, module)
-    weight: Any = layer.weight
-    outputs, inputs = weight.shape
-    return LinearView(site, module, kind, inputs, outputs, tokens)
-
-
-def check_attention(attention: Any, name: str, kind: type[nn.Module], parts: Iterable[str]) -> None:
-    """Raise unless this is timm's usual attention, or what a method put in its place.
-
-    Args:
-        attention: what is looked at.
-        name: of the module.
-        kind: timm's class.
-        parts: names of its children.
-
-    Raises:
-        ValueError: another module, an adapter, a hook, or a gate.
-    """
-    if isinstance(attention, HeadAttention):
-        require_stand_in(attention, name)
-        return
-    require_exact(attention, name, (kind,), "timm's Attention")
-    require_no_hooks(attention, name)
-    gate = getattr(attention, "gate", None)
-    require(gate is None, f"{name}.gate", type(gate).__name__, "no gate")
-    require_parts(attention, name, parts)
-    for part in ("qkv", "proj"):
-        require_linear(getattr(attention, part), f"{name}.{part}")
-    for part in ("attn_drop", "proj_drop"):
-        dropout = getattr(attention, part)
-        require_exact(dropout, f"{name}.{part}", (nn.Dropout, nn.Identity))
-        require_no_hooks(dropout, f"{name}.{part}")
-
-
-def check_container(container: nn.Module, name: str) -> None:
-    """Raise unless blocks stand in a plain Sequential, or in what a method put in its place.
-
-    Raises:
-        ValueError: another container, or one with hooks.
-    """
-    if not isinstance(container, BlockContainer):
-        require_exact(container, name, (nn.Sequential,))
-    require_no_hooks(container, name)
-
-
-def effective_scale(attention: Any) -> float:
-    """What the forward of timm's usual attention multiplies its scores by.
-
-    The fused kernel does not read `attention.scale`.
-    """
-    return float(attention.head_dim**-0.5 if attention.fused_attn else attention.scale)
-
-
-def drop_rate(dropout: nn.Module) -> float:
-    """Share that a Dropout drops in training; an Identity drops none."""
-    return float(dropout.p) if isinstance(dropout, nn.Dropout) else 0.0
-
-
-def side_of(positions: int, patch: int) -> int | None:
-    """Side in pixels of the square image that has so many patches; None if none has."""
-    side = math.isqrt(positions)
-    return side * patch if side * side == positions else None
-
-
 def _home(name: str) -> str:
     return str(model_entrypoint(name).__module__.rpartition(".")[2])
-
-
-def _check_sides(options: Mapping[str, Any], image_size: int) -> None:
-    """Raise unless sizes among the options of a model divide each other as they have to."""
-    width, heads = options.get("embed_dim"), options.get("num_heads")
-    if width is not None and heads is not None:
-        require(
-            width % heads == 0,
-            "model.options.embed_dim",
-            width,
-            f"a multiple of model.options.num_heads ({heads})",
-        )
-    patch = options.get("patch_size")
-    if patch is not None:
-        side = options.get("img_size", image_size)
-        require(
-            side % patch == 0, "model.options.patch_size", patch, f"a divisor of the image's {side}"
-        )

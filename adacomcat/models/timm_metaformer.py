@@ -14,10 +14,12 @@ from timm.models.metaformer import Attention, Downsampling, MetaFormer, MetaForm
 from torch import Tensor, nn
 
 from adacomcat.checks import require
-from adacomcat.models.base import ModelView, Support, TokenSequence
+from adacomcat.models.base import ModelView, Support
 from adacomcat.models.plain import require_exact, require_no_hooks, require_unshared
 from adacomcat.models.registry import register_family
-from adacomcat.models.timm_base import TimmFamily, TimmSteps, check_attention, check_container
+from adacomcat.models.timm_base import TimmFamily
+from adacomcat.models.timm_parts import TimmSteps, check_attention, check_container
+from adacomcat.models.tokens import TokenSequence
 
 STAGES, COMPRESSED = 4, 2
 """Stages of a CAFormer, and the index of the one whose tokens are merged."""
@@ -53,9 +55,16 @@ class TimmMetaFormer(TimmFamily):
     def support(self) -> Support:
         return Support(
             names=("caformer_*", "convformer_*", "poolformer*"),
-            searched=("tokens",),
-            refused={},
+            searched={"tokens": "of CAFormers: tokens merged in the third stage"},
+            refused={
+                "ranks": "weights of MetaFormers are not factorized",
+                "tokens of PoolFormer, ConvFormer": "no attention in the third and fourth stage",
+            },
         )
+
+    def sizes(self, model: nn.Module) -> dict[str, dict[str, Any]]:
+        """None are read; they are those that the arguments make."""
+        return {}
 
     def convert_weights(
         self, model: nn.Module, state: Mapping[str, Tensor], where: str
@@ -100,6 +109,7 @@ class TimmMetaFormer(TimmFamily):
 
     def tokens(self, model: nn.Module) -> TokenSequence:
         stages: Any = model.stages
+        require_exact(model, "model", self.types)
         require(len(stages) == STAGES, "model.stages", len(stages), f"{STAGES}, as a CAFormer has")
         require_unshared(model)
         for index in range(COMPRESSED, STAGES):

@@ -5,37 +5,45 @@ two classifiers), with class-token, average or maximum pooling. Whatever would m
 of a factorized model is refused by name.
 """
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
+import torch
 from timm.layers import Attention, Mlp, PatchEmbed
 from timm.models import vision_transformer
 from timm.models.deit import VisionTransformerDistilled
 from timm.models.vision_transformer import Block, VisionTransformer
 from torch import Tensor, nn
 
-from adacomcat.checks import require
+from adacomcat.checks import require, require_known
+from adacomcat.config import ModelConfig
 from adacomcat.models.base import (
     AttentionView,
     BlockView,
     ModelView,
     Support,
-    TokenSequence,
 )
 from adacomcat.models.heads import HeadAttention
 from adacomcat.models.plain import require_exact, require_no_hooks, require_unshared
 from adacomcat.models.registry import register_family
 from adacomcat.models.tensors import check_tensors
-from adacomcat.models.timm_base import (
-    TimmFamily,
+from adacomcat.models.timm_base import TimmFamily
+from adacomcat.models.timm_parts import (
     TimmSteps,
     check_attention,
     check_container,
+    check_sizes,
     fused_view,
     linear_view,
+    resize_attention_,
+    resized,
     stand_in_view,
 )
+from adacomcat.models.tokens import TokenSequence
 
+POSITIONS = ("pos_embed", "visual.positional_embedding", "position_embeddings")
+"""Ends of the names of positions in checkpoints of timm, DINOv2, CLIP and others."""
 POOLS = ("token", "avg", "avgmax", "max")
 PATCHES = "patch_embed.proj.weight"
 PARTS = ("qkv", "q_norm", "k_norm", "attn_drop", "norm", "gate", "proj", "proj_drop")
@@ -76,9 +84,23 @@ class TimmVisionTransformer(TimmFamily):
 
     def support(self) -> Support:
         return Support(
-            names=("vit_*", "deit_*", "deit3_*", "flexivit_*", "eva_*_dinov2 (by class)"),
-            searched=("qk", "vo", "fc1", "fc2", "head", "tokens"),
-            refused={},
+            names=("vit_*", "deit_*", "deit3_*", "flexivit_*", "and other plain ViTs of timm"),
+            searched={
+                "qk, vo": "ranks of the attention's two products, by heads",
+                "fc1, fc2": "ranks of the MLP's layers",
+                "head": "ranks of the classifiers",
+                "tokens": "tokens kept by each block; with a class token, or the mean over patches",
+            },
+            refused={
+                "qk with norms of queries and keys": "a norm stands between Wq and Wk: their "
+                "product is no bilinear form; vo and all else is searched",
+                "rotary or relative positions": "they stand between queries and keys",
+                "gated attention, a norm of its output": "not read by heads",
+                "SwiGLU and other MLPs, parallel blocks": "not plain blocks of fc1 and fc2",
+                "attention pooling": "an attention with a query of its own reads the tokens",
+                "subclasses, hooks, adapters, parametrizations, shared weights": "they would be "
+                "lost; adapters (LoRA) have to be merged first",
+            },
         )
 
     def convert_weights(
@@ -95,6 +117,25 @@ class TimmVisionTransformer(TimmFamily):
             # Weights of another model: what differs says more than where timm gave up.
             check_tensors(state, own, where)
             raise
+
+    def image_size_of(self, config: ModelConfig, state: Mapping[str, Tensor]) -> int | None:
+        """By the number of positions and the patches; None where there are none or no square."""
+        with torch.device("meta"):
+            size = self.image_size(config.name)
+            model: Any = self.create(config, num_classes=0, in_chans=3, image_size=size)
+        if model.pos_embed is None:
+            return None
+        own_prefix = model.pos_embed.shape[1] - model.patch_embed.num_patches
+        patch = model.patch_embed.patch_size[0]
+        for key, positions in state.items():
+            if not key.endswith(POSITIONS) or positions.shape[-1] != model.embed_dim:
+                continue
+            # Registers and distillation tokens have positions or not, by who trained them.
+            for prefix in (own_prefix, 1, 0, 2):
+                side = math.isqrt(max(0, positions.shape[-2] - prefix))
+                if side > 0 and side**2 == positions.shape[-2] - prefix:
+                    return int(side * patch)
+        return None
 
     def input_shape(self, model: nn.Module) -> tuple[int, int, int]:
         parts: Any = model
@@ -163,6 +204,18 @@ class TimmVisionTransformer(TimmFamily):
             steps=VisionTransformerSteps(),
         )
 
+    def resize_(self, model: nn.Module, sizes: Mapping[str, Mapping[str, Any]]) -> None:
+        view = self.view(model)
+        for name, wanted in sizes.items():
+            parts = {**view.attentions, **view.linears}
+            require_known(name, parts, "sizes")
+            if name in view.attentions:
+                check_sizes(wanted, ("heads", "head_width"), f"sizes.{name}", also=("scale",))
+                resize_attention_(model.get_submodule(name), wanted)
+            else:
+                check_sizes(wanted, ("inputs", "outputs"), f"sizes.{name}")
+                model.set_submodule(name, resized(model.get_submodule(name), **wanted))
+
     def _check_made(self, model: Any, name: str) -> None:
         embedding = getattr(model, "patch_embed", None)
         if isinstance(embedding, PatchEmbed):
@@ -173,6 +226,7 @@ class TimmVisionTransformer(TimmFamily):
 
     def _check_model(self, model: nn.Module) -> None:
         parts: Any = model
+        require_exact(model, "model", self.types)
         embedding = type(parts.patch_embed)
         require(
             embedding is PatchEmbed, "model.patch_embed", embedding.__name__, "timm's PatchEmbed"
@@ -208,7 +262,6 @@ def _attention(attention: Any, block: str, tokens: int) -> AttentionView:
     check_attention(attention, name, Attention, PARTS)
     if isinstance(attention, HeadAttention):
         return stand_in_view(attention, block, name, tokens)
-    for part, what in (("q_norm", "qk_norm"), ("k_norm", "qk_norm"), ("norm", "scale_norm")):
-        found = type(getattr(attention, part)).__name__
-        require(found == "Identity", f"{name}.{part}", found, f"no {what}")
+    found = type(attention.norm).__name__
+    require(found == "Identity", f"{name}.norm", found, "no scale_norm")
     return fused_view(attention, block, name, tokens)

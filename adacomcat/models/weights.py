@@ -1,4 +1,4 @@
-"""Weights that somebody else trained, for a dense model: files, URLs, timm's tags.
+"""Pretrained weights for a dense model: files, URLs, timm's tags.
 
 Everything is loaded strictly: a key too many, a key too few or another shape is an error that
 names it. Two things may differ, as in the finetuning of DeiT: positions are interpolated to another
@@ -21,7 +21,7 @@ from adacomcat.checks import require
 from adacomcat.config import DenseConfig, ModelConfig
 from adacomcat.files import sha256_file
 from adacomcat.models.pickles import load_pickle
-from adacomcat.models.registry import family_of
+from adacomcat.models.registry import family_for, family_of
 from adacomcat.models.tensors import check_tensors
 
 TIMM = "timm"
@@ -46,17 +46,45 @@ def load_dense_weights_(
         ValueError: weights that cannot be had, have another hash, or are not of this model (the
             key, its shape and the model's are named) or for other classes.
     """
-    assert config.weights is not None
-    if config.weights == TIMM:
-        where, state = f"timm's {name.name}", _tagged(name)
-    else:
-        path = _local(config, cache)
-        where, state = str(path), read_weights(path)
+    where, state = read_dense_weights(config, name, cache)
     load_state_(model, state, where, new_head=config.new_head)
 
 
+def read_dense_weights(
+    config: DenseConfig, name: ModelConfig, cache: Path
+) -> tuple[str, dict[str, Tensor]]:
+    """Source of the weights that a configuration names, and their state dict.
+
+    Raises:
+        ValueError: weights that cannot be had, or have another hash.
+    """
+    assert config.weights is not None
+    if config.weights == TIMM:
+        return f"timm's {name.name}", _tagged(name)
+    path = _local(config, cache)
+    return str(path), read_weights(path)
+
+
+def image_size_of_weights(config: DenseConfig, name: ModelConfig, cache: Path) -> int | None:
+    """Side in pixels of the images that given weights are for, by their positions.
+
+    Args:
+        config: names a file or a URL.
+        name: of the model that the weights are for.
+        cache: as in `load_dense_weights_`.
+
+    Returns:
+        None where the weights do not tell.
+
+    Raises:
+        ValueError: weights that cannot be had or have another hash, or an unknown model.
+    """
+    state = read_weights(_local(config, cache))
+    return family_for(name.name).image_size_of(name, state)
+
+
 def weights_identity(config: DenseConfig) -> str | None:
-    """What tells these weights from others: a hash of the file's content, not its path.
+    """Identity of weights: a hash of the file's content, not its path.
 
     Raises:
         ValueError: no such file, or one with another hash than `dense.sha256`.
@@ -128,7 +156,7 @@ def load_state_(model: Any, state: dict[str, Tensor], where: str, *, new_head: b
 def _with_head(
     state: dict[str, Tensor], model: Any, where: str, new_head: bool
 ) -> dict[str, Tensor]:
-    """The state dict with the model's own classifier, where that is needed and asked for."""
+    """The state dict with the model's own classifier, if needed and configured."""
     heads = family_of(model).classifiers(model)
     first = f"{heads[0]}.weight"
     rows = state[first].shape[0] if first in state else 0
@@ -178,7 +206,7 @@ def _download(url: str, path: Path, sha256: str) -> None:
 
 
 def _checked(path: Path, sha256: str | None) -> str:
-    """The hash of a file, which is the one that is asked for, if any."""
+    """The hash of a file, which must be the expected one, if any."""
     require(path.is_file(), "dense.weights", str(path), "a file that exists")
     found = sha256_file(path)
     same = sha256 is None or found == sha256

@@ -1,4 +1,4 @@
-"""Schedules: the policies that say at which epochs a search is due."""
+"""Schedules: policies that decide at which epochs to search."""
 
 from adacomcat.schedule.adaptive import Adaptive
 from adacomcat.schedule.base import Schedule, build_schedule

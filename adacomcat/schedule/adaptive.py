@@ -1,4 +1,4 @@
-"""The recurrence of Adaptive-ComCAT: search less often while the plan stands still."""
+"""Adaptive schedule of Adaptive-ComCAT: longer intervals while the plan stays the same."""
 
 import math
 from dataclasses import dataclass, field

@@ -1,4 +1,4 @@
-"""What every schedule is: the policy that says at which epochs a search is due."""
+"""Base class for schedules."""
 
 import dataclasses
 import inspect
@@ -15,7 +15,7 @@ from adacomcat.checks import require, require_known
 class Schedule(ABC):
     """Says at which epochs a search is due, and learns what the searches found.
 
-    The engine asks `due` at the start of an epoch, and calls `observe` after each search. Epochs
+    The engine calls `due` at the start of an epoch, and `observe` after each search. Epochs
     count from 0; a search of epoch t happens before the training of epoch t.
 
     A new kind is a dataclass that derives directly from this one, names its `kind` and gives `due`.
@@ -32,7 +32,7 @@ class Schedule(ABC):
 
     @abstractmethod
     def due(self, epoch: int) -> bool:
-        """Whether a search is due at this epoch. Asking changes nothing."""
+        """Whether a search is due at this epoch. Has no side effects."""
 
     @property
     def interval(self) -> float | None:

@@ -1,4 +1,4 @@
-"""The schedule that is a list of epochs: counts matched by hand, and the oracle's choice."""
+"""Explicit schedule: a list of epochs."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass

@@ -1,4 +1,4 @@
-"""Schedules that know their epochs from a rule: fixed, once, never."""
+"""Schedules by rule: fixed, once, never."""
 
 from dataclasses import dataclass
 from typing import ClassVar

@@ -1,4 +1,4 @@
-"""The best that a schedule could have done, by dynamic programming over a recorded trace.
+"""Optimal schedule in hindsight, by dynamic programming over a recorded trace.
 
 A trial that searched at every epoch says which plan a search of each epoch would have proposed.
 A schedule that searches less holds an old plan for a while. Its stale distance is the sum, over
@@ -63,7 +63,7 @@ def best_epochs(plans: Mapping[int, Plan], searches: int, epochs: int) -> list[i
 
 
 def stale_distance(plans: Mapping[int, Plan], searched: Iterable[int], epochs: int) -> float:
-    """How far the plan in force was from the plan a search would have proposed, over all epochs.
+    """Distance between the plan in force and the plan a search would propose, over all epochs.
 
     Args:
         plans: as in `best_epochs`.

@@ -1,1 +1,1 @@
-"""Search strategies: how a plan within a budget is found."""
+"""Search strategies: how to find a plan within a budget."""

@@ -1,4 +1,4 @@
-"""The temperature of the mixture across a search phase, and the learning rate."""
+"""Annealing of the mixture temperature and of the learning rate during a search."""
 
 import math
 from collections.abc import Sequence

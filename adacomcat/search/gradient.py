@@ -10,7 +10,7 @@ from torch import Tensor
 from adacomcat.budget import Budget
 from adacomcat.checks import NonFiniteLoss, require
 from adacomcat.config import SearchConfig
-from adacomcat.methods.base import Method, Searchable, SupportsCalibration
+from adacomcat.methods.base import Method, Searchable
 from adacomcat.parallel import from_first_worker, rank, sum_over_workers_
 from adacomcat.plan import Plan
 from adacomcat.precision import autocast
@@ -29,6 +29,7 @@ class Gradient(Strategy):
     """
 
     name: ClassVar[str] = "gradient"
+    uses_labels: ClassVar[bool] = True
     method: Searchable
 
     def __init__(
@@ -55,8 +56,7 @@ class Gradient(Strategy):
 
     def prepare_(self, images: Iterable[Tensor]) -> None:
         """Make the model searchable, after a look at images where the method wants one."""
-        if isinstance(self.method, SupportsCalibration):
-            self.method.calibrate(images)
+        super().prepare_(images)
         self.method.prepare_()
 
     def search(

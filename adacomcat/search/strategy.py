@@ -1,4 +1,4 @@
-"""Base class for search strategies: how a search finds its plan.
+"""Base class for search strategies.
 
 A schedule says when a search happens, a strategy how; any pair works. A strategy is a class in a
 module of this package, or a subclass defined elsewhere, found by its `name` (`search.strategy`).
@@ -17,12 +17,12 @@ import adacomcat.search
 from adacomcat.budget import Budget
 from adacomcat.checks import require_known
 from adacomcat.config import SearchConfig
-from adacomcat.methods.base import Method, Proposal
+from adacomcat.methods.base import Method, Proposal, SupportsCalibration
 
 
 @dataclass(frozen=True)
 class SearchReport:
-    """What one search did; losses and accuracy are means over its images.
+    """Report of one search; losses and accuracy are means over its images.
 
     Attributes:
         index: how many searches came before.
@@ -47,8 +47,10 @@ class Strategy(ABC):
     """One way to find plans within a budget, across all searches of a trial."""
 
     name: ClassVar[str]
-    uses_images: ClassVar[bool] = True
-    """Whether a search looks at images; otherwise it is given none."""
+    needs_images: ClassVar[bool] = True
+    """Whether a search looks at images itself; otherwise only a method's calibration may."""
+    uses_labels: ClassVar[bool] = False
+    """Whether a search trains on labels of the images."""
 
     def __init__(
         self,
@@ -78,13 +80,14 @@ class Strategy(ABC):
         self.due_epochs = range(1, epochs) if due_epochs is None else due_epochs
         self.searches = 0
 
-    def prepare_(self, images: Iterable[Tensor]) -> None:  # noqa: B027
-        """Make the model ready for the next search.
+    def prepare_(self, images: Iterable[Tensor]) -> None:
+        """Make the model ready for the next search: calibrate, if the method needs it.
 
         Args:
-            images: (B, C, H, W) each; this worker's share of what a search looks at, for
-                calibration.
+            images: (B, C, H, W) each; this worker's share of what a search looks at.
         """
+        if isinstance(self.method, SupportsCalibration):
+            self.method.calibrate(images)
 
     @abstractmethod
     def search(

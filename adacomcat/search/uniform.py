@@ -13,7 +13,7 @@ class Uniform(Strategy):
     """Proposes the default plan at every search: the control of every other strategy."""
 
     name: ClassVar[str] = "uniform"
-    uses_images: ClassVar[bool] = False
+    needs_images: ClassVar[bool] = False
 
     def search(
         self, batches: Iterable[tuple[Tensor, Tensor]], epoch: int, steps: int | None = None

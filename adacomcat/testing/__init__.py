@@ -1,1 +1,1 @@
-"""What tests of this package, and of methods and schedules written elsewhere, build on."""
+"""Test utilities for this package, and for methods and schedules in other packages."""

@@ -1,4 +1,4 @@
-"""Folders of small JPEGs in ImageNet's layout, with something to learn."""
+"""Folders of small JPEGs in ImageNet's layout, with learnable classes."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""Made-up times of a model's sites, for tests of a latency budget that measure nothing."""
+"""Synthetic latency tables, for tests that measure nothing."""
 
 import random
 from typing import Any

@@ -1,4 +1,4 @@
-"""The rules that every compression method keeps, as tests to inherit.
+"""Conformance tests for compression methods.
 
 A method is tried on a tiny model: dense, searchable, and committed to a plan within a budget.
 """
@@ -37,7 +37,7 @@ class MethodConformance:
     """
 
     configs: ClassVar[Sequence[Mapping[str, Any]]]
-    """What `build_method` takes."""
+    """Configuration for `build_method`."""
     models: ClassVar[Mapping[str, Callable[[], nn.Module]]] = {"vit": tiny_vit}
     """Name -> a function that builds a dense model in evaluation mode, the same at each call."""
     images: ClassVar[Tensor] = tiny_images()
@@ -52,7 +52,7 @@ class MethodConformance:
     """A table of times for all models and configurations, where `latency` is among the units."""
 
     def pytest_generate_tests(self, metafunc: Any) -> None:
-        """Give each rule each configuration, model and unit that it asks for."""
+        """Parametrize each rule by the configurations, models and units that it takes."""
         if "config" in metafunc.fixturenames:
             metafunc.parametrize("config", self.configs, ids=str)
         if "build" in metafunc.fixturenames:

@@ -1,4 +1,4 @@
-"""Tiny vision transformers on which a wrong step shows."""
+"""Tiny vision transformers for tests."""
 
 from typing import Any
 

@@ -1,4 +1,4 @@
-"""The rules that every schedule keeps, as tests to inherit."""
+"""Conformance tests for schedules."""
 
 import json
 import random
@@ -20,7 +20,7 @@ class ScheduleConformance:
     """
 
     configs: ClassVar[Sequence[Mapping[str, Any]]]
-    """What `build_schedule` takes."""
+    """Configuration for `build_schedule`."""
 
     def pytest_generate_tests(self, metafunc: Any) -> None:
         """Give each rule each configuration, under every one of a few random distances."""

@@ -1,4 +1,4 @@
-"""The rules that every search strategy keeps, as tests to inherit."""
+"""Conformance tests for search strategies."""
 
 import json
 from collections.abc import Callable, Mapping, Sequence
@@ -30,12 +30,12 @@ class StrategyConformance:
         {"name": "diffrate"},
         {"name": "lowrank+diffrate"},
     )
-    """What `build_method` takes."""
+    """Configuration for `build_method`."""
     build: ClassVar[Callable[[], nn.Module]] = staticmethod(lambda: tiny_vit(depth=4))
     """Builds a dense model in evaluation mode, the same at each call."""
     budget: ClassVar[BudgetConfig] = BudgetConfig(unit="macs", reduction=0.25)
     settings: ClassVar[Mapping[str, Any]] = {}
-    """Of `SearchConfig`, beside the strategy."""
+    """Settings of `SearchConfig`, beside the strategy."""
     schedules: ClassVar[Sequence[Mapping[str, Any]]] = (
         {"kind": "fixed"},
         {"kind": "once"},
@@ -44,7 +44,7 @@ class StrategyConformance:
     )
 
     def pytest_generate_tests(self, metafunc: Any) -> None:
-        """Give each rule each method and schedule that it asks for."""
+        """Parametrize each rule by the methods and schedules that it takes."""
         if "method" in metafunc.fixturenames:
             metafunc.parametrize("method", self.methods, ids=str)
         if "schedule" in metafunc.fixturenames:
@@ -61,7 +61,7 @@ class StrategyConformance:
     def run(self, strategy: Strategy, epoch: int) -> SearchReport:
         """One search, committed, as the engine does it; the images are those of the epoch."""
         batches, steps = [], 0
-        if strategy.uses_images:
+        if strategy.needs_images:
             steps = 3
             images = tiny_images(4 * steps, seed=epoch).chunk(steps)
             batches = [(chunk, torch.arange(4)) for chunk in images]

@@ -1,4 +1,4 @@
-"""One engine for search and finetune phase, the dense model before them, and their state."""
+"""Training: the engine of the search and finetune phases, and the dense model before them."""
 
 from adacomcat.training.dense import dense_model
 from adacomcat.training.engine import Trial, run_trial

@@ -1,4 +1,4 @@
-"""Checkpoints on disk: nested state with tensors, read back whole or refused.
+"""Checkpoints of a run, to resume it: nested state with tensors.
 
 A checkpoint is a folder with two files:
 

@@ -1,4 +1,4 @@
-"""Separate, device-synchronized clocks of training, search, rebuild and evaluation."""
+"""Separate, device-synchronized clocks for training, search, rebuild and evaluation."""
 
 import time
 from collections.abc import Iterable, Iterator

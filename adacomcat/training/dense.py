@@ -1,18 +1,18 @@
-"""The dense model of a workload: trained once, cached by what determines it, shared by all
-trials."""
+"""The dense model of a workload, trained once, cached, and shared by all trials."""
 
 import hashlib
 import json
 from collections.abc import Callable
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from torch import nn
 
+from adacomcat.checks import require
 from adacomcat.config import TrialConfig
 from adacomcat.data import Splits, make_loader
-from adacomcat.models.registry import create_model
+from adacomcat.files import CACHE_VARIABLE, check_writable
+from adacomcat.models.registry import create_model, input_shape
 from adacomcat.models.weights import load_dense_weights_, weights_identity
 from adacomcat.seeds import seed_everything
 from adacomcat.training.checkpoint import CHECKPOINT_FILE, load_state, save_state
@@ -32,12 +32,15 @@ def dense_key(config: TrialConfig, splits: Splits) -> str:
     Raises:
         ValueError: a file of weights that is not there, or has another hash than `dense.sha256`.
     """
-    dense = asdict(config.dense) | {"weights": weights_identity(config.dense)}
+    dense = config.dense.to_json() | {"weights": weights_identity(config.dense)}
     # What is read from where changes no weights, and a dense recipe is never frozen.
     del dense["sha256"], dense["recipe"]["frozen"]
+    data = config.data.to_json()
+    # Where images come from and in what order labels count: the hashes of the splits tell both.
+    del data["root"], data["class_order"], data["label_names"]
     parts = {
-        "data": asdict(config.data),
-        "model": asdict(config.model),
+        "data": data,
+        "model": config.model.to_json(),
         "dense": dense,
         "splits": dict(splits.hashes),
     }
@@ -50,12 +53,22 @@ def build_dense(config: TrialConfig, splits: Splits) -> nn.Module:
     Raises:
         ValueError: unknown model or option, or sizes that do not go together.
     """
-    return create_model(
+    model = create_model(
         config.model,
         num_classes=splits.num_classes,
         in_chans=splits.in_chans,
         image_size=splits.image_size,
     )
+    channels, *sides = input_shape(model)
+    sizes = {
+        "num_classes": (model.num_classes, splits.num_classes),
+        "in_chans": (channels, splits.in_chans),
+        "img_size": (sides, [splits.image_size] * 2),
+    }
+    for option, (made, wanted) in sizes.items():
+        got = config.model.options.get(option, made)
+        require(made == wanted, f"model.options.{option}", got, f"{wanted}, that of the data")
+    return model
 
 
 def is_cached(config: TrialConfig, splits: Splits, cache: Path) -> bool:
@@ -102,6 +115,7 @@ def dense_model(
     if config.dense.weights is not None:
         load_dense_weights_(model, config.dense, config.model, cache)
     if folder is not None:
+        check_writable(folder, CACHE_VARIABLE)
         _train(model, config, splits, device, progress)
         save_state(folder, {"model": dict(model.state_dict()), "config": config.to_json()})
     return model.eval()
@@ -120,7 +134,12 @@ def _train(
     model: nn.Module, config: TrialConfig, splits: Splits, device: str, progress: Progress | None
 ) -> None:
     recipe, seed = config.dense.recipe, config.dense.seed
-    common: dict[str, Any] = {"data": config.data, "seed": seed, "device": device}
+    common: dict[str, Any] = {
+        "data": config.data,
+        "seed": seed,
+        "device": device,
+        "runtime": config.runtime,
+    }
     train = make_loader(
         splits.train,
         batch_size=recipe.batch_size,

@@ -1,4 +1,4 @@
-"""Distillation from the dense model: its labels, and alignment of block outputs.
+"""Distillation from the dense model: soft or hard labels, and alignment of block outputs.
 
 One forward of the teacher, in evaluation mode and without gradient, serves both. Sources: DeiT
 (arXiv 2012.12877, section 3) for soft and hard distillation, here without a distillation token; the

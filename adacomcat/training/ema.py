@@ -1,4 +1,4 @@
-"""Exponential moving average of a model's weights, carried through commits."""
+"""Exponential moving average of a model's weights, kept across changes of the plan."""
 
 from itertools import chain
 

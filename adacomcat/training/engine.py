@@ -1,4 +1,4 @@
-"""The engine of a trial: a search phase, then a finetune phase on the plan that it left.
+"""The engine of a trial: a search phase, then a finetune phase with the resulting plan.
 
 An epoch is: search if the schedule says so, train unless the phase is frozen, evaluate, report,
 save. Searching and training alike go through `adacomcat.methods.base`; nothing here knows
@@ -9,7 +9,7 @@ import copy
 import logging
 import math
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from adacomcat import parallel
 from adacomcat.checks import NonFiniteLoss, require
 from adacomcat.config import PhaseConfig, TrialConfig
+from adacomcat.config.trial import identity
 from adacomcat.cost import count_macs, count_params
 from adacomcat.data import Split, Splits, cycle
 from adacomcat.methods.base import ParameterMap, SupportsTrainingLoss
@@ -89,7 +90,9 @@ class Trial:
         self.rows: list[Row] = []
         self.search_rows: list[Row] = []
         self.splits = splits
-        self.loaders = Loaders(splits, config.data, seed=config.seed, device=self.device)
+        self.loaders = Loaders(
+            splits, config.data, config.runtime, seed=config.seed, device=self.device
+        )
         check_trial(config, self.strategy, self.schedule, self.loaders)
         self._model_changed()
 
@@ -132,6 +135,7 @@ class Trial:
             The summary; None where the trial was paused.
         """
         started = time.perf_counter() - sum(row["wall_s"] for row in self.rows)
+        self.reporter.begin(self.rows, self.search_rows)
         while not self._phase_is_over():
             if until is not None and self._step_epoch() >= until:
                 return None
@@ -229,9 +233,9 @@ class Trial:
 
     def _search_data(self) -> tuple[Iterable[Tensor], Iterable[tuple[Tensor, Tensor]], int]:
         """Images to calibrate on, batches of this epoch's search, and how many of these."""
-        if not self.strategy.uses_images:
-            return (), (), 0
         config = self.config.search
+        if not self.strategy.needs_images:
+            return self._calibration_images(), (), 0
         loader = self.loaders.search(config.batch_size)
         steps = config.most_steps(len(loader))
         seen = len(loader) if config.images is None else steps
@@ -239,6 +243,12 @@ class Trial:
         loader.set_epoch(first)
         images = (images for images, _ in islice(loader, seen))
         return images, cycle(loader, steps, first_epoch=first), steps
+
+    def _calibration_images(self) -> Iterator[Tensor]:
+        """Images for a calibration alone; they are only loaded if it looks at them."""
+        loader = self.loaders.search(self.config.search.batch_size)
+        loader.set_epoch(self.epoch)
+        yield from (images for images, _ in loader)
 
     def _commit(self, plan: Plan) -> None:
         self._model_changed(self.method.commit_(plan))
@@ -305,7 +315,7 @@ class Trial:
         Raises:
             ValueError: the checkpoint is of another configuration or other data.
         """
-        check_same("config", state["config"], self.config.to_json())
+        check_same("config", identity(state["config"]), self.config.identity())
         check_same("split_hashes", state["split_hashes"], dict(self.splits.hashes))
         self.phase_name, self.epoch = state["phase"], state["epoch"]
         self.method.load_state_dict(state["method"])
@@ -320,7 +330,7 @@ class Trial:
 
     @property
     def recipe(self) -> PhaseConfig:
-        """Of the phase that runs."""
+        """Settings of the current phase."""
         return self.config.search_phase if self.phase_name == PHASES[0] else self.config.finetune
 
     def _model_changed(self, changes: ParameterMap | None = None) -> None:

@@ -1,4 +1,4 @@
-"""Optimizer, learning rate, and migration of optimizer state through commits."""
+"""Optimizer, learning rate, and optimizer state across changes of the plan."""
 
 from timm.optim import create_optimizer_v2
 from timm.scheduler import CosineLRScheduler

@@ -1,8 +1,9 @@
-"""Checks before a trial runs: settings that its data, model or method rule out."""
+"""Checks of a configuration against its data, model and method before a trial runs."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 
-from adacomcat.checks import require
+from adacomcat.checks import Refusal, require
 from adacomcat.config import PhaseConfig, TrialConfig
 from adacomcat.methods.base import Method
 from adacomcat.schedule import Schedule
@@ -26,13 +27,24 @@ def check_trial(
         ValueError: names the setting.
     """
     _check_schedule(schedule, config.search_phase.epochs)
-    if config.search_phase.epochs and strategy.uses_images:
-        loaders.search(config.search.batch_size)
+    if config.search_phase.epochs and strategy.needs_images:
+        with _below("search"):
+            loaders.search(config.search.batch_size)
     for phase in ("search_phase", "finetune"):
         recipe: PhaseConfig = getattr(config, phase)
         if recipe.epochs and not recipe.frozen:
-            loaders.train(recipe.batch_size)
+            with _below(phase):
+                loaders.train(recipe.batch_size)
             _check_alignment(strategy.method, recipe.distill.align_blocks, phase)
+
+
+@contextmanager
+def _below(path: str) -> Iterator[None]:
+    """Refusals with the place of the setting in the configuration."""
+    try:
+        yield
+    except Refusal as refusal:
+        raise refusal.below(path) from None
 
 
 def due_epochs(schedule: Schedule, epochs: int) -> list[int]:

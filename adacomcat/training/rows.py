@@ -1,4 +1,4 @@
-"""Rows of a trial: one an epoch, one a search, and the summary at its end."""
+"""Rows of a trial: one per epoch, one per search, and the final summary."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
@@ -15,6 +15,9 @@ class Reporter(Protocol):
 
     After a resume the interrupted epoch is reported again and replaces the first report.
     """
+
+    def begin(self, epochs: Sequence[Row], searches: Sequence[Row]) -> None:
+        """Before any other call: the rows from which the trial goes on; none at its start."""
 
     def epoch(self, row: Row) -> None: ...
 
@@ -142,6 +145,7 @@ def summary_row(
     """
     return {
         "val_acc": epochs[-1]["val_acc"] if epochs else None,
+        "epochs": len(epochs),
         "searches": len(searches),
         "search_epochs": [row["epoch"] for row in searches],
         "plan": dict(plan.decisions),

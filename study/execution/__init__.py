@@ -1,1 +1,1 @@
-"""How the trials of a study are run."""
+"""Execution of a study's trials."""

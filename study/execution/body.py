@@ -1,7 +1,8 @@
-"""What a trial does in its worker: the engine on the workload's cached dense model."""
+"""Training of one trial in its worker, from the cached dense model of the workload."""
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
@@ -10,30 +11,34 @@ from typing import Any, Protocol
 import torch
 from torch import nn
 
+from adacomcat.checks import require
 from adacomcat.config import (
-    DataConfig,
-    DenseConfig,
-    ModelConfig,
     TrialConfig,
-    from_mapping,
 )
 from adacomcat.data import Splits, build_splits
+from adacomcat.io.directory import check_saveable, save_result
+from adacomcat.io.run import Run
+from adacomcat.io.trace import TraceWriter
 from adacomcat.schedule import Never
 from adacomcat.training import Reporter, Trial, dense_model
+from adacomcat.training.checkpoint import CheckpointError, load_state
 from adacomcat.training.dense import build_dense
+from adacomcat.training.rows import Row
 from study.spec.expand import RESOLVED
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """What the body of a trial leaves beside its trace."""
+    """Result of a trial beside its trace."""
 
     summary: dict[str, Any]
     split_hashes: Mapping[str, str] = field(default_factory=dict)
+    leakage: tuple[str, ...] = ()
+    """See `adacomcat.data.Splits.leakage`."""
 
 
 class Body(Protocol):
-    """What a trial does; called on every worker of it.
+    """Function that runs a trial; called on each of its workers.
 
     It runs until `until` epochs, counted over both phases, are done (None: to the end) and goes on
     from `directory` when called again. It returns None where there is more to do.
@@ -60,14 +65,36 @@ def train_trial(
     device: str,
     until: int | None,
 ) -> Outcome | None:
-    """The body of every study."""
+    """Train the trial on its workload's dense model, and leave its finished model."""
     dense, splits = _prepared(_workload_key(config), cache, device)
     trial = Trial(
         config, dense=dense, splits=splits, directory=directory, reporter=reporter, device=device
     )
     trial.resume()
     summary = trial.run(until)
-    return None if summary is None else Outcome(summary, dict(splits.hashes))
+    if summary is None:
+        return None
+    save_result(trial, directory)
+    return Outcome(summary, dict(splits.hashes), splits.leakage)
+
+
+def restore_trace(run: Run) -> None:
+    """Write the trace of an ended trial again, with the rows that its checkpoint holds.
+
+    Raises:
+        ValueError: the checkpoint is damaged or gone, or has no more rows.
+    """
+    missing, again = run.missing_rows(), f"delete {run.path} to train the trial again"
+    try:
+        state = load_state(run.path / "checkpoint")
+    except CheckpointError as error:
+        raise ValueError(
+            f"{run.path}: {missing}, and {error.path} does not read; {again}"
+        ) from error
+    with closing(TraceWriter(run.path)) as writer:
+        writer.begin(state["rows"], state["search_rows"])
+    missing = run.missing_rows()
+    require(not missing, str(run.path), missing, f"all of them; {again}")
 
 
 def prepare_dense(
@@ -84,16 +111,6 @@ def prepare_dense(
     torch.cuda.empty_cache()
 
 
-def check_buildable(configs: list[TrialConfig]) -> None:
-    """Build every trial on an untrained model, so that a bad setting is refused before any starts.
-
-    Raises:
-        ValueError: a setting that the data, the model, the method or the budget does not allow.
-    """
-    for config in configs:
-        untrained(config)
-
-
 def untrained(config: TrialConfig, device: str = "cpu") -> Trial:
     """A trial on a model without training, that writes and reports nothing.
 
@@ -104,7 +121,7 @@ def untrained(config: TrialConfig, device: str = "cpu") -> Trial:
     if config.schedule.get("kind") == RESOLVED:
         values["schedule"] = Never().config()
     return Trial(
-        from_mapping(TrialConfig, values),
+        TrialConfig.from_json(values),
         dense=dense,
         splits=splits,
         directory=Path(),
@@ -114,23 +131,20 @@ def untrained(config: TrialConfig, device: str = "cpu") -> Trial:
 
 
 class _Silent:
-    def epoch(self, row: dict[str, Any]) -> None: ...
+    def begin(self, epochs: Sequence[Row], searches: Sequence[Row]) -> None: ...
 
-    def search(self, row: dict[str, Any]) -> None: ...
+    def epoch(self, row: Row) -> None: ...
+
+    def search(self, row: Row) -> None: ...
 
 
 def _workload_key(config: TrialConfig) -> str:
     values = config.to_json()
-    return json.dumps({name: values[name] for name in ("data", "model", "dense")})
+    return json.dumps({name: values[name] for name in ("data", "model", "dense", "runtime")})
 
 
 def _workload(key: str) -> TrialConfig:
-    values = json.loads(key)
-    return TrialConfig(
-        data=from_mapping(DataConfig, values["data"], "data"),
-        model=from_mapping(ModelConfig, values["model"], "model"),
-        dense=from_mapping(DenseConfig, values["dense"], "dense"),
-    )
+    return TrialConfig.from_json(json.loads(key))
 
 
 # A worker runs many trials of one workload, one after the other: one entry is all it needs.
@@ -145,4 +159,6 @@ def _prepared(key: str, cache: Path, device: str) -> tuple[nn.Module, Splits]:
 def _untrained(key: str) -> tuple[nn.Module, Splits]:
     config = _workload(key)
     splits = build_splits(config.data)
-    return build_dense(config, splits), splits
+    model = build_dense(config, splits)
+    check_saveable(model)
+    return model, splits

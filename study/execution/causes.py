@@ -1,9 +1,9 @@
-"""What lies behind an error that Ray raises."""
+"""Root causes of errors that Ray raises."""
 
 from collections.abc import Iterator
 
 _SHORT_OF_MEMORY = "the node running low on memory"
-"""What Ray says of every worker that its memory monitor has killed."""
+"""Message of Ray about a worker that its memory monitor has killed."""
 
 
 class MemoryShort(RuntimeError):

@@ -1,4 +1,4 @@
-"""Ray's settings, its start, and where the workers of a trial fit.
+"""Ray settings, cluster start, and placement of trials (how many run at once).
 
 This module imports Ray inside its functions only: the settings must be in the environment before.
 """
@@ -28,22 +28,22 @@ from study.execution.watch import Endpoint
 Executor = Literal["tune", "train"]
 
 REACH_S = 3.0
-"""How long the head of a cluster may take to accept a connection."""
+"""Seconds that the head of a cluster may take to accept a connection."""
 ANSWER_S = 15.0
-"""How long it may take to answer; Ray itself would try for minutes."""
+"""Seconds that it may take to answer; Ray itself would try for minutes."""
 LOOPBACK = ("127.0.0.1", "::1")
 LOCAL_PATIENCE_S, PATIENCE_S = 3.0, 30.0
-"""How long a process of Ray on this machine, and one elsewhere, may not answer: Ray itself ends its
-driver after 60 s."""
+"""Seconds that a process of Ray on this machine, and one elsewhere, may not answer: Ray itself ends
+its driver after 60 s."""
 TOKEN_BYTES = 32
 """As many as Ray's own tokens have."""
 FORWARDED = ("PYTHONPATH", "PYTHONSAFEPATH", "RAY_TRAIN_", "RAY_ACCEL_", "TUNE_")
-"""How the settings begin that the workers of a joined cluster need, too."""
+"""Prefixes of settings that the workers of a joined cluster also need."""
 
 
 @dataclass(frozen=True)
 class Request:
-    """What a user asks for; None and `auto` leave the choice to `place`."""
+    """Requested resources; None and `auto` leave the choice to `place`."""
 
     executor: Literal["auto", "tune", "train"] = "auto"
     workers: int = 1
@@ -66,7 +66,7 @@ class Request:
 
 @dataclass(frozen=True)
 class Placement:
-    """How every trial of a study is run.
+    """Resources of every trial of a study.
 
     Attributes:
         executor: `tune`, a plain Tune function; `train`, a Ray Train run nested in one.
@@ -237,7 +237,7 @@ def start(*, dashboard: bool = False, address: str | None = None) -> str | None:
         if dashboard:
             port = _dashboard_port()
             options |= {"dashboard_host": "127.0.0.1", "dashboard_port": port}
-            # Without it a nested run whose trial is killed asks any other Ray on this machine.
+            # Without it a nested run whose trial is killed uses any other Ray on this machine.
             os.environ["RAY_API_SERVER_ADDRESS"] = f"http://127.0.0.1:{port}"
         with _on_our_terms():
             context = ray.init(**options)
@@ -323,7 +323,7 @@ def _require_cluster(address: str, field: str) -> None:
             socket.create_connection((host.strip("[]"), int(port)), timeout=REACH_S).close()
         except OSError as error:
             raise _unreachable(field, address, f"no connection to its port ({error})") from None
-    # What KubeRay asks a head, too.
+    # KubeRay requires the same of a head.
     command = [sys.executable, "-P", "-m", "ray.scripts.scripts", "health-check"]
     try:
         subprocess.run(
@@ -364,7 +364,7 @@ def _join(address: str, field: str, options: Mapping[str, Any]) -> Any:
 
 
 def describe_dashboard(url: str) -> str:
-    """How to open a dashboard: its address, its token where it asks for one, and from elsewhere.
+    """Instructions for the dashboard: its address, its token if needed, and access from elsewhere.
 
     Args:
         url: what `start` returned.

@@ -1,42 +1,30 @@
-"""What a full disk looks like behind other errors, and a log that lives with one."""
+"""Detection of full and read-only disks behind other errors."""
 
 import errno
-import logging
 import re
-import sys
 
+from adacomcat.files import WriteError
 from study.execution.causes import behind, is_of_ray
 
-FULL = (errno.ENOSPC, errno.EDQUOT)
-_TEXT = re.compile(rf"\[errno ({'|'.join(map(str, FULL))})\]", re.IGNORECASE)
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
+"""Whatever raised them, nothing more can be recorded."""
+_TEXT = re.compile(
+    rf"\[errno ({'|'.join(map(str, FULL))})\]|{WriteError.__module__}.{WriteError.__name__}: ",
+    re.IGNORECASE,
+)
 
 
 def is_disk_full(error: BaseException | None) -> bool:
-    """Whether a full disk or an exhausted quota is behind an error."""
+    """Whether a full or read-only disk, or one of our files that could not be written, is behind.
+
+    A permission that is lost in the middle counts where it hinders a writer of ours: of a file that
+    cannot be read the trial alone fails.
+    """
     return any(_is_full(found) for found in behind(error))
 
 
 def _is_full(error: BaseException) -> bool:
-    if isinstance(error, OSError) and error.errno in FULL:
+    if isinstance(error, WriteError) or (isinstance(error, OSError) and error.errno in FULL):
         return True
     # What came from another process has lost what was behind it, but for the traceback in its text.
     return is_of_ray(error) and bool(_TEXT.search(str(error)))
-
-
-class LogFile(logging.FileHandler):
-    """A log that loses what a full disk does not take.
-
-    Others would print a traceback over the display for every record, and raise at the end, over the
-    error that says what has happened.
-    """
-
-    def handleError(self, record: logging.LogRecord) -> None:
-        if not is_disk_full(sys.exc_info()[1]):
-            super().handleError(record)
-
-    def close(self) -> None:
-        try:
-            super().close()
-        except OSError as error:
-            if not is_disk_full(error):
-                raise

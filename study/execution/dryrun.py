@@ -1,4 +1,4 @@
-"""Dry run: the trials of a study, the resources they get, and an estimate of their time."""
+"""Dry run: the trials of a study, their resources, and an estimate of their time."""
 
 from rich.console import Console
 from rich.table import Table
@@ -72,7 +72,7 @@ def _trials(experiment: Experiment, specs: int) -> str:
     rungs = ", ".join(map(str, stopping.rungs)) if stopping else "none"
     return (
         f"{specs} trials of references, and {suggested} more: {exploration.samples} arms suggested "
-        f"by {exploration.sampler} for {objectives}; judged after epochs: {rungs}"
+        f"by {exploration.sampler} for {objectives}; pruned after epochs: {rungs}"
     )
 
 

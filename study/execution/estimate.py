@@ -70,12 +70,11 @@ def measure(config: TrialConfig, placement: Placement) -> tuple[float, float]:
         val=_cut(full.val, EVAL_IMAGES),
         test=_cut(full.test, 1),
     )
-    short = dataclasses.replace(
-        config,
+    short = config.replace(
         schedule={"kind": "explicit", "epochs": [1]},
-        search=dataclasses.replace(search, steps=None, images=None, stable_steps=None),
-        search_phase=dataclasses.replace(config.search_phase, epochs=2),
-        finetune=dataclasses.replace(config.finetune, epochs=1),
+        search=search.replace(steps=None, images=None, stable_steps=None),
+        search_phase=config.search_phase.replace(epochs=2),
+        finetune=config.finetune.replace(epochs=1),
     )
     rows = _Rows()
     with tempfile.TemporaryDirectory() as folder:
@@ -117,6 +116,8 @@ class _Rows:
 
     def __init__(self) -> None:
         self.epochs: list[dict[str, Any]] = []
+
+    def begin(self, epochs: Any, searches: Any) -> None: ...
 
     def epoch(self, row: dict[str, Any]) -> None:
         self.epochs.append(row)

@@ -8,7 +8,7 @@ from contextlib import contextmanager, nullcontext, redirect_stdout
 from pathlib import Path
 from typing import Any
 
-from study.execution.disk import LogFile
+from adacomcat.io.run import LogFile
 
 logger = logging.getLogger(__name__)
 

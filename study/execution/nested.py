@@ -1,4 +1,4 @@
-"""The trials of an arm as a Ray Train run: several workers, each on its own CPUs or GPU."""
+"""Trials of an arm as a Ray Train run, with several workers."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -10,7 +10,7 @@ from study.spec.schema import TrialSpec
 from study.store import Results
 
 RETRIES = 3
-"""How often a run starts again, from its last epoch, after the loss of a worker or a node."""
+"""Restarts of a run, from its last epoch, after the loss of a worker or a node."""
 
 
 def run_nested(specs: Sequence[TrialSpec], job: Job) -> None:

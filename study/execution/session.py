@@ -1,4 +1,4 @@
-"""One driver at work on a results directory: from the lock to the last figure."""
+"""Session of one driver on a results directory, from the lock to the final figures."""
 
 import argparse
 import os
@@ -14,15 +14,16 @@ from rich.console import Console
 
 from adacomcat.checks import require
 from adacomcat.files import default_cache
+from adacomcat.io.run import FINAL
 from study.execution import cluster, provenance
-from study.execution.lock import driver_lock
 from study.execution.log import study_log
 from study.explore.export import export
-from study.show.monitor import make_monitor
+from study.preflight import check_buildable
+from study.show.progress import StudyProgress
 from study.show.status import describe
 from study.spec.catalog import recorder
 from study.spec.expand import expand
-from study.spec.schema import FINAL, Experiment, TrialSpec
+from study.spec.schema import Experiment, TrialSpec
 from study.store import Results
 
 
@@ -55,7 +56,8 @@ class Session:
         self.results.check(self.experiment, extend=self.arguments.extend)
         # A record that does not read is refused here, before anything is started.
         self.results.trials()
-        with driver_lock(self.results.root), ExitStack() as log:
+        with self.results.locked(), ExitStack() as log:
+            self._restore_traces()
             if self._is_complete():
                 count = len(self.results.trials())
                 self.console.print(f"all {count} trials have ended already", highlight=False)
@@ -75,6 +77,17 @@ class Session:
 
         return left(self.experiment, open_study(self.experiment, self.results)) == 0
 
+    def _restore_traces(self) -> None:
+        """Give ended trials back the rows that their files have lost."""
+        for record in self.results.trials():
+            run = self.results.run(record["trial_id"])
+            missing = run.missing_rows() if record["status"] in FINAL else ""
+            if missing:
+                from study.execution.body import restore_trace
+
+                restore_trace(run)
+                self._say(f"{run.path.name}: {missing}; restored from its checkpoint")
+
     def _read_log(self, record: Callable[[Results, str], None]) -> None:
         specs = expand(self.experiment)
         require(len(specs) == 1, "arms, seeds", len(specs), "one trial: no other was published")
@@ -93,7 +106,7 @@ class Session:
 
     def _execute(self, log: ExitStack) -> None:
         """Run what is not finished; `log` keeps the study's log open for what follows."""
-        from study.execution.body import check_buildable, prepare_dense
+        from study.execution.body import prepare_dense
 
         specs = expand(self.experiment)
         by_arm = {spec.arm: spec.trial_config() for spec in specs}
@@ -111,14 +124,13 @@ class Session:
         self._begin(specs, git)
         where = (str(self.results.root), str(default_cache()))
         job = Job(*where, placement, git, named=self.arguments.dashboard)
-        monitor = make_monitor(
-            self.console, self.experiment, self.results, quiet=self.arguments.quiet
-        )
+        quiet = self.arguments.quiet
+        progress = StudyProgress(self.console, self.experiment, self.results, quiet=quiet)
         log.enter_context(study_log(self.results.root / "study.log"))
-        with monitor:
+        with progress:
             for config in by_arm.values():
-                prepare_dense(config, Path(job.cache), placement.device, monitor.dense)
-            run_study(self.experiment, job, monitor, loggers, restart=restart, say=self._say)
+                prepare_dense(config, Path(job.cache), placement.device, progress.dense)
+            run_study(self.experiment, job, progress, loggers, restart=restart, say=self._say)
 
     def _start_ray(self) -> cluster.Placement:
         url = cluster.start(dashboard=self.arguments.dashboard, address=self.arguments.address)

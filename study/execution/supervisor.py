@@ -129,7 +129,8 @@ class Supervisor:
                 return None
             except (Exception, Halt) as error:
                 if is_disk_full(error):
-                    text = f"no space left for {self._root}; what was finished is whole"
+                    full = "no space left, read-only, or not permitted"
+                    text = f"cannot write to {self._root} ({full}); what was finished is whole"
                     raise DiskFull(errno.ENOSPC, text) from error
                 if is_memory_short(error):
                     logger.warning("memory", exc_info=error)
@@ -198,9 +199,6 @@ class Supervisor:
 
     def _abandon(self, lost: str) -> None:
         """End this process, whose main thread hangs in a call of Ray's that never comes back."""
-        import faulthandler
-
-        faulthandler.dump_traceback(all_threads=True)  # DEBUG
         with suppress(Exception):
             self._study.mark_interrupted()
             print(f"error: Ray's {lost} has died; {AGAIN}", file=sys.stderr, flush=True)

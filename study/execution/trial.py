@@ -1,10 +1,10 @@
-"""The trials of one arm in a worker, under Ray Tune or Ray Train, and what is recorded of them."""
+"""Trials of one arm in a worker, under Ray Tune or Ray Train, and their records."""
 
-import logging
+import math
 import time
 import traceback
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import closing, contextmanager
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import closing
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -12,22 +12,23 @@ from typing import Any
 import torch
 
 from adacomcat.checks import NonFiniteLoss
+from adacomcat.io.run import FINAL, lock, now
+from adacomcat.io.trace import TraceWriter
 from adacomcat.parallel import from_first_worker
+from adacomcat.training.rows import Row
 from study.execution.body import Body, Outcome, train_trial
 from study.execution.causes import is_memory_short, is_of_ray
 from study.execution.cluster import Placement
 from study.execution.disk import is_disk_full
-from study.execution.lock import trial_lock
 from study.execution.provenance import collect
-from study.explore.judge import Verdict
+from study.explore.pruner import Decision
 from study.spec.objectives import mean_values
-from study.spec.schema import FINAL, TrialSpec
-from study.store import Results, TraceWriter, now
+from study.spec.schema import TrialSpec
+from study.store import Results
 
 Report = Callable[[dict[str, Any]], None]
 """Takes flat metrics on their way to Ray."""
 
-LOG = "trial.log"
 PREDECESSOR_WAIT_S = 60.0
 """A worker outlives its killed driver by a second or two, and may still be writing."""
 
@@ -36,17 +37,17 @@ TOLD = ("phase", "epoch", "step_epoch", "val_acc", "searches", "params")
 
 
 @dataclass(frozen=True)
-class Referee:
-    """Where the judge of an exploration is, what it judges by, and when."""
+class Pruning:
+    """The pruner of an exploration, its objectives, and the epochs at which it decides."""
 
-    ask: Callable[[str, int, Sequence[float]], Verdict]
+    decide: Callable[[str, int, Sequence[float]], Decision]
     objectives: tuple[str, ...]
     rungs: tuple[int, ...]
 
 
 @dataclass(frozen=True)
 class Job:
-    """What all trials of a study share, sent to every worker."""
+    """Shared data of all trials of a study, sent to every worker."""
 
     root: str
     """The results directory."""
@@ -54,7 +55,7 @@ class Job:
     placement: Placement
     git: dict[str, Any]
     body: Body = train_trial
-    referee: Referee | None = None
+    pruning: Pruning | None = None
     named: bool = False
     """Whether each trial has an actor of its own, which Ray's dashboard shows by the trial's id."""
     report_every_s: float = 0.5
@@ -82,7 +83,11 @@ class _TraceReporter:
         self._every_s = 0.0 if nested else job.report_every_s
         self._told = 0.0
 
-    def epoch(self, row: dict[str, Any]) -> None:
+    def begin(self, epochs: Sequence[Row], searches: Sequence[Row]) -> None:
+        if self._writer is not None:
+            self._writer.begin(epochs, searches)
+
+    def epoch(self, row: Row) -> None:
         if self._writer is not None:
             self._writer.epoch(row)
         if time.monotonic() - self._told >= self._every_s:
@@ -92,26 +97,9 @@ class _TraceReporter:
             step = {"training_iteration": self._before + row["step_epoch"] + 1}
             self._report(self._who | told | step)
 
-    def search(self, row: dict[str, Any]) -> None:
+    def search(self, row: Row) -> None:
         if self._writer is not None:
             self._writer.search(row)
-
-
-@contextmanager
-def _logged_to(path: Path) -> Iterator[None]:
-    """Append what the engine logs to a file: a line an epoch, and what it warns of."""
-    handler = logging.FileHandler(path)
-    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
-    logger = logging.getLogger("adacomcat")
-    level = logger.level
-    logger.addHandler(handler)
-    logger.setLevel(logging.INFO)
-    try:
-        yield
-    finally:
-        logger.setLevel(level)
-        logger.removeHandler(handler)
-        handler.close()
 
 
 class ArmRun:
@@ -144,15 +132,15 @@ class ArmRun:
         torch.set_num_threads(self.job.placement.threads)
         if from_first_worker(all(self._is_there(spec, None) for spec in self.specs)):
             return
-        referee = self.job.referee
-        for rung in referee.rungs if referee else ():
+        pruning = self.job.pruning
+        for rung in pruning.rungs if pruning else ():
             for spec in self.specs:
                 self._run_trial(spec, rung)
-            assert referee is not None
-            verdict = from_first_worker(self._ask(referee, rung) if self.first else None)
-            assert verdict is not None
-            if verdict.stop:
-                self._stop(verdict)
+            assert pruning is not None
+            decision = from_first_worker(self._decide(pruning, rung) if self.first else None)
+            assert decision is not None
+            if decision.stop:
+                self._stop(decision)
                 return
         for spec in self.specs:
             self._run_trial(spec, None)
@@ -168,10 +156,10 @@ class ArmRun:
 
     def _record(self, spec: TrialSpec, until: int | None) -> Outcome | None:
         """The body, and what it leaves, in the trial's folder."""
-        folder = self.results.folder(spec.trial_id)
-        with trial_lock(folder, PREDECESSOR_WAIT_S):
+        run = self.results.run(spec.trial_id)
+        with run.locked(PREDECESSOR_WAIT_S):
             self._begin(spec)
-            with closing(TraceWriter(folder)) as writer, _logged_to(folder / LOG):
+            with closing(TraceWriter(run.path)) as writer, run.logged():
                 outcome = self._run_body(spec, until, writer)
             if outcome is not None:
                 self._finish(spec, outcome)
@@ -180,7 +168,12 @@ class ArmRun:
     def _is_there(self, spec: TrialSpec, until: int | None) -> bool:
         if self.results.status(spec.trial_id) in FINAL:
             return True
-        return until is not None and len(self.results.epochs(spec.trial_id)) >= until
+        if until is None:
+            return False
+        try:
+            return len(self.results.epochs(spec.trial_id)) >= until
+        except ValueError:  # A damaged row: the trial goes on, and writes its trace anew.
+            return False
 
     def _run_body(
         self, spec: TrialSpec, until: int | None, writer: TraceWriter | None = None
@@ -212,24 +205,27 @@ class ArmRun:
             )
 
     def _finish(self, spec: TrialSpec, outcome: Outcome) -> None:
+        # The settings tell one part of the leakage, the contents of the images the other.
+        leakage = list(dict.fromkeys((*spec.leakage, *outcome.leakage)))
         self.results.update(
             spec.trial_id,
             "finished",
             finished=now(),
             summary=outcome.summary,
+            leakage=leakage,
             provenance=self.provenance | {"split_hashes": dict(outcome.split_hashes)},
         )
 
-    def _ask(self, referee: Referee, rung: int) -> Verdict:
-        """The judge's word on the means over the seeds, each as it stood at the rung."""
+    def _decide(self, pruning: Pruning, rung: int) -> Decision:
+        """The pruner's decision on the means over the seeds, each as it stood at the rung."""
         traces = [self.results.epochs(spec.trial_id)[:rung] for spec in self.specs]
-        values = mean_values(traces, referee.objectives)
-        return referee.ask(self.specs[0].arm, rung, values)
+        values = mean_values(traces, pruning.objectives)
+        return pruning.decide(self.specs[0].arm, rung, values)
 
-    def _stop(self, verdict: Verdict) -> None:
+    def _stop(self, decision: Decision) -> None:
         for spec in self.specs:
             if self.first:
-                stopped = asdict(verdict)
+                stopped = asdict(decision)
                 self.results.update(spec.trial_id, "stopped", finished=now(), stopped=stopped)
             self.report({"trial": spec.trial_id, "status": "stopped"})
 
@@ -257,7 +253,7 @@ def run_arm(trial_ids: Sequence[str], job: Job, report: Report) -> None:
             report({"trial": spec.trial_id, "kept": True})
     try:
         # The same arm, suggested twice, waits here and finds its trials finished.
-        with trial_lock(results.folder(specs[0].trial_id) / "arm", float("inf")):
+        with lock(results.folder(specs[0].trial_id) / ".arm.lock", math.inf):
             if job.placement.executor == "train":
                 run_nested(specs, job)
             else:
@@ -304,5 +300,5 @@ def _headline(error: BaseException) -> str:
 
 
 def ray_folder(root: str | Path) -> Path:
-    """Where Ray keeps its own files of a study; nothing of the record is in there."""
+    """Folder of Ray's own files of a study, which are not part of the record."""
     return Path(root) / "ray"

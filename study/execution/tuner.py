@@ -1,4 +1,4 @@
-"""A study as Ray Tune runs: a grid in waves, or an exploration that Optuna leads."""
+"""Studies on Ray Tune: a grid in waves, or an exploration led by Optuna."""
 
 import errno
 import logging
@@ -12,7 +12,8 @@ import ray
 from ray import tune
 from ray.tune.trainable import Trainable, wrap_function
 
-from adacomcat.settings import build_config
+from adacomcat.config.overrides import build_config
+from adacomcat.io.run import FINAL, now
 from study.execution.causes import MemoryShort, is_memory_short
 from study.execution.cluster import Placement
 from study.execution.disk import is_disk_full
@@ -20,28 +21,28 @@ from study.execution.nested import RETRIES
 from study.execution.supervisor import Halt, Supervisor
 from study.execution.trial import (
     Job,
-    Referee,
+    Pruning,
     failure_text,
     ray_folder,
     record_failure,
     run_arm,
 )
 from study.execution.watch import Watch
-from study.explore.judge import Judge, Verdict
-from study.explore.optuna_study import fail_arm, left, open_study
-from study.explore.search import StudySearch
-from study.show.monitor import Monitor
+from study.explore.optuna_study import fail_arm
+from study.explore.pruner import Decision, Pruner
+from study.explore.searcher import OptunaSearcher
+from study.show.progress import StudyProgress
 from study.spec.expand import as_json, expand
 from study.spec.exploration import Exploration
 from study.spec.resolve import Trace, resolve
-from study.spec.schema import FINAL, Experiment, TrialSpec, levels
-from study.store import Results, now
+from study.spec.schema import Experiment, TrialSpec, levels
+from study.store import Results
 
 
 def run_study(
     experiment: Experiment,
     job: Job,
-    monitor: Monitor,
+    progress: StudyProgress,
     loggers: Sequence[tune.Callback] = (),
     *,
     restart: Callable[[], Placement] | None = None,
@@ -52,7 +53,7 @@ def run_study(
     Args:
         experiment: the study's; its results directory has been begun.
         job: what its trials share.
-        monitor: told what happens.
+        progress: told what happens.
         loggers: Ray's own, which hear every report.
         restart: starts Ray again where it is lost; None where this process found one running.
         say: takes a line on what was lost.
@@ -63,23 +64,23 @@ def run_study(
         DiskFull: nothing more can be recorded.
         GivenUp: memory or Ray was lost too often.
     """
-    study = _Study(experiment, job, monitor, loggers)
+    study = _Study(experiment, job, progress, loggers)
     Supervisor(study, job.root, job.placement, restart, say).run()
     if all(record["status"] in FINAL for record in study.results.trials()):
         shutil.rmtree(ray_folder(job.root), ignore_errors=True)
 
 
 class _Study:
-    """What the parts of a run share."""
+    """Shared data of the parts of a run."""
 
     def __init__(
         self,
         experiment: Experiment,
         job: Job,
-        monitor: Monitor,
+        progress: StudyProgress,
         loggers: Sequence[tune.Callback],
     ) -> None:
-        self.experiment, self.job, self.monitor = experiment, job, monitor
+        self.experiment, self.job, self.progress = experiment, job, progress
         self.loggers = loggers
         self.results = Results(Path(job.root))
         self._errors: dict[str, str] = {}
@@ -132,31 +133,28 @@ class _Study:
                 self._mark_lost([spec.trial_id for spec in ready])
 
     def explore(self) -> None:
-        """The references, then what Optuna suggests, judged on the way."""
+        """The references, then what Optuna suggests, pruned on the way."""
         exploration = self.experiment.exploration
         assert exploration is not None
-        study = open_study(self.experiment, self.results)
-        samples = left(self.experiment, study)
-        if samples:
-            self._explore(exploration, samples)
+        searcher = OptunaSearcher(self.experiment, self.results)
+        if searcher.left:
+            config = tune.TuneConfig(search_alg=searcher, num_samples=searcher.left)
+            self._fit("explore", self._with_pruner(exploration), {}, config)
         lost = [r["trial_id"] for r in self.results.trials() if r["status"] not in FINAL]
         self._mark_lost(lost)
 
-    def _explore(self, exploration: Exploration, samples: int) -> None:
-        job = self.job
-        if exploration.stopping is not None:
-            references = [arm.name for arm in self.experiment.arms]
-            # Its ledger is its state: one that is killed goes on as it was.
-            judge = ray.remote(num_cpus=0, max_restarts=-1, max_task_retries=-1)(Judge).remote(
-                exploration.stopping,
-                exploration.objectives,
-                references,
-                self.results.rungs_file,
-            )
-            referee = Referee(_Ask(judge), exploration.objectives, exploration.stopping.rungs)
-            job = replace(job, referee=referee)
-        search = StudySearch(self.experiment, self.results)
-        self._fit("explore", job, {}, tune.TuneConfig(search_alg=search, num_samples=samples))
+    def _with_pruner(self, exploration: Exploration) -> Job:
+        """The job with the pruner, if the exploration stops arms early."""
+        if exploration.stopping is None:
+            return self.job
+        references = [arm.name for arm in self.experiment.arms]
+        # Its file of decisions is its state: one that is killed goes on as it was.
+        actor = ray.remote(num_cpus=0, max_restarts=-1, max_task_retries=-1)(Pruner)
+        pruner = actor.remote(
+            exploration.stopping, exploration.objectives, references, self.results.rungs_file
+        )
+        pruning = Pruning(_Decide(pruner), exploration.objectives, exploration.stopping.rungs)
+        return replace(self.job, pruning=pruning)
 
     def _ready(self, specs: Sequence[TrialSpec]) -> list[TrialSpec]:
         """Those not finished, resolved; one whose needs are missing is marked failed."""
@@ -170,7 +168,7 @@ class _Study:
                     self.results.update(spec.trial_id, "pending", config=resolved.config)
                 ready.append(resolved)
             except ValueError as error:
-                self.monitor.started(spec)
+                self.progress.started(spec)
                 record_failure([spec], self.results, error, self.ended)
         return ready
 
@@ -231,7 +229,7 @@ class _Study:
         """Note that Tune has started an arm."""
         for trial_id in trial_ids:
             if self.results.status(trial_id) not in FINAL:
-                self.monitor.started(self.results.spec(trial_id))
+                self.progress.started(self.results.spec(trial_id))
                 self._running.append(trial_id)
 
     def ended(self, report: Mapping[str, Any]) -> None:
@@ -241,14 +239,14 @@ class _Study:
             self._failed.add(trial_id)
         if trial_id in self._running:
             self._running.remove(trial_id)
-        self.monitor.ended(trial_id, status, self.results.trial(trial_id))
+        self.progress.ended(trial_id, status, self.results.trial(trial_id))
 
     def mark_interrupted(self) -> None:
         """Record that the running trials were stopped."""
         for record in self.results.trials():
             if record["status"] == "running":
                 self.results.update(record["trial_id"], "interrupted", finished=now())
-                self.monitor.ended(record["trial_id"], "interrupted", None)
+                self.progress.ended(record["trial_id"], "interrupted", None)
 
 
 def resolve_spec(spec: TrialSpec, results: Results) -> TrialSpec:
@@ -270,19 +268,19 @@ def resolve_spec(spec: TrialSpec, results: Results) -> TrialSpec:
     return spec.model_copy(update={"config": as_json(config)})
 
 
-class _Ask:
-    """The judge's actor as a function that workers can be sent."""
+class _Decide:
+    """The pruner's actor as a function that workers can be sent."""
 
-    def __init__(self, judge: Any) -> None:
-        self._judge = judge
+    def __init__(self, pruner: Any) -> None:
+        self._pruner = pruner
 
-    def __call__(self, arm: str, rung: int, values: Sequence[float]) -> Verdict:
-        verdict: Verdict = ray.get(self._judge.ask.remote(arm, rung, tuple(values)))
-        return verdict
+    def __call__(self, arm: str, rung: int, values: Sequence[float]) -> Decision:
+        decision: Decision = ray.get(self._pruner.decide.remote(arm, rung, tuple(values)))
+        return decision
 
 
 def _tune_folder(root: str, *, logs: bool = False) -> Path:
-    """Where Tune writes; what loggers leave there is kept."""
+    """Folder that Tune writes to; logs in it are kept."""
     return Path(root) / "logs" if logs else ray_folder(root) / "tune"
 
 
@@ -333,4 +331,4 @@ class _Events(tune.Callback):
         elif "status" in result:
             self._study.ended(result)
         elif "kept" not in result:
-            self._study.monitor.epoch(result["trial"], result)
+            self._study.progress.epoch(result["trial"], result)

@@ -1,4 +1,4 @@
-"""What an exploration found, as tables in its results directory.
+"""Tables of an exploration in its results directory: arms, front, importances.
 
     RESULTS/arms.csv          one row an arm that was started
     RESULTS/front.csv         of these the finished ones that no other dominates, the best first
@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from adacomcat.files import atomic_write_bytes, atomic_write_json
-from study.explore.outcome import Outcome, on_front, read_outcome
+from study.explore.outcome import ArmOutcome, on_front, read_outcome
 from study.spec.exploration import Exploration
 from study.spec.objectives import losses
 from study.spec.schema import Arm, Experiment
@@ -47,7 +47,7 @@ class ArmRow:
 
     arm: Arm
     trial: "FrozenTrial"
-    outcome: Outcome
+    outcome: ArmOutcome
     seeds: int
     leakage: tuple[str, ...]
     reference: bool
@@ -90,7 +90,10 @@ def arm_rows(experiment: Experiment, results: Results) -> list[ArmRow]:
         # An arm that was stopped does not get the seeds of an extension.
         begun = [trial_id for trial_id in ids if results.trial(trial_id) is not None]
         outcome = read_outcome(begun, exploration, results)
-        found.append((arm, trial, outcome, len(begun), specs[0].leakage))
+        records = [results.trial(trial_id) or {} for trial_id in begun]
+        uses = (use for record in records for use in record["leakage"])
+        leakage = tuple(dict.fromkeys((*specs[0].leakage, *uses)))
+        found.append((arm, trial, outcome, len(begun), leakage))
     front = on_front([outcome.values for _, _, outcome, _, _ in found], exploration.objectives)
     return [
         ArmRow(*entries, reference=entries[0].name in references, on_front=flag)
@@ -99,7 +102,7 @@ def arm_rows(experiment: Experiment, results: Results) -> list[ArmRow]:
 
 
 def importance(rows: Sequence[ArmRow], exploration: Exploration) -> dict[str, Any]:
-    """How much each parameter decides whether an arm is among the best in an objective.
+    """Importance of each parameter for an arm to be among the best in an objective.
 
     By PED-ANOVA (Watanabe et al., arXiv 2304.10255), in Optuna's version for conditional parameters
     (arXiv 2601.20800): fANOVA would leave out every parameter that some arm lacks. It sees the

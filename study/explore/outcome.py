@@ -1,23 +1,23 @@
-"""How an arm ended, read from the store: its trials, one a seed, as one."""
+"""Outcome of an arm, read from the records of its trials."""
 
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-import moocore
 import numpy as np
 
 from adacomcat.checks import require
+from adacomcat.io.run import Status
+from study import pareto
 from study.spec.exploration import Exploration
 from study.spec.objectives import losses, mean_values
-from study.spec.schema import Status
 from study.store import Results
 
 
 @dataclass(frozen=True)
-class Outcome:
-    """What became of an arm.
+class ArmOutcome:
+    """Outcome of an arm.
 
     Attributes:
         status: of the arm.
@@ -27,7 +27,7 @@ class Outcome:
         epochs: that were run, over all seeds.
         commit: of the code that ran it; None where that is unknown.
         error: why it failed, in one line.
-        stopped: the verdict that stopped it.
+        stopped: the decision that stopped it.
     """
 
     status: Status
@@ -41,7 +41,7 @@ class Outcome:
 
 
 def arm_status(statuses: Sequence[Status]) -> Status:
-    """Where an arm stands, from where its trials do: finished only when all are.
+    """Status of an arm from its trials: finished only if all are.
 
     A mean over fewer seeds would compare with no other, so one that failed decides.
     """
@@ -49,7 +49,9 @@ def arm_status(statuses: Sequence[Status]) -> Status:
     return next((status for status in order if status in statuses), "finished")
 
 
-def read_outcome(trial_ids: Sequence[str], exploration: Exploration, results: Results) -> Outcome:
+def read_outcome(
+    trial_ids: Sequence[str], exploration: Exploration, results: Results
+) -> ArmOutcome:
     """Read how an arm stands.
 
     An objective that its rows lack, or that is no finite number, makes it a failed one.
@@ -84,25 +86,21 @@ def read_outcome(trial_ids: Sequence[str], exploration: Exploration, results: Re
             details["deviations"] = _deviations(traces, exploration)
     except (ValueError, KeyError, TypeError, IndexError) as problem:
         reason = f"its trace does not serve: {type(problem).__name__}: {problem}"
-        return Outcome("failed", **{"error": reason, **details})
-    return Outcome(status, **details)
+        return ArmOutcome("failed", **{"error": reason, **details})
+    return ArmOutcome(status, **details)
 
 
 def on_front(points: Sequence[tuple[float, ...] | None], objectives: Sequence[str]) -> list[bool]:
-    """Which arms no other dominates; equal ones all are.
+    """Arms that no other arm dominates, including equal ones.
 
     Args:
         points: objectives of each arm; None for one that has not finished, and is not on the front.
         objectives: their names.
     """
-    flags = [False] * len(points)
-    there = [index for index, point in enumerate(points) if point is not None]
-    turned = [losses(point, objectives) for point in points if point is not None]
-    if there:
-        found = moocore.is_nondominated(np.array(turned), keep_weakly=True)
-        for index, flag in zip(there, found, strict=True):
-            flags[index] = bool(flag)
-    return flags
+    missing = (math.nan,) * len(objectives)
+    return pareto.on_front(
+        [missing if point is None else losses(point, objectives) for point in points]
+    )
 
 
 def _values(

@@ -1,4 +1,4 @@
-"""Optuna's samplers, made anew for every suggestion.
+"""Optuna samplers, created anew for every suggestion.
 
 What a sampler draws then depends on the number of the Optuna trial and on what the storage holds,
 not on what the process drew before: a study that was killed goes on as one that was not.

@@ -1,1 +1,1 @@
-"""What a user sees of a study."""
+"""Progress and status of a study."""

@@ -1,9 +1,9 @@
-"""What stands where in a results directory: a page, without Ray, while a study runs or after."""
+"""Status page of a results directory (`--status`), during a run or after it; needs no Ray."""
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal, get_args
+from typing import Any, get_args
 
 import numpy as np
 from rich.console import Group, RenderableType
@@ -11,25 +11,18 @@ from rich.table import Table
 from rich.text import Text
 
 from adacomcat.config import leakage_note
-from study.execution.lock import holder
+from adacomcat.io.run import FINAL, Status
 from study.explore.outcome import arm_status, on_front, read_outcome
-from study.show.monitor import STYLES, count
+from study.show.progress import STYLES
 from study.spec.expand import expand
 from study.spec.exploration import Exploration
-from study.spec.objectives import losses
-from study.spec.schema import FINAL, Experiment, Status
+from study.spec.schema import Experiment
 from study.store import Results
-
-UNDER_WAY = ("running", "interrupted")
-
-
-Front = Sequence[tuple["_Arm", tuple[float, ...]]]
-"""Arms and their objectives, each in its own direction."""
 
 
 @dataclass
 class _Arm:
-    """An arm and its trials, one a seed, of which some may have no record yet."""
+    """An arm and its trials, one a seed."""
 
     name: str
     label: str
@@ -41,40 +34,35 @@ class _Arm:
         there: list[Status] = [r["status"] if r else "pending" for r in self.trials.values()]
         # A kill between the records of two seeds leaves one without. But an arm that was stopped
         # does not get the seeds of an extension.
-        count = 0 if "stopped" in there else self.seeds - len(there)
-        lacking: list[Status] = ["pending"] * count
-        return there + lacking
+        lacking = 0 if "stopped" in there else self.seeds - len(there)
+        pending: list[Status] = ["pending"] * lacking
+        return there + pending
 
-    def mean(self, name: str) -> float | None:
-        """Of a figure of the summaries, over the finished seeds; None where there is none."""
+    def mean(self, name: str) -> str:
+        """Mean of a figure of the summaries over the finished seeds."""
         ended = [r for r in self.trials.values() if r and r["status"] == "finished"]
-        values = [record["summary"][name] for record in ended]
+        values = [record["summary"].get(name) for record in ended]
         known = [value for value in values if value is not None]
-        return float(np.mean(known)) if known else None
+        if not known:
+            return ""
+        mean = float(np.mean(known))
+        if name.endswith("_acc"):
+            return f"{mean:.2%}"
+        return f"{mean:,.0f}" if mean >= 1000 else f"{mean:.3g}"
 
 
 def describe(results: Results, experiment: Experiment) -> RenderableType:
-    """The page of `--status`: what is asked, how far each arm is, what failed, the front so far.
+    """What is asked, how far each arm is, which are on the front, and what failed.
 
     Raises:
         ValueError: files that do not read, or that a newer version wrote.
     """
     records = results.trials()
     arms = _arms(experiment, records)
-    driver = holder(results.root)
-    exploration = experiment.exploration
-    front = _front(arms, exploration, results) if exploration else []
-    parts: list[RenderableType] = [
-        _head(experiment, results, arms, driver),
-        _arm_table(arms, results, {arm.name for arm, _ in front}),
-    ]
-    if exploration is not None and front:
-        parts.append(_front_table(front, exploration))
     failures = _failures(records, results)
-    if failures:
-        parts.append(Group(*failures))
-    spaced = [part for each in parts for part in (each, Text(""))]
-    return Group(*spaced[:-1])
+    parts: list[RenderableType] = [_head(experiment, results, arms), Text("")]
+    parts.append(_table(experiment, results, arms))
+    return Group(*parts, *([Text(""), *failures] if failures else []))
 
 
 def _arms(experiment: Experiment, records: Sequence[dict[str, Any]]) -> list[_Arm]:
@@ -90,28 +78,26 @@ def _arms(experiment: Experiment, records: Sequence[dict[str, Any]]) -> list[_Ar
     return list(arms.values())
 
 
-def _head(
-    experiment: Experiment, results: Results, arms: Sequence[_Arm], driver: Mapping[str, Any] | None
-) -> Table:
+def _head(experiment: Experiment, results: Results, arms: Sequence[_Arm]) -> Table:
     study = results.study()
     counts = Counter(status for arm in arms for status in arm.statuses())
-    tally = ", ".join(f"{counts[s]} {s}" for s in get_args(Status) if counts[s])
     rows = {
         "experiment": f"{experiment.name} on {experiment.workload.name}",
         "question": experiment.question,
         "started": f"{study['started']} by {study['command']}",
-        "driver": _driver(driver, results, _is_left(experiment, results, counts)),
-        "trials": tally,
+        "driver": _driver(experiment, results, counts),
+        "trials": ", ".join(f"{counts[s]} {s}" for s in get_args(Status) if counts[s]),
     }
-    notes = {leakage_note(spec.leakage) for spec in expand(experiment)} - {""}
+    uses = [spec.leakage for spec in expand(experiment)]
+    uses += [trial.get("leakage", ()) for arm in arms for trial in arm.trials.values()]
+    notes = {leakage_note(each) for each in uses} - {""}
     if notes:
         rows["note"] = "; ".join(sorted(notes))
-    exploration = experiment.exploration
-    if exploration is not None:
-        over = {*FINAL, "failed"}
+    if experiment.exploration is not None:
         suggested = arms[len(experiment.arms) :]
-        ended = sum(all(status in over for status in arm.statuses()) for arm in suggested)
-        rows["samples"] = f"{ended} of {exploration.samples} ended"
+        over = {*FINAL, "failed"}
+        ended = sum(over.issuperset(arm.statuses()) for arm in suggested)
+        rows["samples"] = f"{ended} of {experiment.exploration.samples} ended"
     table = Table.grid(padding=(0, 2, 0, 0))
     table.add_column(style="bold", no_wrap=True)
     table.add_column(overflow="fold")
@@ -120,10 +106,12 @@ def _head(
     return table
 
 
-def _driver(driver: Mapping[str, Any] | None, results: Results, is_left: bool) -> str:
-    if driver is not None:
-        return f"process {driver['pid']} on {driver['host']}, since {driver['since']}"
-    return f"none; to go on: --resume {results.root}" if is_left else "none, and nothing is left"
+def _driver(experiment: Experiment, results: Results, counts: Mapping[Status, int]) -> str:
+    if results.has_driver():
+        return "at work"
+    if _is_left(experiment, results, counts):
+        return f"none; to go on: --resume {results.root}"
+    return "none, and nothing is left"
 
 
 def _is_left(experiment: Experiment, results: Results, counts: Mapping[Status, int]) -> bool:
@@ -139,83 +127,57 @@ def _is_left(experiment: Experiment, results: Results, counts: Mapping[Status, i
         return True
 
 
-def _arm_table(arms: Sequence[_Arm], results: Results, front: set[str]) -> Table:
+def _table(experiment: Experiment, results: Results, arms: Sequence[_Arm]) -> Table:
+    """A row for each arm; `*` marks the front of an exploration."""
+    exploration = experiment.exploration
+    figures = exploration.objectives if exploration else ("val_acc", "searches")
+    front = _front(arms, exploration, results) if exploration else set()
     table = Table(box=None, padding=(0, 2, 0, 0), header_style="bold", expand=True)
-    columns: tuple[tuple[str, Literal["left", "right"]], ...] = (
-        ("arm", "left"),
-        ("", "left"),
-        ("seeds", "left"),
-        ("val", "right"),
-        ("searches", "right"),
-    )
-    for name, justify in columns:
-        table.add_column(name, justify=justify, no_wrap=True)
+    for name in ("arm", "", "seeds"):
+        table.add_column(name, no_wrap=True)
+    for name in figures:
+        table.add_column(name, justify="right", no_wrap=True)
     table.add_column("label", ratio=1, no_wrap=True, overflow="ellipsis")
     for arm in arms:
-        status = arm_status(arm.statuses())
-        accuracy, searches = arm.mean("val_acc"), arm.mean("searches")
+        style = STYLES.get(arm_status(arm.statuses()), "")
         table.add_row(
             arm.name,
             Text("*" if arm.name in front else "", style="bold green"),
-            Text(_progress(arm, results), style=STYLES.get(status, "")),
-            "" if accuracy is None else f"{accuracy:.2%}",
-            "" if searches is None else f"{searches:.3g}",
+            Text(_seeds(arm, results), style=style),
+            *map(arm.mean, figures),
             Text(arm.label),
         )
     return table
 
 
-def _progress(arm: _Arm, results: Results) -> str:
-    """How many seeds stand how, and how far those are that go on: `1 finished, 1 running 5/24`."""
+def _seeds(arm: _Arm, results: Results) -> str:
+    """Seeds by status, with the progress of unfinished ones: `1 finished, 1 running 5/24`."""
     words = []
     counts = Counter(arm.statuses())
-    for status in get_args(Status):
-        if not counts[status]:
-            continue
+    for status in (status for status in get_args(Status) if counts[status]):
         ids = [i for i, record in arm.trials.items() if record and record["status"] == status]
         far = ""
-        if status in UNDER_WAY:
+        if status in ("running", "interrupted"):
             config = arm.trials[ids[0]]["config"]
             total = config["search_phase"]["epochs"] + config["finetune"]["epochs"]
-            epochs = sorted(len(results.epochs(trial_id)) for trial_id in ids)
-            far = f" {'-'.join(str(e) for e in dict.fromkeys((epochs[0], epochs[-1])))}/{total}"
+            epochs = sorted({len(results.epochs(trial_id)) for trial_id in ids})
+            far = f" {'-'.join(map(str, dict.fromkeys((epochs[0], epochs[-1]))))}/{total}"
         elif status == "stopped":
             far = f" at {arm.trials[ids[0]]['stopped']['rung']}"
         words.append(f"{counts[status]} {status}{far}")
     return ", ".join(words)
 
 
-def _front(arms: Sequence[_Arm], exploration: Exploration, results: Results) -> Front:
-    """The finished arms that no other dominates, with their objectives, the best first."""
-    found = []
-    for arm in arms:
-        if all(status == "finished" for status in arm.statuses()):
-            values = read_outcome(list(arm.trials), exploration, results).values
-            if values is not None:
-                found.append((arm, values))
-    flags = on_front([values for _, values in found], exploration.objectives)
-    kept = [entry for entry, flag in zip(found, flags, strict=True) if flag]
-    return sorted(kept, key=lambda entry: losses(entry[1], exploration.objectives))
-
-
-def _front_table(
-    front: Sequence[tuple[_Arm, tuple[float, ...]]], exploration: Exploration
-) -> Table:
-    table = Table(box=None, padding=(0, 2, 0, 0), header_style="bold", expand=True)
-    table.add_column("front", no_wrap=True)
-    for name in exploration.objectives:
-        table.add_column(name, justify="right", no_wrap=True)
-    table.add_column("label", ratio=1, no_wrap=True, overflow="ellipsis")
-    for arm, values in front:
-        cells = map(_figure, exploration.objectives, values)
-        table.add_row(arm.name, *cells, Text(arm.label))
-    return table
-
-
-def _figure(name: str, value: float) -> str:
-    if name.endswith("_acc"):
-        return f"{value:.2%}"
-    return count(round(value)) if value >= 1000 else f"{value:.3g}"
+def _front(arms: Sequence[_Arm], exploration: Exploration, results: Results) -> set[str]:
+    """Names of the finished arms that no other dominates."""
+    values = [
+        read_outcome(list(arm.trials), exploration, results).values
+        if set(arm.statuses()) == {"finished"}
+        else None
+        for arm in arms
+    ]
+    flags = on_front(values, exploration.objectives)
+    return {arm.name for arm, flag in zip(arms, flags, strict=True) if flag}
 
 
 def _failures(records: Sequence[Mapping[str, Any]], results: Results) -> list[Text]:

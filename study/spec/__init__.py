@@ -1,1 +1,1 @@
-"""What a study is made of: schema, arms, settings."""
+"""Description of a study: experiments, arms, trials, explorations."""

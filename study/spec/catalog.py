@@ -1,4 +1,4 @@
-"""The experiments and workloads there are, found by name when asked for."""
+"""Experiments and workloads, found by name."""
 
 import importlib
 import inspect
@@ -8,7 +8,7 @@ from types import MappingProxyType
 from typing import Any
 
 from adacomcat.checks import require_known
-from adacomcat.settings import build_config
+from adacomcat.config.overrides import build_config
 from study.spec.expand import apply_settings, as_json
 from study.spec.schema import Experiment, Workload
 from study.store import Results

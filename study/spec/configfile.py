@@ -1,4 +1,4 @@
-"""A study as a file to read, to edit and to run: `study.yaml`, which `--config` takes."""
+"""Studies as editable files: `study.yaml`, which `--config` takes."""
 
 import json
 from collections.abc import Mapping
@@ -7,13 +7,14 @@ from typing import Any, get_args
 
 from pydantic import ValidationError
 
-from adacomcat.checks import require, require_known
+from adacomcat.checks import require_known
+from adacomcat.config.overrides import build_config
+from adacomcat.config.yaml import read_yaml, write_yaml
 from adacomcat.files import atomic_write_bytes
-from adacomcat.schedule import build_schedule
-from adacomcat.settings import build_config, read_yaml, write_yaml
-from study.spec.expand import RESOLVED, apply_settings
+from adacomcat.io.run import SCHEMA_VERSION, check_version
+from study.spec.expand import apply_settings
 from study.spec.exploration import Record
-from study.spec.schema import SCHEMA_VERSION, Experiment
+from study.spec.schema import Experiment
 
 HEAD = """\
 # The experiment {experiment} on the workload {workload}, with every setting spelled out.
@@ -51,18 +52,6 @@ def read_config(path: Path) -> Experiment:
         return _experiment(read_yaml(text))
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from None
-
-
-def check_version(content: Mapping[str, Any], field: str) -> None:
-    """Refuse what a newer version of this software has written.
-
-    Raises:
-        ValueError: no version, or one above `SCHEMA_VERSION`.
-    """
-    version = content.get("schema_version")
-    known = type(version) is int and 1 <= version <= SCHEMA_VERSION
-    allowed = f"up to {SCHEMA_VERSION}; a newer one needs a newer adacomcat"
-    require(known, field, version, allowed)
 
 
 def _experiment(content: Any) -> Experiment:
@@ -110,7 +99,7 @@ def _record_in(annotation: Any) -> type[Record] | None:
 
 
 def _name(entry: Any, number: int) -> str:
-    """What an entry of a list is called in a message: by its name where it has one."""
+    """Name of a list entry in a message: its own name if it has one."""
     name = entry.get("name") if isinstance(entry, Mapping) else None
     return name if isinstance(name, str) else str(number)
 
@@ -146,8 +135,6 @@ def _check_settings(experiment: Experiment) -> None:
     defaults = experiment.workload.defaults
     for where, layer in {"workload.defaults": {}, **layers}.items():
         try:
-            config = build_config(defaults, layer)
-            if config.schedule.get("kind") != RESOLVED:
-                build_schedule(config.schedule)
+            build_config(defaults, layer)
         except ValueError as error:
             raise ValueError(f"{where}.{error}") from None

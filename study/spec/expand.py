@@ -1,4 +1,4 @@
-"""From an experiment to its trials: pure, in a stable order."""
+"""Expansion of an experiment into its trials."""
 
 import hashlib
 import json
@@ -7,16 +7,14 @@ from typing import Any
 
 from adacomcat.checks import require, require_known
 from adacomcat.config import TrialConfig
-from adacomcat.schedule import Schedule, build_schedule
+from adacomcat.config.overrides import RESOLVED, build_config, dotted_keys
+from adacomcat.schedule import Schedule
 from adacomcat.schedule.base import coefficients
-from adacomcat.settings import build_config, dotted_keys
 from study.spec import space
 from study.spec.exploration import Dimension, Exploration
 from study.spec.resolve import RESOLVERS
 from study.spec.schema import Arm, Experiment, TrialSpec, levels, make_trial_id
 
-RESOLVED = "resolved"
-"""`schedule.kind` of an arm until its resolver has made its schedule."""
 PROBES = 16
 """Points of a space that are built, to refuse an impossible one before any trial starts."""
 
@@ -109,7 +107,7 @@ def apply_settings(experiment: Experiment, settings: Mapping[str, Any]) -> Exper
 
     Args:
         experiment: what is asked.
-        settings: dotted key -> value, as `adacomcat.settings.parse_settings` reads them.
+        settings: dotted key -> value, as `adacomcat.config.overrides.parse_settings` reads them.
 
     Raises:
         ValueError: an unknown key, a refused value, a setting that an arm fixes or the space
@@ -149,8 +147,6 @@ def _arm_config(experiment: Experiment, arm: Arm) -> dict[str, Any]:
     for name, layer in layers.items():
         require("seed" not in dotted_keys(layer), f"{name}.seed", layer, "seeds of the experiment")
     config = build_config(*layers.values())
-    if config.schedule.get("kind") != RESOLVED:
-        build_schedule(config.schedule)
     stopping = experiment.exploration.stopping if experiment.exploration else None
     if stopping is not None:
         epochs = config.search_phase.epochs + config.finetune.epochs

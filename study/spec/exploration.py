@@ -1,4 +1,4 @@
-"""What an exploration is made of: a space, objectives, a sampler and a rule that stops early."""
+"""Description of an exploration: space, objectives, sampler, early stopping."""
 
 import math
 from collections.abc import Mapping
@@ -28,7 +28,7 @@ class Dimension(Record):
     """
 
     name: Name
-    """What Optuna calls it."""
+    """Name of the parameter in Optuna."""
     setting: str | None = None
     """Dotted name of the setting it makes; None for a switch that only other dimensions ask."""
     kind: Literal["float", "int", "choice"]
@@ -94,14 +94,14 @@ class Dimension(Record):
 
 
 class Stopping(Record):
-    """When an arm is not worth the rest of its epochs; `study.explore.judge` says by which rule.
+    """Settings of early stopping; see `study.explore.pruner` for the rule.
 
     Raises:
         ValueError: rungs that do not ascend, or a figure out of range.
     """
 
     rungs: tuple[int, ...] = Field(min_length=1)
-    """Epochs, counted over both phases, after which an arm is judged."""
+    """Epochs, counted over both phases, after which an arm may be stopped."""
     keep: float = 0.5
     """Share of the arms of a rung, the best by rank, that always goes on."""
     peers: int = 4
@@ -147,9 +147,9 @@ class Exploration(Record):
     """Arms that are suggested."""
     sampler: Literal["tpe", "nsga2"] = "tpe"
     start: int = 8
-    """How many of the first suggestions are quasi-random, spread evenly over the space."""
+    """Number of quasi-random first suggestions, spread evenly over the space."""
     seed: int = 0
-    """Of the sampler."""
+    """Seed of the sampler."""
     overrides: dict[str, Any] = {}
     """Settings of every suggested arm, below what the space makes."""
     points: dict[Name, dict[str, Any]] = {}

@@ -1,4 +1,4 @@
-"""What an exploration optimizes: named figures of a trace, and their means over seeds."""
+"""Objectives of an exploration: metrics of a trace, and their means over seeds."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass

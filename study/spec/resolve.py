@@ -1,4 +1,4 @@
-"""Arms whose settings follow from what other trials recorded: one named function each."""
+"""Resolvers of arms whose settings follow from the traces of other trials."""
 
 import random
 from collections.abc import Callable, Iterable, Mapping
@@ -15,7 +15,7 @@ from adacomcat.seeds import derive_seed
 
 @dataclass(frozen=True)
 class Trace:
-    """What a finished trial left behind."""
+    """Trace of a finished trial."""
 
     config: Mapping[str, Any]
     """Its `TrialConfig` as JSON."""
@@ -75,7 +75,7 @@ def random_schedule(config: Mapping[str, Any], traces: Mapping[str, Trace]) -> d
 
 
 def _epochs(config: Mapping[str, Any]) -> range:
-    """Where a search can be: epoch 0 trains before anything is searched."""
+    """Epochs at which a search is possible: epoch 0 trains before anything is searched."""
     return range(1, config["search_phase"]["epochs"])
 
 

@@ -1,23 +1,16 @@
-"""What a study is made of: typed and validated descriptions, with stable trial ids."""
+"""Schema of a study: typed and validated descriptions, with stable trial ids."""
 
 import hashlib
 import json
 from collections.abc import Mapping
-from typing import Any, Literal
+from typing import Any
 
 from pydantic import Field, model_validator
 
 from adacomcat.checks import require, require_known
-from adacomcat.config import TrialConfig, from_mapping
+from adacomcat.config import TrialConfig
+from adacomcat.config.trial import identity
 from study.spec.exploration import Exploration, Name, Record
-
-SCHEMA_VERSION = 2
-"""Of `study.json`, `study.yaml` and `trial.json`; a reader refuses a newer one."""
-
-Status = Literal["pending", "running", "finished", "stopped", "failed", "interrupted"]
-"""`stopped`: ended early by the judge of an exploration."""
-FINAL: frozenset[Status] = frozenset({"finished", "stopped"})
-"""What a resume does not run again."""
 
 
 class Workload(Record):
@@ -27,16 +20,16 @@ class Workload(Record):
     description: str
     """One line."""
     defaults: dict[str, Any] = {}
-    """Settings of `TrialConfig`, as `adacomcat.settings.build_config` takes them."""
+    """Settings of `TrialConfig`, as `adacomcat.config.overrides.build_config` takes them."""
 
 
 class Need(Record):
     """A finished trial of the same seed that another one needs before it can start."""
 
     arm: Name
-    """Whose trial it is."""
+    """Arm of the needed trial."""
     role: Name
-    """What the resolver takes it as."""
+    """Role of the trial in the resolver."""
 
 
 class Arm(Record):
@@ -48,9 +41,9 @@ class Arm(Record):
 
     name: Name
     label: str
-    """What tables and figures call it."""
+    """Name in tables and figures."""
     overrides: dict[str, Any]
-    """What makes this arm, as `adacomcat.settings.build_config` takes it; fixed against `--set`."""
+    """Settings of this arm, as `build_config` takes them; `--set` cannot change them."""
     needs: tuple[Need, ...] = ()
     resolver: Name | None = None
     """Function of `study.spec.resolve` that makes the remaining settings from the needed traces."""
@@ -117,11 +110,11 @@ class TrialSpec(Record):
 
     def trial_config(self) -> TrialConfig:
         """The configuration as an object."""
-        return from_mapping(TrialConfig, self.config)
+        return TrialConfig.from_json(self.config)
 
     @property
     def leakage(self) -> tuple[str, ...]:
-        """What sees the images that the trial is reported on; see `DataConfig.leakage`."""
+        """Uses of the reported images elsewhere; see `DataConfig.leakage`."""
         return self.trial_config().data.leakage
 
 
@@ -133,7 +126,8 @@ def make_trial_id(
     It ends in 8 hexadecimal digits of the hash of the configuration; where a trial is resolved from
     others their ids are hashed too, since other traces make another trial.
     """
-    content = {"config": config, "needs": needs} if needs else config
+    determined = identity(config)
+    content = {"config": determined, "needs": needs} if needs else determined
     text = json.dumps(content, sort_keys=True, separators=(",", ":"), allow_nan=False)
     return f"{workload}-{arm}-s{seed}-{hashlib.sha256(text.encode()).hexdigest()[:8]}"
 

@@ -1,6 +1,6 @@
-"""A space of parameters: how Optuna draws from it, points that fill it, and the settings they make.
+"""Parameter spaces: distributions for Optuna, space-filling points, resulting settings.
 
-Parameters are conditional: one exists only where the earlier choices that it asks hold.
+Parameters are conditional: one exists only if the conditions on earlier choices hold.
 """
 
 import math
@@ -41,7 +41,7 @@ def settings(space: Sequence[Dimension], params: Mapping[str, Any]) -> dict[str,
     Of two parameters that make the same setting the later one wins; a switch makes none.
 
     Returns:
-        dotted setting -> value, as `adacomcat.settings.build_config` takes it.
+        dotted setting -> value, as `adacomcat.config.overrides.build_config` takes it.
     """
     return {
         dimension.setting: params[dimension.name]

@@ -1,13 +1,23 @@
+import errno
 import hashlib
 import json
 import math
 import os
+import re
+import resource
 import stat
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 
-from adacomcat.files import atomic_write_bytes, atomic_write_json, default_cache, sha256_file
+from adacomcat.files import (
+    atomic_write_bytes,
+    atomic_write_json,
+    check_writable,
+    default_cache,
+    sha256_file,
+)
 
 
 def test_bytes_are_written_into_new_folders(tmp_path):
@@ -84,3 +94,43 @@ def test_the_cache_is_where_the_user_says(monkeypatch):
     assert default_cache() == Path(os.getcwd()) / "somewhere"
     monkeypatch.delenv("ADACOMCAT_CACHE")
     assert default_cache() == Path.home() / ".cache" / "adacomcat"
+
+
+# What cannot be written.
+
+
+@contextmanager
+def disk_of(size):
+    """No file grows beyond this many bytes: what a full disk does to a write."""
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, limits[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+
+
+def test_a_full_disk_names_the_file_that_was_meant_and_leaves_nothing(tmp_path):
+    path = tmp_path / "a"
+    with disk_of(10), pytest.raises(OSError, match=re.escape(f"'{path}'")) as caught:
+        atomic_write_bytes(path, b"x" * 20)
+    assert caught.value.errno == errno.EFBIG
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_place_that_cannot_be_written_is_refused_and_nothing_is_made(tmp_path):
+    check_writable(tmp_path / "new" / "folder", "--output")
+    assert list(tmp_path.iterdir()) == []
+    (tmp_path / "file").touch()
+    with pytest.raises(ValueError, match=r"--output: got .*file/run'.*\(Not a directory\)"):
+        check_writable(tmp_path / "file" / "run", "--output")
+
+
+def test_a_user_without_a_home_is_told_what_to_set(monkeypatch):
+    def homeless():
+        raise RuntimeError("Could not determine home directory.")
+
+    monkeypatch.delenv("ADACOMCAT_CACHE")
+    monkeypatch.setattr(Path, "home", homeless)
+    with pytest.raises(ValueError, match="ADACOMCAT_CACHE: got None, allowed: a folder"):
+        default_cache()

@@ -1,11 +1,6 @@
 """Agreement with numbers of the published ComCAT implementation; see the folder's README."""
 
-import os
-from pathlib import Path
-
-import numpy as np
 import pytest
-import timm
 import torch
 
 from adacomcat.config import BudgetConfig, SearchConfig
@@ -13,41 +8,28 @@ from adacomcat.methods.lowrank.config import LowRankConfig
 from adacomcat.methods.lowrank.method import LowRank
 from adacomcat.plan import Plan
 from adacomcat.search.penalty import penalized
+from adacomcat.testing.golden import Numbers, comcat_vit
 
-BESIDE = Path(__file__).parents[3] / "shared" / "golden"
-FILE = Path(os.environ.get("ADACOMCAT_GOLDEN", BESIDE)) / "comcat_core.npz"
+GOLDEN = Numbers.read("comcat_core.npz")
+SITES = sorted(int(key.removeprefix("alpha")) for key in GOLDEN if key[5:].isdigit())
 
-pytestmark = pytest.mark.skipif(not FILE.exists(), reason=f"no reference numbers at {FILE}")
-
-
-@pytest.fixture
-def golden():
-    with np.load(FILE) as arrays:
-        return {name: torch.from_numpy(arrays[name]) for name in arrays.files}
+pytestmark = pytest.mark.skipif(not GOLDEN, reason=GOLDEN.absent)
 
 
-@pytest.fixture
-def dense(golden):
-    width, depth, heads, classes, image, patch = golden["geometry"].tolist()
-    model = timm.create_model(
-        "vit_tiny_patch16_224",
-        embed_dim=width,
-        depth=depth,
-        num_heads=heads,
-        num_classes=classes,
-        img_size=image,
-        patch_size=patch,
-    )
-    prefix = "dense."
-    weights = {k.removeprefix(prefix): v for k, v in golden.items() if k.startswith(prefix)}
-    model.load_state_dict(weights, strict=True)
+def dense_model():
+    model = comcat_vit(GOLDEN["geometry"])
+    model.load_state_dict(GOLDEN.below("dense."), strict=True)
     return model.eval()
 
 
-@pytest.fixture
-def method(dense):
+def bind():
     """The reference's candidates: its menus whole, and no attention biases."""
-    return LowRank(dense, LowRankConfig(space="paper", allow_larger=True, biases="drop"))
+    return LowRank(dense_model(), LowRankConfig(space="paper", allow_larger=True, biases="drop"))
+
+
+@pytest.fixture
+def method():
+    return bind()
 
 
 def close(actual, expected):
@@ -55,10 +37,14 @@ def close(actual, expected):
     torch.testing.assert_close(actual / scale, expected.to(actual.dtype) / scale, rtol=0, atol=1e-4)
 
 
-def set_logits(method, golden):
+def set_logits(method):
     with torch.no_grad():
         for row, site in enumerate(method.sites):
-            method.mixture.logits[row, : len(site.candidates)] = golden[f"alpha{row}"]
+            method.mixture.logits[row, : len(site.candidates)] = GOLDEN[f"alpha{row}"]
+
+
+def budget_of(method):
+    return method.budget(BudgetConfig(reduction=float(GOLDEN["target_reduction"])))
 
 
 def plan_of(method, ranks):
@@ -66,45 +52,70 @@ def plan_of(method, ranks):
     return Plan("lowrank", dict(zip(names, ranks, strict=True)))
 
 
-def test_golden_comcat_dense_logits(golden, dense):
-    close(dense(golden["x"]), golden["dense_logits"])
+@pytest.fixture(scope="module")
+def searching():
+    """A method whose search step has drawn its mixture, and the logits of the model."""
+    method = bind()
+    set_logits(method)
+    method.prepare_()
+    method.sample_(float(GOLDEN["temperature"]), None)
+    return method, method.model(GOLDEN["x"])
 
 
-def test_golden_comcat_largest_ranks(golden, method):
+def loss_of(searching):
+    method, logits = searching
+    entropy = torch.nn.functional.cross_entropy(logits, GOLDEN["y"])
+    config = SearchConfig(beta=float(GOLDEN["beta"]))
+    return penalized(entropy, method.expected_cost("params"), budget_of(method), config)
+
+
+def test_golden_comcat_dense_logits():
+    close(dense_model()(GOLDEN["x"]), GOLDEN["dense_logits"])
+
+
+def test_golden_comcat_largest_ranks(method):
     method.commit_(plan_of(method, [site.candidates[-1].rank for site in method.sites]))
-    close(method.model(golden["x"]), golden["maxrank_logits"])
+    close(method.model(GOLDEN["x"]), GOLDEN["maxrank_logits"])
 
 
-def test_golden_comcat_search_step(golden, method):
-    budget = method.budget(BudgetConfig(reduction=float(golden["target_reduction"])))
-    assert budget.target == float(golden["target_params"])
-    set_logits(method, golden)
-    method.prepare_()
-    method.sample_(float(golden["temperature"]), None)
-    logits = method.model(golden["x"])
-    close(logits, golden["search_logits"])
-    expected = method.expected_cost("params")
-    close(expected, golden["search_params"])
-    entropy = torch.nn.functional.cross_entropy(logits, golden["y"])
-    close(entropy, golden["search_ce"])
-    loss = penalized(entropy, expected, budget, SearchConfig(beta=float(golden["beta"])))
-    close(loss, golden["search_loss"])
-    loss.backward()
-    for row, site in enumerate(method.sites):
-        reference = golden[f"alpha_grad{row}"]
-        close(method.mixture.logits.grad[row, : len(site.candidates)], reference)
+def test_golden_comcat_target(method):
+    assert budget_of(method).target == float(GOLDEN["target_params"])
 
 
-def test_golden_comcat_plan_and_truncation(golden, method):
-    set_logits(method, golden)
-    budget = method.budget(BudgetConfig(reduction=float(golden["target_reduction"])))
-    plan = method.propose(budget, "argmax").plan
-    assert list(plan.decisions.values()) == golden["ranks"].tolist()
-    method.commit_(plan)
-    close(method.model(golden["x"]), golden["ranked_logits"])
+def test_golden_comcat_search_logits(searching):
+    close(searching[1], GOLDEN["search_logits"])
 
 
-def test_golden_comcat_truncation_out_of_the_supernet(golden, method):
-    method.prepare_()
-    method.commit_(plan_of(method, golden["ranks"].tolist()))
-    close(method.model(golden["x"]), golden["ranked_logits"])
+def test_golden_comcat_search_params(searching):
+    close(searching[0].expected_cost("params"), GOLDEN["search_params"])
+
+
+def test_golden_comcat_search_entropy(searching):
+    close(torch.nn.functional.cross_entropy(searching[1], GOLDEN["y"]), GOLDEN["search_ce"])
+
+
+def test_golden_comcat_search_loss(searching):
+    close(loss_of(searching), GOLDEN["search_loss"])
+
+
+@pytest.mark.parametrize("row", SITES)
+def test_golden_comcat_search_gradients(searching, row):
+    method, _ = searching
+    logits = method.mixture.logits
+    (gradient,) = torch.autograd.grad(loss_of(searching), logits, retain_graph=True)
+    candidates = method.sites[row].candidates
+    close(gradient[row, : len(candidates)], GOLDEN[f"alpha_grad{row}"])
+
+
+def test_golden_comcat_plan(method):
+    set_logits(method)
+    plan = method.propose(budget_of(method), "argmax").plan
+    assert list(plan.decisions.values()) == GOLDEN["ranks"].tolist()
+
+
+@pytest.mark.parametrize("supernet", [False, True])
+def test_golden_comcat_truncation(method, supernet):
+    if supernet:
+        method.prepare_()
+    method.commit_(plan_of(method, GOLDEN["ranks"].tolist()))
+    close(method.model(GOLDEN["x"]), GOLDEN["ranked_logits"])

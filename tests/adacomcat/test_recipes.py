@@ -3,18 +3,15 @@
 import pytest
 
 from adacomcat.config import PhaseConfig
-from adacomcat.methods.registry import build_method
+from adacomcat.config.overrides import build_config
+from adacomcat.methods.lowrank.recipe import imagenet_recipe
+from adacomcat.methods.lowrank.recipe import reference as upstream
+from adacomcat.methods.registry import build_method, register
+from adacomcat.methods.tokens.recipe import adapt as diffrate
+from adacomcat.methods.tokens.recipe import reference as diffrate_reference
 from adacomcat.models.registry import create_model
-from adacomcat.recipes import (
-    diffrate,
-    diffrate_reference,
-    find_recipe,
-    imagenet_recipe,
-    recipes,
-    upstream,
-)
+from adacomcat.recipes import find_recipe, for_method, recipes
 from adacomcat.schedule import build_schedule
-from adacomcat.settings import build_config
 
 PRESETS = (diffrate, diffrate_reference)
 
@@ -93,3 +90,43 @@ def test_the_preset_of_the_reference_differs_in_what_it_names():
     method = {f"method.{name}" for name in named}
     assert differing == search | method
     assert theirs["search"]["penalty_unit"] == 1e9 and theirs["method"]["granularity"] == 4
+
+
+# Of any method.
+
+
+def test_a_recipe_is_for_low_ranks_unless_changed():
+    settings = find_recipe("digits", "name").settings
+    assert build_config(for_method(settings, "lowrank")) == build_config(settings)
+    assert for_method(settings, "diffrate", epochs=5) == diffrate(settings, epochs=5)
+    assert for_method(settings, "lowrank", reference=True) == upstream(settings)
+
+
+def test_several_methods_share_a_budget_that_all_can_count():
+    settings = find_recipe("digits", "name").settings
+    config = build_config(for_method(settings, "lowrank+diffrate"))
+    # Fractions are those of ranks alone: the method has its own.
+    assert config.method == {"name": "lowrank+diffrate", "lowrank": {"keep_dense": ["head"]}}
+    assert (config.budget.unit, config.search.penalty) == ("macs", "squared")
+    assert config.search_phase.distill.align_blocks == config.finetune.distill.align_blocks == ()
+
+
+def test_epochs_and_macs_that_are_known_replace_the_published_ones():
+    settings = find_recipe("digits", "name").settings
+    config = build_config(diffrate(settings, epochs=2, macs=10**6))
+    assert config.schedule == {"kind": "explicit", "epochs": [0, 1]}
+    assert (config.budget.reduction, config.budget.absolute) == (None, 10**6)
+
+
+def test_a_method_without_recipes_takes_what_is_there():
+    @register("for the test of recipes", method="nowhere:Nothing")
+    class Config:
+        pass
+
+    settings = find_recipe("digits", "name").settings
+    found = for_method(settings, "for the test of recipes")
+    assert found == {**settings, "method": {"name": "for the test of recipes"}}
+    with pytest.raises(ValueError, match="--preset: got 'upstream', allowed: nothing with"):
+        for_method(settings, "for the test of recipes", reference=True)
+    with pytest.raises(ValueError, match=r"--preset: got 'upstream', .*lowrank\+diffrate"):
+        for_method(settings, "lowrank+diffrate", reference=True)

@@ -101,48 +101,51 @@ def write_trace(root, record, plans, epochs, intervals=None, **search):
         (folder / f"{name}.jsonl").write_text(lines)
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def record():
     return trial_record
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def write_results():
     return write
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def trace():
     return write_trace
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def drawn():
-    """Module of a figure and its table -> the axes of its figure, drawn."""
+    """An exhibit and its table -> the figure, drawn at a low resolution with its note."""
 
-    def draw(figure, table):
+    def draw(exhibit, table):
         with style.shared_style():
-            panels = figure.axes(table)
-            figure.draw(panels, table)
-            panels[0, 0].figure.canvas.draw()
-        return panels
+            figure = style.new_figure(dpi=40)
+            exhibit.draw(figure, table)
+            style.note(figure, exhibit.note(table))
+            figure.canvas.draw()
+        return figure
 
     return draw
 
 
-@pytest.fixture
-def note():
-    """Axes of a figure -> the note below it, in one line."""
+@pytest.fixture(scope="module")
+def lines():
+    """Axes -> the lines with a group id by it, those of a kind without its prefix."""
 
-    def read(panels):
-        (text,) = (t for t in panels[0, 0].figure.texts if t.get_gid() == "note")
-        return " ".join(text.get_text().split())
+    def by_gid(ax, kind=""):
+        found = {
+            line.get_gid(): line for line in ax.lines if (line.get_gid() or "").startswith(kind)
+        }
+        return {gid.removeprefix(kind): line for gid, line in found.items() if gid}
 
-    return read
+    return by_gid
 
 
-@pytest.fixture
-def schedules(tmp_path):
+@pytest.fixture(scope="module")
+def schedules(tmp_path_factory):
     """Three arms with traces, two seeds each; ten epochs of searching, two sites in one block.
 
     `fixed_1` searches at all of epochs 1 to 9 and finds qk 8 up to epoch 3, then 4; `adaptive` of
@@ -160,7 +163,7 @@ def schedules(tmp_path):
         for seed, count in enumerate(counts)
     ]
     records[4]["summary"]["plan"], records[5]["summary"]["plan"] = late, early
-    root = write(tmp_path / "schedules", records, seeds=(0, 1))
+    root = write(tmp_path_factory.mktemp("schedules"), records, seeds=(0, 1))
     for number, made in enumerate(records):
         at = {4: (1, 2, 4, 8), 5: (1, 2)}.get(number, range(1, 10) if 2 <= number <= 3 else ())
         plans = {epoch: always[epoch] for epoch in at}

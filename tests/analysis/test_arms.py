@@ -30,15 +30,28 @@ def test_arms_are_compared_within_their_budget():
 
 
 def test_methods_are_compared_with_one_another_and_with_uniform_rates():
+    study = methods_compared(DIGITS)
     methods = names(methods_compared)
+    of_arm = {arm.name: arm.overrides["method"]["name"] for arm in study.arms}
     assert arms.series("uniform_30", methods) == ("uniform", 30)
-    assert arms.references("lowrank_30", methods) == {"uniform_30": "uniform"}
-    assert arms.references("both_50", methods) == {
+    assert arms.references("lowrank_30", methods, of_arm) == {"uniform_30": "uniform"}
+    assert arms.references("diffrate_30", methods, of_arm) == {
+        "uniform_30": "uniform",
+        "lowrank_30": "lowrank",
+    }
+    assert arms.references("both_50", methods, of_arm) == {
         "uniform_50": "uniform",
         "lowrank_50": "lowrank",
         "diffrate_50": "diffrate",
     }
-    assert arms.references("uniform_50", methods) == {}
+    assert arms.references("uniform_50", methods, of_arm) == {}
+
+
+def test_a_method_that_nobody_has_heard_of_is_compared_like_the_others():
+    known = {"fixed_1": "lowrank", "adaptive": "lowrank", "brand_new": "sparse", "other": None}
+    found = arms.references("brand_new", list(known), known)
+    assert found == {"fixed_1": "fixed_1", "adaptive": "adaptive"}
+    assert arms.references("adaptive", list(known), known) == {"fixed_1": "fixed_1"}
 
 
 def test_adaptive_is_compared_with_its_controls_and_draws_together():

@@ -1,12 +1,13 @@
 import json
 
 import numpy as np
-import pandas as pd
 import pytest
 
 from adacomcat.schedule import Adaptive
-from analysis import exploration, load, style
+from analysis import exploration, load
 from analysis import fig_coefficients as fig
+
+(EXHIBIT,) = fig.EXHIBITS
 
 SPACE = [
     {"name": "growth", "setting": "schedule.growth", "kind": "float", "low": 1.0, "high": 4.0},
@@ -49,59 +50,39 @@ def explored(tmp_path, record, write_results):
     shares = {"val_acc": {"growth": 0.75, "due": 0.25}, "searches": None}
     content = {"importance": shares, "reasons": {"searches": "3 finished arms, 9 are needed"}}
     (root / "importance.json").write_text(json.dumps(content))
-    verdicts = [
+    decisions = [
         {"arm": "c_1", "rung": 10, "values": [0.9, 2.0], "stop": False},
         {"arm": "c_2", "rung": 10, "values": [0.8, 9.0], "stop": True},
     ]
-    (root / "rungs.jsonl").write_text("".join(json.dumps(row) + "\n" for row in verdicts))
+    (root / "rungs.jsonl").write_text("".join(json.dumps(row) + "\n" for row in decisions))
     return root
 
 
-def part(table, name):
-    return table[table["part"] == name]
-
-
 def test_the_table_has_what_the_files_say(explored):
-    made = fig.data(explored)
-    assert list(made.columns) == list(exploration.COLUMNS)
-    assert set(made["part"]) == set(exploration.PARTS)
-    values = part(made, "objective").set_index(["arm", "name"])
-    assert values.loc[("c_1", "val_acc"), ["value", "sd"]].tolist() == [0.96, 0.0]
-    assert np.isnan(values.loc[("c_2", "searches"), "value"])
-    assert values["mark"].groupby("arm").first().to_dict() == {
-        "published": "",
-        "c_1": "A",
-        "once": "B",
-        "c_2": "",
-    }
-    parameters = part(made, "parameter").set_index(["arm", "name"])
-    assert parameters.loc[("c_1", "growth"), "value"] == 3.0
-    assert parameters.loc[("c_2", "due"), "choice"] == "elapsed"
+    made = exploration.table(explored)
+    arms = made.set_index("arm")
+    assert list(arms.index) == ["published", "c_1", "once", "c_2"]
+    assert arms.loc["c_1", ["val_acc", "val_acc_sd", "searches"]].tolist() == [0.96, 0.0, 5.0]
+    assert np.isnan(arms.loc["c_2", "searches"])
+    assert arms["mark"].to_dict() == {"published": "", "c_1": "A", "once": "B", "c_2": ""}
+    assert arms.loc["c_1", "params_growth"] == 3.0 and arms.loc["c_2", "params_due"] == "elapsed"
     # `once` has no parameter.
-    assert set(parameters.index.get_level_values("arm")) == {"published", "c_1", "c_2"}
-    shares = part(made, "importance").set_index("objective")
-    assert shares.loc["val_acc", "value"].tolist() == [0.75, 0.25]
-    assert shares.loc["searches", "choice"] == "3 finished arms, 9 are needed"
-    stopped = part(made, "stopped").set_index("name")
-    assert stopped["value"].to_dict() == {"val_acc": 0.8, "searches": 9.0}
-    assert (stopped["epoch"] == 10).all() and (stopped["arm"] == "c_2").all()
+    assert np.isnan(arms.loc["once", "params_growth"]) and arms.loc["once", "params_due"] == ""
+    assert made.attrs["importance"] == {
+        "val_acc": {"growth": 0.75, "due": 0.25},
+        "searches": "3 finished arms, 9 are needed",
+    }
+    assert arms["stopped_after"].dropna().to_dict() == {"c_2": 10}
     assert (made["left_out"] == 1).all() and (made["left_out_why"] == "1 stopped").all()
-    leaking = made.loc[made["leakage"] != "", "arm"].unique()
-    assert list(leaking) == ["c_1"]
-
-
-def searches(table, mark, plan):
-    rule = part(table, "rule").query("mark == @mark and plan == @plan")
-    assert len(rule) == 30
-    return rule.loc[rule["searched"].eq(True), "epoch"].astype(int).tolist()
+    assert list(arms.index[arms["leakage"] != ""]) == ["c_1"]
 
 
 def test_rules_are_those_of_the_schedule(explored):
-    made = fig.data(explored)
+    rules = exploration.table(explored).set_index("mark")[list(exploration.PLANS)]
     # Growth 3: epoch 1 is the first and confirms nothing, 2 gives F = 3, 3 gives 9, 9 gives 27.
-    assert searches(made, "A", "stands still") == [1, 2, 3, 9, 27]
-    assert searches(made, "A", "always changes") == list(range(1, 30))
-    assert searches(made, "B", "stands still") == searches(made, "B", "always changes") == [1]
+    assert rules.loc["A", "stands still"] == "1 2 3 9 27"
+    assert rules.loc["A", "always changes"] == " ".join(map(str, range(1, 30)))
+    assert rules.loc["B"].tolist() == ["1", "1"]
 
 
 def test_simulation_follows_the_published_example():
@@ -114,42 +95,34 @@ def test_simulation_follows_the_published_example():
     assert all(np.isnan(interval) for _, interval in exploration.simulate({"kind": "never"}, 3, 0))
 
 
-def test_it_is_drawn_with_letters_bars_slices_and_rules(explored):
-    made = fig.data(explored)
-    with style.shared_style():
-        panels = fig.axes(made)
-        fig.draw(panels, made)
-    front, importance, rules, *slices = panels
+def test_it_is_drawn_with_letters_bars_and_slices(explored, drawn, lines):
+    made = exploration.table(explored)
+    figure = drawn(EXHIBIT, made)
+    front, importance, *slices = figure.axes
     assert len(slices) == 4
-    labels = {text.get_gid() for text in front.texts if text.get_gid()}
-    assert labels == {"label:A", "label:B once", "label:published coefficients"}
-    widths = [bar.get_width() for bars in importance.containers for bar in bars]
-    assert widths == [75.0, 25.0]
-    points = {line.get_gid(): list(line.get_xdata()) for line in rules.lines if line.get_gid()}
-    assert points["rule:A:stands still"] == [1, 2, 3, 9, 27]
+    assert list(lines(front, "spot:")) == ["published", "c_1", "once"]
+    assert {text.get_text(): text.xy for text in front.texts} == {"A": (5, 96), "B": (1, 95)}
+    np.testing.assert_allclose(lines(front)["front"].get_xydata(), [[1, 95], [5, 96]])
+    assert [t.get_text() for t in figure.legends[0].get_texts()] == [
+        "published coefficients",
+        "once",
+    ]
+    assert [bar.get_width() for bars in importance.containers for bar in bars] == [75.0, 25.0]
     # Arms without the parameter, or without a value, are not in a slice.
-    assert sum(len(line.get_xdata()) for line in slices[0].lines) == 2
-    (note,) = [t.get_text() for t in front.figure.texts if t.get_gid() == "note"]
-    said = " ".join(note.split())
+    assert [len(ax.lines) for ax in slices] == [2, 2, 2, 2]
+    said = fig.note(made)
     assert "LEAKAGE" in said and "after 10 epochs: 1." in said and "left out: 1 stopped" in said
+    assert "No importance for searches: 3 finished arms, 9 are needed." in said
 
 
-def test_everything_is_inside_the_figure(explored):
-    made = fig.data(explored)
-    with style.shared_style():
-        panels = fig.axes(made)
-        fig.draw(panels, made)
-        renderer = panels[0].figure.canvas.get_renderer()
-        whole = panels[0].figure.get_tightbbox(renderer)
-    width, height = panels[0].figure.get_size_inches()
-    assert whole.x0 >= 0 and whole.y0 >= 0 and whole.x1 <= width and whole.y1 <= height
-
-
-def test_main_writes_it(explored, capsys):
-    assert fig.main([str(explored)]) == 0
-    said = capsys.readouterr().out
-    assert "growth 3, modulo" in said and "importance" in said
-    assert len(pd.read_csv(explored / "figures" / "coefficients.csv")) == len(fig.data(explored))
+def test_the_summary_has_front_rules_and_importance(explored):
+    front, shares = fig.summarize(exploration.table(explored)).values()
+    assert list(front["arm"]) == ["growth 3, modulo", "once"]
+    assert front.iloc[0, -2] == "1 2 3 9 27"
+    assert shares.to_dict("records") == [
+        {"parameter": "growth", "val_acc": "75"},
+        {"parameter": "due", "val_acc": "25"},
+    ]
 
 
 def test_a_study_that_explores_nothing_is_refused(results, capsys):
@@ -164,7 +137,7 @@ def test_a_study_that_explores_nothing_is_refused(results, capsys):
         ("arms.csv", "arm,label\na,b\n", "arms.csv: columns.*status"),
         ("arms.csv", HEADER + ARMS[3], "a finished arm"),
         ("importance.json", "[]", "importance.json"),
-        ("rungs.jsonl", "{}\n", "line 1: not a verdict"),
+        ("rungs.jsonl", "{}\n", "line 1: not a decision"),
     ],
 )
 def test_what_does_not_read_is_named(explored, file, content, message):
@@ -173,7 +146,7 @@ def test_what_does_not_read_is_named(explored, file, content, message):
     else:
         (explored / file).write_text(content)
     with pytest.raises(ValueError, match=message):
-        fig.data(explored)
+        exploration.table(explored)
 
 
 def test_other_figures_say_where_explorations_are_drawn(explored):

@@ -1,12 +1,13 @@
 import json
 
 import numpy as np
-import pandas as pd
 import pytest
 from scipy import stats as scipy_stats
 
 from analysis import fig_confounds as fig
-from analysis import style, table_arms
+from analysis import table_arms
+
+(EXHIBIT,) = fig.EXHIBITS
 
 ACCURACIES = {
     "ours": (0.95, 0.96, 0.95, 0.97, 0.96),
@@ -32,8 +33,8 @@ def config(arm):
     }
 
 
-@pytest.fixture
-def confounds(tmp_path, record, write_results):
+@pytest.fixture(scope="module")
+def confounds(tmp_path_factory, record, write_results):
     records = [
         record(arm, seed, test_acc=value)
         for arm, values in ACCURACIES.items()
@@ -42,19 +43,12 @@ def confounds(tmp_path, record, write_results):
     for made in records:
         made["leakage"] = ["search"] if made["arm"] in LEAKING else []
     labels = {arm: arm.replace("_but_", ", but ") for arm in ACCURACIES}
-    root = write_results(tmp_path / "r", records, labels, range(5))
+    root = write_results(tmp_path_factory.mktemp("r"), records, labels, range(5))
     study = json.loads((root / "study.json").read_text())
     for arm in study["arms"]:
         arm["config"] = config(arm["name"])
     (root / "study.json").write_text(json.dumps(study))
     return root
-
-
-def drawn(table):
-    with style.shared_style():
-        ax = fig.axes(table)
-        fig.draw(ax, table)
-    return ax
 
 
 def test_rows_are_the_choices_of_each_end_then_the_other_end(confounds):
@@ -90,49 +84,53 @@ def test_a_change_of_one_setting_is_named(confounds):
     assert table["ours", "source"] == "dense → current"
     assert table["ours", "search_split"] == "train → test"
     assert table["ours", fig.ALL] == ""
-    assert fig._change({"a": {"calibrated": True}}, {"a": {"calibrated": False}}) == (
+    assert fig.change({"a": {"calibrated": True}}, {"a": {"calibrated": False}}) == (
         "calibrated → not calibrated"
     )
-    assert fig._change({"a": 1, "b": 1}, {"a": 2, "b": 2}) == ""
-    assert fig._change({}, {}) == ""
+    assert fig.change({"a": 1, "b": 1}, {"a": 2, "b": 2}) == ""
+    assert fig.change({}, {}) == ""
 
 
-def test_marks_stand_at_their_differences_and_are_hollow_where_one_of_two_leaks(confounds):
+def test_marks_stand_at_their_differences_and_are_hollow_where_one_of_two_leaks(
+    confounds, drawn, lines
+):
     table = fig.data(confounds)
-    ax = drawn(table)
-    marks = {line.get_gid(): line for line in ax.lines if "mark:" in (line.get_gid() or "")}
-    assert len(marks) == 6
-    for _, row in table.iterrows():
-        mark = marks[f"mark:{row['end']}:{row['choice']}"]
-        assert mark.get_xdata()[0] == pytest.approx(100 * row["difference"])
-        assert (mark.get_markerfacecolor() == "white") == row["leakage_differs"]
+    figure = drawn(EXHIBIT, table)
+    assert [ax.get_title(loc="left").partition(",")[0] for ax in figure.axes] == [
+        "ours",
+        "reference",
+    ]
+    for end, ax in zip(("ours", "reference"), figure.axes, strict=True):
+        rows = table[table["end"] == end]
+        marks = lines(ax, f"mark:{end}:")
+        assert list(marks) == list(rows["choice"])
+        for _, row in rows.iterrows():
+            mark = marks[row["choice"]]
+            assert mark.get_xdata()[0] == pytest.approx(100 * row["difference"])
+            assert (mark.get_markerfacecolor() == "white") == row["leakage_differs"]
+        assert ax.get_xlim()[0] < 0 < ax.get_xlim()[1]
+        names = [label.get_text() for label in ax.get_yticklabels()]
+        assert (
+            names[:2] == ["source (dense → current)", "search split (train → test)"]
+            or end != "ours"
+        )
+        (beside,) = ax.child_axes
+        numbers = [label.get_text() for label in beside.get_yticklabels()]
+        assert len(numbers) == 3 and (end != "ours" or "all 5 differences are equal" in numbers[1])
     hollow = table[table["leakage_differs"]]
     assert set(zip(hollow["end"], hollow["choice"], strict=True)) == {
-        ("ours", "search_split"),
-        ("ours", fig.ALL),
-        ("reference", "search_split"),
-        ("reference", fig.ALL),
+        (end, choice) for end in ("ours", "reference") for choice in ("search_split", fig.ALL)
     }
-    assert ax.get_xlim()[0] < 0 < ax.get_xlim()[1]
-    texts = [text.get_text() for text in ax.texts]
-    assert "all 5 differences are equal" in texts and "dense → current" in texts
 
 
-def test_everything_is_inside_the_figure(confounds):
-    figure = drawn(fig.data(confounds)).figure
-    figure.canvas.draw()
-    whole = figure.get_tightbbox().transformed(figure.dpi_scale_trans)
-    assert 0 <= whole.x0 and whole.x1 <= figure.bbox.x1
-    assert 0 <= whole.y0 and whole.y1 <= figure.bbox.y1
-
-
-def test_arms_without_pairs_have_a_row_that_says_so(tmp_path, record, write_results):
+def test_arms_without_pairs_have_a_row_that_says_so(tmp_path, record, write_results, drawn):
     records = [record("ours", 0), record("ours_but_clock", 0, "failed")]
     names = {"ours": "ours", "ours_but_clock": "ours, but clock"}
     table = fig.data(write_results(tmp_path / "r", records, names, (0,)))
     assert table.loc[0, ["pairs", "left_out_why", "change"]].tolist() == [0, "1 failed", ""]
-    ax = drawn(table)
-    assert "no pair of seeds" in [text.get_text() for text in ax.texts]
+    (ax,) = drawn(EXHIBIT, table).axes
+    (number,) = ax.child_axes[0].get_yticklabels()
+    assert number.get_text() == "no pair of seeds"
 
 
 def test_a_study_of_other_arms_is_refused(results):
@@ -140,12 +138,8 @@ def test_a_study_of_other_arms_is_refused(results):
         fig.data(results)
 
 
-def test_main_writes_picture_print_and_the_plotted_table(confounds, capsys):
-    assert fig.main([str(confounds)]) == 0
-    said = capsys.readouterr().out.splitlines()
-    paths = said[-3:]
-    assert [path.rpartition("/")[2] for path in paths] == [
-        f"confounds.{kind}" for kind in ("png", "pdf", "csv")
-    ]
-    assert len(pd.read_csv(paths[2])) == 6
-    assert "points" in said[-4] or "LEAKAGE" in said[-4]
+def test_the_summary_has_a_row_per_comparison_and_the_note_the_leaks(confounds):
+    table = fig.data(confounds)
+    (shown,) = fig.summarize(table).values()
+    assert len(shown) == 6 and shown["points"][0].startswith("-1.20 [")
+    assert fig.note(table).startswith("LEAKAGE")

@@ -1,11 +1,12 @@
 import json
 
-import pandas as pd
 import pytest
 from scipy import stats
 
 from analysis import fig_methods as fig
-from analysis import style
+from analysis import table_arms
+
+(EXHIBIT,) = fig.EXHIBITS
 
 LABELS = {"lowrank": "low-rank", "uniform": "uniform rates", "diffrate": "DiffRate", "both": "both"}
 ACCURACIES = {
@@ -35,7 +36,8 @@ def study(tmp_path, record, write_results):
                 dense_macs=10_000,
                 dense_test_acc=0.9,
             )
-            records.append(made | {"label": label})
+            name = {"uniform": "diffrate", "both": "lowrank+diffrate"}.get(method, method)
+            records.append(made | {"label": label, "config": {"method": {"name": name}}})
     return write_results(tmp_path / "methods", records, arms)
 
 
@@ -58,24 +60,6 @@ def measured(study):
     return study
 
 
-def drawn(table):
-    with style.shared_style():
-        panels = fig.axes(table)
-        fig.draw(panels, table)
-        panels[0].figure.canvas.draw()
-    return panels
-
-
-def note(panels):
-    (text,) = (text for text in panels[0].figure.texts if text.get_gid() == "note")
-    return " ".join(text.get_text().split())
-
-
-def gids(ax, kind):
-    found = ((line.get_gid() or "") for line in ax.lines)
-    return [gid.removeprefix(kind) for gid in found if gid.startswith(kind)]
-
-
 def test_data_has_an_arm_a_row_and_the_dense_model(measured):
     table = fig.data(measured)
     assert tuple(table.columns) == fig.COLUMNS
@@ -93,50 +77,42 @@ def test_data_has_an_arm_a_row_and_the_dense_model(measured):
     assert one["measured"] == "batch 64, float32, A fast one, 2 threads"
 
 
-def test_differences_are_paired_by_seed_at_the_same_budget(study):
-    table = fig.data(study).set_index("arm")
-    for method, others in fig.PAIRS.items():
-        for other in others:
-            test = stats.ttest_rel(ACCURACIES[method], ACCURACIES[other])
-            low, high = test.confidence_interval(0.95)
-            for budget in BUDGETS:
-                row = table.loc[f"{method}_{budget}"]
-                found = [row[f"less_{other}{end}"] for end in ("_low", "_high")]
-                assert found == pytest.approx([low, high])
-    assert table.loc[["lowrank_30", "uniform_50", "dense"], "less_lowrank"].isna().all()
+def test_table_arms_has_the_paired_differences_of_methods_at_the_same_budget(study):
+    """A method is compared with uniform rates and with the methods that are listed before it."""
+    table = table_arms.data(study).set_index(["arm", "against"])
+    for budget in BUDGETS:
+        found = {a: b for a, b in table.index if a.endswith(f"_{budget}")}
+        assert set(found.values()) <= {"", *(f"{method}_{budget}" for method in LABELS)}
+        for one, other in (("diffrate", "lowrank"), ("both", "lowrank"), ("both", "diffrate")):
+            test = stats.ttest_rel(ACCURACIES[one], ACCURACIES[other])
+            row = table.loc[f"{one}_{budget}", f"{other}_{budget}"]
+            ends = [row["difference_low"], row["difference_high"]]
+            assert ends == pytest.approx(list(test.confidence_interval(0.95)))
+        assert (f"lowrank_{budget}", f"both_{budget}") not in table.index
 
 
-def test_without_speeds_there_is_no_panel_of_them_and_the_note_says_so(study):
-    panels = drawn(fig.data(study))
-    assert len(panels) == 2
-    assert "No speeds were measured: python benchmarks/inference.py --results RESULTS" in note(
-        panels
-    )
-    assert len(gids(panels[1], "difference:")) == 8
+def test_without_speeds_there_is_no_panel_of_them_and_the_note_says_so(study, drawn):
+    table = fig.data(study)
+    assert len(drawn(EXHIBIT, table).axes) == 1
+    said = "No speeds were measured: python benchmarks/inference.py --results RESULTS"
+    assert said in fig.note(table)
 
 
-def test_speeds_have_a_panel_and_name_the_machine(measured):
-    panels = drawn(fig.data(measured))
-    assert len(panels) == 3
-    assert gids(panels[0], "series:") == [*LABELS, "dense"]
-    assert len(gids(panels[0], "mark:")) == 9
-    assert "both_50" not in gids(panels[1], "mark:") and "both_30" in gids(panels[1], "mark:")
-    assert "A fast one, 2 threads" in note(panels)
-    assert "Without a speed: both, -50%." in note(panels)
-
-
-def test_everything_is_inside_the_figure(measured):
-    panels = drawn(fig.data(measured))
-    figure = panels[0].figure
-    whole = figure.get_tightbbox().transformed(figure.dpi_scale_trans)
-    assert 0 <= whole.x0 and whole.x1 <= figure.bbox.x1
-    assert 0 <= whole.y0 and whole.y1 <= figure.bbox.y1
+def test_speeds_have_a_panel_and_name_the_machine(measured, drawn, lines):
+    table = fig.data(measured)
+    macs, speeds = drawn(EXHIBIT, table).axes
+    assert list(lines(macs, "series:")) == [*LABELS, "dense"]
+    assert len(lines(macs, "mark:")) == 9
+    marks = lines(speeds, "mark:")
+    assert "both_50" not in marks and "both_30" in marks
+    assert "A fast one, 2 threads" in fig.note(table)
+    assert "Without a speed: both, -50%." in fig.note(table)
 
 
 def test_a_study_of_schedules_has_no_methods(results, capsys):
     assert fig.main([str(results)]) == 2
-    allowed = "allowed: two or more of both, diffrate, lowrank, uniform"
-    assert capsys.readouterr().err == f"methods: {results}: methods: got 'none', {allowed}\n"
+    said = f"methods: {results}: methods: got 'none', allowed: two or more\n"
+    assert capsys.readouterr().err == said
 
 
 @pytest.mark.parametrize("content", ["no JSON", "[]", '{"trials": {}}'])
@@ -145,15 +121,11 @@ def test_speeds_that_do_not_read_are_named(study, content, capsys):
     assert fig.main([str(study)]) == 2
     error = capsys.readouterr().err
     assert error.startswith(f"methods: {study}/speed.json: got a file that does not read")
-    assert "allowed: what `python benchmarks/inference.py --results RESULTS` writes" in error
+    assert "allowed: the output of `python benchmarks/inference.py --results RESULTS`" in error
 
 
-def test_main_writes_picture_print_and_the_plotted_table(measured, capsys):
-    assert fig.main([str(measured)]) == 0
-    said = capsys.readouterr().out
-    paths = said.splitlines()[-3:]
-    assert [path.rpartition("/")[2] for path in paths] == [
-        f"methods.{kind}" for kind in ("png", "pdf", "csv")
-    ]
-    assert "both less low-rank, -30 % +2.50 +1.26 +3.74" in " ".join(said.split())
-    assert len(pd.read_csv(paths[2])) == 9
+def test_the_summary_has_sizes_and_speeds(measured):
+    (shown,) = fig.summarize(fig.data(measured)).values()
+    assert list(shown)[3:7] == ["params", "MACs", "images/s", "over dense"]
+    assert list(shown.iloc[0])[3:7] == ["500", "6,999", "101", "1.50"]
+    assert list(shown.iloc[-1])[3:7] == ["700", "10,000", "60", "1.00"]

@@ -1,9 +1,11 @@
 import numpy as np
 import pandas as pd
 import pytest
-from matplotlib.colors import to_rgb
 
 from analysis import fig_ranks as fig
+from analysis import plans
+
+(EXHIBIT,) = fig.EXHIBITS
 
 
 def test_data_follows_the_plan_in_force(schedules):
@@ -32,7 +34,7 @@ def test_a_trial_without_searches_has_its_plan_from_epoch_1_on(schedules, drawn)
     qk = made[made["site"] == "blocks.0.qk"].set_index("epoch")["rank"]
     assert np.isnan(qk[0]) and (qk[1:] == 6).all()
     assert not made["searched"].any() and not made["changed"].any()
-    drawn(fig, made)
+    drawn(EXHIBIT, made)
 
 
 @pytest.mark.parametrize(
@@ -57,7 +59,7 @@ def test_shares_are_of_the_largest_candidate_where_it_is_known(
     table = fig.data(root).set_index(["site", "epoch"])
     assert table.loc[("blocks.0.qk", 1), "share"] == 0.25
     assert np.isnan(table.loc[("head", 2), "rank"]) and np.isnan(table.loc[("head", 2), "block"])
-    drawn(fig, table.reset_index())
+    drawn(EXHIBIT, table.reset_index())
 
 
 def test_default_is_an_arm_that_searched(tmp_path, record, write_results, trace):
@@ -71,64 +73,25 @@ def test_default_is_an_arm_that_searched(tmp_path, record, write_results, trace)
     assert fig.data(root)["arm"].unique() == ["fixed_1"]
 
 
-def test_cells_show_the_ranks_and_edges_the_changes(schedules, drawn):
-    ranks, changes = drawn(fig, fig.data(schedules))[:, 0]
-    # qk 8, then 4; fc1 16: written where they begin, the later one beside an edge.
-    assert [text.get_text() for text in ranks.texts if text.get_text().isdecimal()] == [
-        "8",
-        "16",
-        "4",
+def test_cells_show_the_ranks_where_they_begin_and_bars_the_changes(schedules, drawn):
+    ranks, changes, scale = drawn(EXHIBIT, fig.data(schedules)).axes
+    written = {
+        (text.get_position()[0] - 0.5, text.get_position()[1] - 0.5): text.get_text()
+        for text in ranks.texts
+        if text.get_text()
+    }
+    # qk 8 from epoch 1 on, then 4 from epoch 4 on; fc1 16.
+    assert written == {(1, 0): "8", (4, 0): "4", (1, 1): "16"}
+    assert [label.get_text() for label in ranks.get_yticklabels()] == [
+        "blocks.0.qk",
+        "blocks.0.fc1",
     ]
-    edges = [line for line in ranks.lines if (line.get_gid() or "").startswith("change:")]
-    assert [line.get_xdata()[0] for line in edges] == [3.5]
-    assert [text.get_text() for text in changes.texts] == ["first", "0", "1", "0"]
-    assert [bar.get_height() for bar in changes.patches] == [0, 1, 0]
-
-
-def test_shades_darken_in_grayscale():
-    shades = fig._shades()(np.linspace(0, 1, 50))
-    gray = [np.dot(to_rgb(shade), (0.2126, 0.7152, 0.0722)) for shade in shades]
-    assert np.all(np.diff(gray) < 0) and gray[0] - gray[-1] > 0.6
-
-
-def large(blocks, epochs, label="adaptive"):
-    sites = [f"blocks.{b}.{kind}" for b in range(blocks) for kind in ("qk", "vo", "fc1", "fc2")]
-    rows = [
-        {
-            "arm": "adaptive",
-            "label": label,
-            "workload": "deit_small_imagenet",
-            "seed": 0,
-            "epoch": epoch,
-            "searched": epoch > 0,
-            "site": site,
-            **fig.place(site),
-            "rank": 64.0 * (1 + (epoch + number) % 4) if epoch else np.nan,
-            "largest": 256,
-            "share": (1 + (epoch + number) % 4) / 4 if epoch else np.nan,
-            "changed": epoch > 0,
-        }
-        for epoch in range(epochs)
-        for number, site in enumerate([*sites, "head"])
-    ]
-    return pd.DataFrame(rows).assign(left_out=1, left_out_why="1 failed", leakage="LEAKAGE: all")
-
-
-@pytest.mark.parametrize("size", [(1, 2), (4, 20), (12, 30), (24, 40)])
-def test_everything_is_inside_the_page(size, drawn):
-    panels = drawn(fig, large(*size, label="a label that goes on and on and on beyond all measure"))
-    figure = panels[0, 0].figure
-    whole = figure.get_tightbbox()
-    assert whole.x0 >= 0 and whole.x1 <= figure.get_figwidth()
-    assert whole.y0 >= 0 and whole.y1 <= figure.get_figheight()
-
-
-def test_names_of_sites_do_not_overlap(drawn):
-    ranks = drawn(fig, large(24, 5))[0, 0]
-    renderer = ranks.figure.canvas.get_renderer()
-    boxes = [label.get_window_extent(renderer) for label in ranks.get_yticklabels()]
-    assert len(boxes) == 97
-    assert all(a.y0 >= b.y1 - 1 for a, b in zip(boxes, boxes[1:], strict=False))
+    shades = ranks.collections[0].get_facecolors().reshape(2, 10, 4)
+    gray = shades[..., :3] @ (0.2126, 0.7152, 0.0722)
+    # 4 of 8 is lighter than 8 of 8, also in grayscale.
+    assert gray[0, 5] > gray[0, 2] + 0.2
+    assert [bar.get_height() for bar in changes.patches] == [2, 0, 1, 0]
+    assert scale.get_ylabel() == "share of the largest"
 
 
 def test_main_takes_arm_and_seed(schedules, capsys):
@@ -138,7 +101,22 @@ def test_main_takes_arm_and_seed(schedules, capsys):
     assert tuple(written) == fig.COLUMNS and written["arm"].unique() == ["fixed_1"]
 
 
-def test_leakage_and_what_was_left_out_stand_below(drawn):
-    (note,) = (t for t in drawn(fig, large(2, 5))[0, 0].figure.texts if t.get_gid() == "note")
-    said = " ".join(note.get_text().split())
+def test_large_models_have_small_print_and_a_note(drawn):
+    sites = [f"blocks.{b}.{kind}" for b in range(24) for kind in ("qk", "vo", "fc1", "fc2")]
+    rows = [
+        {"site": site, **plans.place(site), "epoch": float(epoch), "rank": 64.0 * epoch}
+        for epoch in range(2)
+        for site in [*sites, "head"]
+    ]
+    table = pd.DataFrame(rows).assign(
+        arm="adaptive", label="adaptive", workload="deit_small_imagenet", seed=0.0, share=0.5
+    )
+    table = table.assign(searched=table["epoch"] > 0, changed=table["epoch"] > 0, left_out=1)
+    table = table.assign(left_out_why="1 failed", leakage="LEAKAGE: all")
+    figure = drawn(EXHIBIT, table)
+    labels = figure.axes[0].get_yticklabels()
+    boxes = [label.get_window_extent() for label in labels]
+    assert len(boxes) == 97
+    assert all(a.y0 >= b.y1 - 1 for a, b in zip(boxes, boxes[1:], strict=False))
+    said = fig.note(table)
     assert said.startswith("LEAKAGE: all.") and said.endswith("left out: adaptive (1 failed).")

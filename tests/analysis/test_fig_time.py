@@ -5,7 +5,8 @@ import pandas as pd
 import pytest
 
 from analysis import fig_time as fig
-from analysis import style
+
+(EXHIBIT,) = fig.EXHIBITS
 
 EPOCHS = 5
 
@@ -73,7 +74,7 @@ def test_clocks_add_up_and_waiting_is_taken_out(timed):
     assert row["data_s"] == pytest.approx(sum(waits))
     assert row["rebuild_s"] == pytest.approx(2.0) and row["eval_s"] == pytest.approx(3.0)
     assert row["other_s"] == pytest.approx(2.0)
-    assert made[list(fig.CLOCKS)].sum(axis=1).to_numpy() == pytest.approx(made["wall_s"])
+    assert made[list(fig.PARTS)].sum(axis=1).to_numpy() == pytest.approx(made["wall_s"])
 
 
 def test_shares_by_hand(timed):
@@ -87,7 +88,7 @@ def test_shares_by_hand(timed):
     assert fig.most(made).startswith("At most 23.5 % of a run")
     assert "measured on every epoch's own trials: 3 trials" in fig.most(made)
     alone = made[made["arm"] == "adaptive"]
-    assert "23.5 %" in fig.most(alone) and "reckoned" in fig.most(alone)
+    assert "23.5 %" in fig.most(alone) and "estimated" in fig.most(alone)
     assert "no interval" in fig.most(alone.head(2))
     assert fig.most(made[made["arm"] == "never"]) == ""
 
@@ -113,7 +114,7 @@ def test_the_published_run_could_have_saved_a_fifth():
     assert np.isnan(found["rebuild_s"]) and found["other_s"] == 0
 
 
-def test_arms_without_a_finished_trial_stay_and_are_counted(timed, record):
+def test_arms_without_a_finished_trial_stay_and_are_counted(timed, drawn):
     root = timed({"adaptive": {1}})
     study = json.loads((root / "study.json").read_text())
     study["arms"].append({"name": "once", "label": "ONCE"})
@@ -121,25 +122,27 @@ def test_arms_without_a_finished_trial_stay_and_are_counted(timed, record):
     made = fig.data(root).set_index("arm")
     assert np.isnan(made.loc["once", "wall_s"])
     assert made.loc["once", "left_out_why"] == "3 pending"
-    with style.shared_style():
-        panels = fig.axes(fig.data(root))
-        fig.draw(panels, fig.data(root))
-    assert any("no finished trial" in text.get_text() for text in panels[0, 0].texts)
+    texts = [text.get_text() for text in drawn(EXHIBIT, fig.data(root)).axes[0].texts]
+    assert texts[1] == " no finished trial"
 
 
-def test_bars_are_the_means_and_the_note_says_what_is_missing(timed):
+def test_bars_are_the_means_and_the_note_says_what_is_missing(timed, drawn):
     made = fig.data(timed({"fixed_1": {1, 2, 3, 4}, "adaptive": {1, 2}}))
-    with style.shared_style():
-        panels = fig.axes(made)
-        fig.draw(panels, made)
-    total = sum(p.get_width() for b in panels[0, 0].containers for p in b)
-    assert total == pytest.approx(85 + 75)
-    (note,) = [text.get_text() for text in panels[0, 0].figure.texts if text.get_gid() == "note"]
-    assert "Not recorded: waiting for data." in " ".join(note.split())
-    marks = [line.get_xdata()[0] for line in panels[0, 1].lines if "mark:" in line.get_gid()]
-    assert marks == pytest.approx([100 * 20 / 85, 100 * 10 / 75])
-    (ceiling,) = (line for line in panels[0, 1].lines if line.get_gid() == "ceiling")
-    assert ceiling.get_xdata()[0] == pytest.approx(100 * 20 / 85)
+    (ax,) = drawn(EXHIBIT, made).axes
+    widths = np.array([[bar.get_width() for bar in bars] for bars in ax.containers])
+    np.testing.assert_allclose(widths.sum(axis=0), [85, 75])
+    named = dict(zip((t.get_text() for t in ax.get_legend().get_texts()), widths, strict=True))
+    np.testing.assert_allclose(named["searching"], [16, 8])
+    assert [text.get_text() for text in ax.texts] == [
+        " 85.0, 23.5% searching",
+        " 75.0, 13.3% searching",
+    ]
+    assert "Not recorded: waiting for data." in fig.note(made)
+    # Parts that stand side by side differ in grayscale.
+    shades = [
+        np.dot(bars[0].get_facecolor()[:3], (0.2126, 0.7152, 0.0722)) for bars in ax.containers
+    ]
+    assert np.abs(np.diff(shades)).min() > 0.05
 
 
 def test_results_without_clocks_are_refused(results):
@@ -147,9 +150,8 @@ def test_results_without_clocks_are_refused(results):
         fig.data(results)
 
 
-def test_main_prints_arms_and_what_could_be_saved(timed, capsys):
-    root = timed({"fixed_1": {1, 2, 3, 4}, "never": set()})
-    assert fig.main([str(root)]) == 0
-    said = capsys.readouterr().out
-    assert "every epoch" in said and "23.5" in said and "At most 23.5 %" in said
-    assert len(pd.read_csv(root / "figures" / "time.csv")) == 6
+def test_the_summary_has_seconds_and_the_share_of_searching(timed):
+    made = fig.data(timed({"fixed_1": {1, 2, 3, 4}, "never": set()}))
+    (shown,) = fig.summarize(made).values()
+    assert list(shown["searching %"]) == ["23.5", "0.0"] and list(shown["all"]) == ["85.0", "65.0"]
+    assert fig.note(made).startswith("At most 23.5 %")

@@ -1,9 +1,8 @@
 import numpy as np
-import pandas as pd
-import pytest
 
 from analysis import fig_token_sources as fig
-from analysis import style
+
+(EXHIBIT,) = fig.EXHIBITS
 
 # 3 x 3 patches; block 1 drops patch 8 and merges 0 and 1, block 2 merges 5 into them.
 WHOLE = list(range(9))
@@ -24,14 +23,6 @@ def write(folder, tokens=(WHOLE, FIRST, SECOND), counts=((9, 9, 9), (9, 8, 7), (
     }
     np.savez(folder / "tokens.npz", **(found | more))
     return folder
-
-
-def drawn(table):
-    with style.shared_style():
-        panels = fig.axes(table)
-        fig.draw(panels, table)
-        panels[0, 0].figure.canvas.draw()
-    return panels
 
 
 def test_data_has_a_patch_a_row_of_the_blocks_that_compress(tmp_path):
@@ -82,42 +73,28 @@ def test_the_outline_is_that_of_each_part_of_a_token():
     assert lines == pair | single
 
 
-def test_a_row_an_image_a_column_a_block(tmp_path):
-    panels = drawn(fig.data(write(tmp_path)))
-    assert panels.shape == (2, 3)
+def test_a_row_per_image_and_a_column_per_block(tmp_path, drawn):
+    names = np.array(["one.png", "x" * 90])
+    figure = drawn(EXHIBIT, fig.data(write(tmp_path, names=names)))
+    panels = np.array(figure.axes).reshape(2, 3)
     titles = [ax.get_title(loc="left") for ax in panels[0]]
     assert titles == ["one.png", "block 1: 7 of 9", "block 2: 5 of 9"]
+    assert panels[1, 0].get_title(loc="left").endswith("x…")
     outlines = [collection.get_gid() for collection in panels[1, 2].collections]
     assert outlines == ["token:1"] and len(panels[1, 0].collections) == 0
     shown = panels[0, 0].images[0].get_array()
     np.testing.assert_allclose(shown, np.load(tmp_path / "tokens.npz")["images"][0] / 255)
 
 
-@pytest.mark.parametrize("names", [("a.png", "b.png"), ("x" * 90, "y" * 90)])
-@pytest.mark.parametrize("depth", [2, 9])
-def test_everything_is_inside_the_figure_and_names_end_with_their_picture(tmp_path, names, depth):
-    counts = [(9, 9, 8)] * depth
-    root = write(tmp_path, tokens=[FIRST] * depth, counts=counts, names=np.array(names))
-    panels = drawn(fig.data(root))
-    figure = panels[0, 0].figure
-    whole = figure.get_tightbbox().transformed(figure.dpi_scale_trans)
-    assert 0 <= whole.x0 and whole.x1 <= figure.bbox.x1
-    for ax in panels.flat:
-        title = ax._left_title.get_window_extent()
-        # Only names are cut.
-        assert ax in panels[:, 0] or ax.get_title(loc="left").endswith("of 9")
-        assert title.x1 <= ax.get_window_extent().x1
-
-
-def test_gray_images_are_shown_gray(tmp_path):
+def test_gray_images_are_shown_gray(tmp_path, drawn):
     gray = np.full((2, 6, 6, 1), 51, np.uint8)
-    panels = drawn(fig.data(write(tmp_path, images=gray)))
-    np.testing.assert_allclose(panels[0, 0].images[0].get_array(), np.full((6, 6, 3), 0.2))
+    figure = drawn(EXHIBIT, fig.data(write(tmp_path, images=gray)))
+    np.testing.assert_allclose(figure.axes[0].images[0].get_array(), np.full((6, 6, 3), 0.2))
 
 
 def test_what_cannot_be_drawn_is_refused_in_a_line(tmp_path, capsys):
     assert fig.main([str(tmp_path)]) == 2
-    assert "tokens.npz: got no such file, allowed: what `python -m" in capsys.readouterr().err
+    assert "tokens.npz: got no such file, allowed: what `adacomcat trace" in capsys.readouterr().err
     (tmp_path / "tokens.npz").write_bytes(b"PK no archive")
     assert fig.main([str(tmp_path)]) == 2
     assert "got a file that does not read" in capsys.readouterr().err
@@ -131,11 +108,6 @@ def test_what_cannot_be_drawn_is_refused_in_a_line(tmp_path, capsys):
     assert "--blocks: got 3, allowed: from 0 to 2" in capsys.readouterr().err
 
 
-def test_main_writes_picture_print_and_table(tmp_path, capsys):
-    assert fig.main([str(write(tmp_path))]) == 0
-    said = capsys.readouterr().out.splitlines()
-    assert [path.rpartition("/")[2] for path in said[-3:]] == [
-        f"token_sources.{kind}" for kind in ("png", "pdf", "csv")
-    ]
-    assert said[1].split() == ["one.png", "1", "7", "2", "1"]
-    assert len(pd.read_csv(said[-1])) == 36
+def test_the_summary_has_an_image_and_a_block_per_row(tmp_path):
+    (shown,) = fig.summarize(fig.data(write(tmp_path))).values()
+    assert len(shown) == 4 and shown.iloc[0].tolist() == ["one.png", 1, 7, 2, 1]

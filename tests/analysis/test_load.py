@@ -2,8 +2,8 @@ import json
 
 import pytest
 
+from adacomcat.io.run import SCHEMA_VERSION
 from analysis import load
-from study.spec.schema import SCHEMA_VERSION
 
 
 def test_trials_are_one_row_each_in_the_order_of_arms_and_seeds(results):

@@ -1,100 +1,89 @@
 import pkgutil
-import types
 
+import pandas as pd
 import pytest
 
 import analysis
 from analysis import make_all as tool
-from analysis import report
+from analysis.command import Exhibit
+
+TABLE = pd.DataFrame({"arm": ["a"]})
 
 
-def figure(name, main):
-    """A module of a figure, made up."""
-    made = types.ModuleType(name, f"What {name} shows.\n\nMore.")
-    made.NAME, made.main = name, main
-    return made
-
-
-def write(folder, *names):
-    folder.mkdir(exist_ok=True)
-    for name in names:
-        (folder / name).write_text("x")
-    return 0
+def exhibit(name, data, draw=None):
+    return Exhibit(name, f"What does {name} show?", data, lambda t: {"": t}, lambda t: "", draw)
 
 
 @pytest.fixture
 def made_up(results, monkeypatch):
-    """One figure that is written, one that the results do not allow, one with a fault."""
+    """A table and a figure that are there, one that the results do not allow, two with a fault."""
 
-    def refuse(argv):
-        import sys
+    def refuse(results):
+        raise ValueError(f"{results}: searches: got 0, allowed: 1 or more")
 
-        print("absent: searches: got 0, allowed: 1 or more", file=sys.stderr)
-        return 2
+    def crash(figure, table):
+        raise ValueError("by\nnothing")
 
-    def crash(argv):
-        raise ZeroDivisionError("by\nnothing")
+    def fail(results):
+        raise ZeroDivisionError
 
-    figures = [
-        figure("table_there", lambda argv: write(results / "figures", "table_there.csv")),
-        figure("there", lambda argv: write(results / "figures", "there.png", "there.csv")),
-        figure("absent", refuse),
-        figure("faulty", crash),
+    found = [
+        exhibit("table_there", lambda results: TABLE),
+        exhibit("there", lambda results: TABLE, lambda figure, table: None),
+        exhibit("absent", refuse),
+        exhibit("faulty", lambda results: TABLE, crash),
+        exhibit("broken", fail),
     ]
-    monkeypatch.setattr(tool, "modules", lambda: figures)
+    monkeypatch.setattr(tool, "exhibits", lambda: found)
     return results
 
 
-def test_every_figure_and_table_of_the_package_is_found_and_has_a_question():
+def test_every_figure_and_table_of_the_package_is_found_and_asks_a_question():
     names = {info.name for info in pkgutil.iter_modules(analysis.__path__)}
-    expected = {name for name in names if name.startswith(("fig_", "table_"))}
-    found = tool.modules()
-    assert {module.__name__.partition(".")[2] for module in found} == expected
-    assert {module.NAME for module in found} == set(report.QUESTIONS)
+    modules = {name for name in names if name.startswith(("fig_", "table_"))}
+    found = tool.exhibits()
+    assert len({one.name for one in found}) == len(found) == len(modules) + 1
+    assert all(one.question.endswith("?") for one in found)
+    # Tables have the name of their module, figures that without `fig_`.
+    assert {m.removeprefix("fig_") for m in modules} <= {one.name for one in found}
 
 
-def test_each_figure_is_written_or_its_reason_is_given(made_up, capsys):
-    found = {one.name: one for one in tool.make_all(made_up)}
-    assert [path.name for path in found["there"].paths] == ["there.png", "there.csv"]
-    assert found["there"].title == "What there shows." and found["there"].reason == ""
+def test_each_is_written_or_its_reason_is_given(made_up, capsys):
+    (made_up / "figures").mkdir()
+    for name in ("absent.png", "unknown.png"):
+        (made_up / "figures" / name).write_text("x")
+    found = {one.exhibit.name: one for one in tool.make_all(made_up)}
+    assert [path.name for path in found["there"].paths] == ["there.png", "there.pdf", "there.csv"]
+    assert [path.suffix for path in found["table_there"].paths] == [".csv", ".txt"]
+    assert found["there"].reason == "" and found["there"].seconds > 0
     assert found["absent"].reason == "searches: got 0, allowed: 1 or more"
     assert found["absent"].paths == () and not found["absent"].fault
-    assert found["faulty"].fault and found["faulty"].reason == "ZeroDivisionError: by"
-    assert "Traceback" in capsys.readouterr().err
-
-
-def test_what_an_earlier_call_drew_is_deleted_when_it_is_not_allowed_any_more(made_up):
-    write(made_up / "figures", "absent.png", "unknown.png")
-    tool.make_all(made_up)
-    names = {path.name for path in (made_up / "figures").iterdir()}
-    assert names == {"table_there.csv", "there.png", "there.csv", "unknown.png"}
+    assert found["faulty"].fault and found["faulty"].reason == "ValueError: by"
+    assert found["broken"].fault and found["broken"].reason == "ZeroDivisionError: "
+    assert capsys.readouterr().err.count("Traceback") == 2
+    # The files of an earlier call are gone where there are no new ones.
+    left = {path.name for path in (made_up / "figures").iterdir()}
+    assert "absent.png" not in left and "unknown.png" in left
 
 
 def test_main_prints_one_table(made_up, capsys):
     assert tool.main([str(made_up)]) == 0
     lines = capsys.readouterr().out.splitlines()
-    states = {line.split()[0]: line.split()[1] for line in lines[:4]}
+    states = {line.split()[0]: line.split()[1] for line in lines[:5]}
     assert states == {
         "table_there": "written",
         "there": "written",
         "absent": "missing",
         "faulty": "fault",
+        "broken": "fault",
     }
-    assert lines[4].startswith("2 of 4 written in ")
-    assert lines[5] == f"in {made_up / 'figures'}"
+    assert lines[5:] == ["2 of 5 written", f"in {made_up / 'figures'}"]
 
 
 def test_nothing_written_is_code_1_and_no_study_is_code_2(made_up, monkeypatch, tmp_path, capsys):
-    only = [module for module in tool.modules() if module.NAME == "absent"]
-    monkeypatch.setattr(tool, "modules", lambda: only)
+    only = [one for one in tool.exhibits() if one.name == "absent"]
+    monkeypatch.setattr(tool, "exhibits", lambda: only)
     assert tool.main([str(made_up)]) == 1
     assert tool.main([str(tmp_path / "none")]) == 2
     said = capsys.readouterr()
     assert said.err.startswith("make_all: ") and "study.json" in said.err
-
-
-def test_the_figures_of_a_real_study(results):
-    found = {one.name: one for one in tool.make_all(results)}
-    assert found["accuracy_vs_searches"].reason == ""
-    assert "a study that explores" in found["coefficients"].reason
-    assert "clocks" in found["time"].reason

@@ -1,5 +1,6 @@
 import math
 
+import pandas as pd
 import pytest
 
 from analysis import load, notes, summary
@@ -74,3 +75,15 @@ def test_means_say_which_arms_have_no_interval_and_why(tmp_path, record, write_r
     )
     (_, alone) = notes.means(table[table["arm"] == "adaptive"])
     assert alone == "No interval: fewer than 3 seeds."
+
+
+def test_rows_become_a_table_with_numbers_flags_and_an_empty_row_for_other_arms(results):
+    trials = load.trials(results)
+    rows = pd.DataFrame([{"arm": "never", "epoch": 3, "searched": True, "site": "head"}])
+    columns = ("arm", "label", "epoch", "searched", "site", "rank", *notes.COLUMNS)
+    table = notes.attach(trials, rows, columns)
+    assert tuple(table) == columns and list(table["arm"]) == ["never", "fixed_1", "adaptive"]
+    assert list(table["searched"]) == [True, False, False]
+    assert table["epoch"].dtype == table["rank"].dtype == float
+    assert table.loc[0, "site"] == "head" and pd.isna(table.loc[1, "site"])
+    assert list(table["left_out"]) == [0, 1, 2]

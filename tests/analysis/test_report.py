@@ -5,10 +5,10 @@ from html.parser import HTMLParser
 import numpy as np
 import pandas as pd
 import pytest
-from matplotlib.image import imsave
+from PIL import Image
 
-from analysis import page, report
-from analysis.make_all import Made
+from analysis import report
+from analysis.command import Exhibit, Made
 
 VOID = {"meta", "link", "img", "br", "hr"}
 HOSTILE = "<script>alert('x')</script>\"&\x00\ud800\x1b[31m</pre></table>"
@@ -46,21 +46,27 @@ class Page(HTMLParser):
         return [attrs for name, attrs in self.found if name == tag]
 
 
+def made_of(name, question, *paths, **more):
+    return Made(Exhibit(name, question, None, None, None), paths, **more)
+
+
 @pytest.fixture
 def made(results):
     """A figure and a table that are there, and two that are not."""
     folder = results / "figures"
     folder.mkdir()
-    imsave(folder / "time.png", np.ones((20, 30, 3)))
+    Image.new("RGB", (30, 20), "white").save(folder / "time.png")
     pd.DataFrame({"arm": ["never", "none"], "wall_s": [1.25, np.nan]}).to_csv(
         folder / "time.csv", index=False
     )
-    (folder / "table_arms.txt").write_text("arm  a < b\n")
+    pd.DataFrame({"arm": ["a < b"]}).to_csv(folder / "table_arms.csv", index=False)
+    brief = {"Arms <all>": pd.DataFrame({"arm": ["a < b"], "p": ["0.05"], "seeds": [3]})}
+    arms, time = folder / "table_arms.csv", folder / "time.csv"
     return [
-        Made("own", "A figure of one's own.", (), "got <nothing>", True, 0.0),
-        Made("time", "Where time goes.", (folder / "time.png", folder / "time.csv"), "", False, 1),
-        Made("confounds", "Confounds.", (), "arms: got none", False, 0.0),
-        Made("table_arms", "Arms.", (folder / "table_arms.txt",), "", False, 0.1),
+        made_of("table_arms", "Which arms?", arms, summary=brief, note="A note & more."),
+        made_of("time", "Where does time go?", folder / "time.png", time),
+        made_of("confounds", "Which choice?", reason="arms: got none"),
+        made_of("own", "One's own?", reason="got <nothing>", fault=True),
     ]
 
 
@@ -77,15 +83,15 @@ def test_the_page_stands_by_itself(results, made):
     assert len(ids) == len(set(ids))
     assert {a["href"][1:] for a in found.all("a")} == set(ids)
     (picture,) = found.all("img")
-    assert picture["alt"] == "Where time goes."
-    assert (picture["width"], picture["height"]) == ("30", "20")
+    assert picture["alt"] == "Where does time go?"
+    # A picture is at most as wide as the page, a table scrolls in a box of its own.
+    assert "max-width: 100%" in text and text.count('class="scroll"') == text.count("<table")
     assert any(a.get("name") == "viewport" for a in found.all("meta"))
 
 
-def test_figures_come_in_the_order_of_the_questions_and_the_others_with_their_reasons(
-    results, made
-):
-    found = Page(report.build(results, made))
+def test_figures_have_question_numbers_and_note_and_the_others_their_reasons(results, made):
+    text = report.build(results, made)
+    found = Page(text)
     assert [a["id"] for a in found.all("section")] == [
         "trials",
         "figure-table_arms",
@@ -94,12 +100,11 @@ def test_figures_come_in_the_order_of_the_questions_and_the_others_with_their_re
         "provenance",
         "reproduce",
     ]
-    assert report.QUESTIONS["time"] in found.text
-    assert "arm a < b" in found.text
-    assert "Confounds What does each choice of the reference cost or give? arms: got none" in (
-        found.text
-    )
-    assert "Own A figure of one's own. an error of the program: got <nothing>" in found.text
+    assert "Which arms? Arms <all> arm p seeds a < b 0.05 3 A note & more." in found.text
+    # Columns of numbers are set right.
+    assert 'class="dataframe r2 r3"' in text
+    assert "Confounds Which choice? arms: got none" in found.text
+    assert "Own One's own? an error of the program: got <nothing>" in found.text
     # A label that looks like a hole is none; a hole is empty.
     assert "never 1.25 none" in found.text
 
@@ -132,7 +137,7 @@ def test_provenance_is_said_of_every_trial_and_leaks_come_first(record, write_re
     (root / "study.yaml").write_text("seeds: [0, 1]\n")
     text = report.build(root, [])
     found = Page(text)
-    table = report.provenance(report.records(root)).set_index("trial")
+    table = report.provenance(report.load.records(root)).set_index("trial")
     assert list(table["software"]) == ["", "1", "2"] and list(table["splits"]) == ["", "1", "1"]
     assert table["commit"].iloc[2] == "cccccccccccc + local changes"
     assert list(table["leakage"]) == ["search", "none", "none"]
@@ -156,11 +161,11 @@ def test_hostile_texts_stay_texts(record, write_results, tmp_path):
         experiment=HOSTILE,
     )
     (root / "study.yaml").write_text("a: </pre><script>\n")
-    made = [Made(HOSTILE, HOSTILE, (), HOSTILE, False, 0.0)]
+    made = [made_of("own", "One's own?", reason=HOSTILE.replace("\ud800", ""))]
     text = report.build(root, made)
     found = Page(text)
     assert not found.all("script")
-    assert "<script>alert('x')</script>\"&\ufffd\ufffd\ufffd[31m</pre></table>" in found.text
+    assert "<script>alert('x')</script>\"&\ufffd?\ufffd[31m</pre></table>" in found.text
     assert not re.search("[\x00-\x08\x0b-\x1f\x7f-\x9f\ud800-\udfff]", text)
     text.encode()
 
@@ -177,7 +182,7 @@ def test_what_does_not_read_is_counted(results, made):
     assert "a-broken: no figure can use it: trials/a-broken/trial.json: not JSON" in found.text
     assert "trials/b-newer/trial.json: schema_version: got 99" in found.text
     assert "of no arm 2 0 0 0 0 2" in found.text
-    table = report.provenance(report.records(results)).set_index("trial")
+    table = report.provenance(report.load.records(results)).set_index("trial")
     assert table.loc["a-broken", "leakage"] == "unknown"
     # Where the results lie is nothing that a page for others should tell.
     assert str(results) not in text
@@ -186,13 +191,16 @@ def test_what_does_not_read_is_counted(results, made):
 def test_trials_of_an_exploration_have_rows_of_their_own(record, write_results, tmp_path):
     records = [record("never", 0), record("c_1", 0, "stopped")]
     root = write_results(tmp_path / "r", records, exploration={"samples": 1})
-    table = report.counts(report.load.study(root), report.records(root))
+    table = report.counts(report.load.study(root), report.load.records(root))
     assert table.set_index("arm").loc["c_1", ["asked", "finished", "stopped"]].tolist() == [1, 0, 1]
 
 
 def test_long_tables_say_what_they_do_not_show():
-    found = Page(page.table(pd.DataFrame({"x": range(9)}), "numbers", limit=4))
-    assert found.text.startswith("numbers; the first 4 of 9 rows") and len(found.all("td")) == 4
+    found = report.html_table(pd.DataFrame({"x": range(9)}), "numbers", limit=4)
+    assert found["caption"] == "numbers; the first 4 of 9 rows"
+    assert found["html"].count("<td>") == 4
+    whole = report.html_table(pd.DataFrame({"x": ["long " * 99]}), "numbers")
+    assert "long " * 98 in whole["html"]
 
 
 @pytest.mark.parametrize(
@@ -209,20 +217,21 @@ def test_long_tables_say_what_they_do_not_show():
     ],
 )
 def test_cells(value, said):
-    found = Page(page.table(pd.DataFrame({"x": [value]}, dtype=object), "t"))
-    assert found.words[-2 if found.words[-1] == "\n" else -1].strip() in (said, "")
-    assert page._cell(value) == said
+    assert report.cell(value) == said
+    html = report.html_table(pd.DataFrame({"x": [value]}, dtype=object), "t")["html"]
+    assert f"<td>{said}</td>" in html
 
 
 def test_main_writes_one_file_with_all_figures(results, capsys, tmp_path):
-    assert report.main([str(results)]) == 0
-    first = (results / "report.html").read_bytes()
-    assert len(first) < 10e6 and str(results / "report.html") in capsys.readouterr().out
-    assert "figure-accuracy_vs_searches" in first.decode()
-    Page(first.decode())
-    # The same results give the same page.
-    assert report.main([str(results), "--out", str(tmp_path / "new" / "page.html")]) == 0
-    assert (tmp_path / "new" / "page.html").read_bytes() == first
+    path = tmp_path / "new" / "page.html"
+    assert report.main([str(results), "--out", str(path)]) == 0
+    content = path.read_bytes()
+    assert len(content) < 10e6 and str(path) in capsys.readouterr().out
+    found = Page(content.decode())
+    assert {"figure-accuracy_vs_searches", "figure-table_arms"} <= {
+        attrs.get("id") for attrs in found.all("section")
+    }
+    assert len(found.all("img")) >= 3
 
 
 def test_main_names_what_is_wrong(tmp_path, capsys):

@@ -1,11 +1,10 @@
-import json
-
 import numpy as np
 import pandas as pd
 import pytest
 from scipy import stats as scipy_stats
 from statsmodels.stats.multitest import multipletests
 
+from analysis import command
 from analysis import table_arms as tables
 
 ACCURACIES = {
@@ -40,6 +39,10 @@ def write(root, record, write_results, accuracies=ACCURACIES, failed=(), **study
 @pytest.fixture
 def ablation(tmp_path, record, write_results):
     return write(tmp_path / "r", record, write_results)
+
+
+def as_text(table):
+    return " ".join(command.as_text(tables.summarize(table), tables.note(table)).split())
 
 
 def compared(table):
@@ -92,7 +95,7 @@ def test_the_pool_has_the_seeds_that_all_draws_have_finished(tmp_path, record, w
     assert pool["label"] == "random (mean of 2 draws)"
     assert pool["test_acc"] == pytest.approx(np.mean([0.94, 0.93, 0.94]))
     # The note counts a trial once, not again with its pool.
-    text = " ".join(tables.as_text(table).split())
+    text = as_text(table)
     assert text.endswith("Trials left out: random_1 (1 failed); random_2 (1 failed).")
 
 
@@ -108,18 +111,22 @@ def test_what_has_no_interval_says_so_in_its_row(tmp_path, record, write_results
     table = tables.data(write(tmp_path / "r", record, write_results, two))
     assert set(table["interval"]) == {"no interval: 2 seeds"}
     assert set(compared(table)["ruled_out"]) == {"no interval: 2 pairs of seeds"}
-    shown = tables.readable_arms(table), tables.readable_comparisons(table)
-    assert shown[0]["test accuracy %"].str.endswith("(no interval)").all()
-    assert shown[1]["points"].str.endswith("(no interval)").all()
-    assert "Holm: p" not in tables.as_text(table)
+    each, pairs = tables.summarize(table).values()
+    assert not each["test accuracy %"].str.contains("±").any()
+    assert pairs["points"].str.endswith("(no interval)").all()
+    assert "Holm: p" not in as_text(table)
 
 
 def test_the_note_names_the_families_that_p_is_corrected_over(ablation):
     table = tables.data(ablation)
-    text = " ".join(tables.as_text(table).split())
+    text = as_text(table)
     said = "fixed_1 (4 tests), never (4 tests), adaptive (2 tests)"
     assert f"Holm: p corrected for all tests of the same family: {said}." in text
-    assert set(tables.readable_comparisons(table)["family"]) == {"fixed_1", "never", "adaptive"}
+    assert set(list(tables.summarize(table).values())[1]["family"]) == {
+        "fixed_1",
+        "never",
+        "adaptive",
+    }
 
 
 def test_choices_are_compared_with_their_end(tmp_path, record, write_results):
@@ -162,7 +169,7 @@ def test_equal_results_are_said_to_be_equal(tmp_path, record, write_results):
     assert set(table["ruled_out"]) == {"no interval: all 5 differences are equal"}
     assert set(table["difference"]) == {0.0}
     # What is zero has no sign that would say better or worse.
-    assert "-0.00" not in tables.as_text(table)
+    assert "-0.00" not in as_text(table)
 
 
 def test_one_arm_is_a_table_without_comparisons(tmp_path, record, write_results):
@@ -171,17 +178,8 @@ def test_one_arm_is_a_table_without_comparisons(tmp_path, record, write_results)
     root = write_results(tmp_path / "r", records, {"adaptive": "adaptive"}, (0,))
     table = tables.data(root)
     assert len(table) == 1 and table.loc[0, "against"] == "" and table.loc[0, "pairs"] == 0
-    text = tables.as_text(table)
+    text = as_text(table)
     assert "Paired" not in text and "LEAKAGE: the rank search and the selection" in text
-
-
-def test_interrupted_failed_and_pending_trials_are_counted(results):
-    table = tables.data(results).drop_duplicates("arm").set_index("arm")
-    assert table["left_out_why"].to_dict() == {
-        "never": "",
-        "fixed_1": "1 failed",
-        "adaptive": "1 pending, 1 running",
-    }
 
 
 def test_main_writes_csv_and_text(ablation, capsys):
@@ -205,22 +203,3 @@ def test_main_writes_csv_and_text(ablation, capsys):
     assert "91.20 ± 1.62" in text
     # Of adaptive less fixed_1, points -1 +1 -1 +1 -1: s = 1.0954, t(0.95, 4) = 2.132.
     assert "-0.20 [-1.56, +1.16]" in text and "a loss of more than 1.25 points" in text
-
-
-@pytest.mark.parametrize("broken", ["empty", "newer", "unfinished"])
-def test_main_names_what_is_wrong(broken, tmp_path, record, write_results, capsys):
-    root, message = tmp_path / "r", "study.json"
-    if broken == "empty":
-        root.mkdir()
-    else:
-        status = "running" if broken == "unfinished" else "finished"
-        records = [record("never", 0, status), record("never", 1, status)]
-        write_results(root, records)
-        if broken == "newer":
-            study = json.loads((root / "study.json").read_text())
-            (root / "study.json").write_text(json.dumps(study | {"schema_version": 99}))
-        message = "a finished trial" if broken == "unfinished" else message
-    assert tables.main([str(root)]) == 2
-    said = capsys.readouterr()
-    assert message in said.err and said.err.count("\n") == 1 and said.out == ""
-    assert not (root / "figures").exists()

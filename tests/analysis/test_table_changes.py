@@ -1,8 +1,5 @@
 """Against plans whose changes were counted by hand."""
 
-import math
-
-import pandas as pd
 import pytest
 
 from analysis import table_changes
@@ -53,14 +50,11 @@ def test_a_plan_that_is_kept_has_no_last_change(schedules):
     assert table.loc["adaptive", ["settled", "shrunk", "last_change"]].tolist() == [1, 0.5, 4.0]
 
 
-def test_main_writes_csv_and_text(moving, capsys):
-    assert table_changes.main([str(moving)]) == 0
-    said = capsys.readouterr().out
-    text = (moving / "figures" / "table_changes.txt").read_text()
-    assert said.startswith(text)
-    assert "Trials left out: free (1 failed)." in " ".join(text.split())
-    written = pd.read_csv(moving / "figures" / "table_changes.csv")
-    assert written.loc[0, "grown"] == 1.0 and math.isnan(written.loc[0, "leakage"])
+def test_the_summary_and_the_note(moving):
+    table = table_changes.data(moving)
+    (shown,) = table_changes.summarize(table).values()
+    assert shown.iloc[0].tolist()[3:] == ["3.0", "1.0", "1.0", "0.5", "6.0"]
+    assert "Trials left out: free (1 failed)." in table_changes.note(table)
 
 
 def test_a_study_that_never_searched_is_refused(tmp_path, record, write_results, trace, capsys):

@@ -1,12 +1,13 @@
 """Results of which some, or all, cannot be used: every other trial is drawn, and none is lost."""
 
 import json
+import shutil
 
 import pandas as pd
 import pytest
 
+from adacomcat.io.run import SCHEMA_VERSION
 from analysis import load, make_all, notes, report, table_arms
-from study.spec.schema import SCHEMA_VERSION
 
 NEWER = SCHEMA_VERSION + 5
 
@@ -134,20 +135,21 @@ def test_records_without_leakage_have_that_of_their_configuration(results):
     ]
 
 
-def test_every_figure_table_and_the_report_are_made_of_what_is_sound(schedules):
+def test_every_figure_table_and_the_report_are_made_of_what_is_sound(schedules, tmp_path):
+    schedules = shutil.copytree(schedules, tmp_path / "copy")
     newer(schedules, "adaptive", 1)
     (schedules / "trials" / "odd").mkdir()
     (schedules / "trials" / "odd" / "trial.json").write_text("{")
-    made = {one.name: one for one in make_all.make_all(schedules)}
+    made = {one.exhibit.name: one for one in make_all.make_all(schedules)}
     assert not [one for one in made.values() if one.fault]
     expected = {
         "table_arms",
         "accuracy_vs_searches",
         "accuracy_vs_cost",
         "intervals",
-        "probabilities",
+        "table_probabilities",
         "ranks",
-        "staleness",
+        "table_staleness",
     }
     assert {name for name, one in made.items() if not one.reason} >= expected
     for name in expected:
@@ -202,7 +204,7 @@ def test_trials_that_have_not_finished_are_counted_by_status(
     root = write_results(tmp_path / "r", records, arms, (0,))
     table = table_arms.data(root)
     assert list(table["left_out_why"]) == ["", f"1 {status}"]
-    assert f"Trials left out: adaptive (1 {status})." in " ".join(table_arms.as_text(table).split())
+    assert f"Trials left out: adaptive (1 {status})." in table_arms.note(table)
 
 
 @pytest.mark.parametrize("tool", [make_all, report, table_arms])

@@ -2,6 +2,8 @@
 
 import pytest
 
+pytestmark = pytest.mark.slow
+
 
 def test_loader_step_and_both_are_of_the_same_images(measure):
     record = measure(

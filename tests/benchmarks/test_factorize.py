@@ -1,5 +1,9 @@
 """Structure and equality."""
 
+import pytest
+
+pytestmark = pytest.mark.slow
+
 
 def test_the_truncated_products_are_those_of_whole_decompositions(measure):
     record = measure("factorize", "--rank", 20)

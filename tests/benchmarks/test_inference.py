@@ -5,16 +5,17 @@ import json
 
 import pytest
 
+from adacomcat.io.trace import TraceWriter
 from adacomcat.methods.tokens.rates import published_at
-from adacomcat.models.base import TokenSequence
 from adacomcat.models.timm_vit import VisionTransformerSteps
+from adacomcat.models.tokens import TokenSequence
 from analysis import fig_methods
 from study.execution.body import untrained
 from study.execution.provenance import repository
 from study.spec.catalog import load_experiment
 from study.spec.expand import expand
 from study.spec.schema import Experiment
-from study.store import Results, TraceWriter
+from study.store import Results
 
 TINY, RATE = "deit_tiny_patch16_224", 0.6
 EVERY = ("--modes", "eager", "onnxruntime", "--dtypes", "float32", "bfloat16")
@@ -104,6 +105,7 @@ def test_a_model_that_is_cut_down_keeps_the_same_shares(benchmark):
     assert (found.prune, found.merge) == ((50, 23), (50, 20))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("flags", "said"),
     [
@@ -142,6 +144,7 @@ def study(tmp_path):
     return results
 
 
+@pytest.mark.slow
 def test_every_finished_trial_has_a_speed_that_the_figure_reads(run, study):
     flags = ("--results", study.root, "--threads", 1, "--repeats", 3, "--batch-sizes", 2)
     done = run("inference", *flags)
@@ -167,6 +170,7 @@ def test_every_finished_trial_has_a_speed_that_the_figure_reads(run, study):
     assert table.loc["both_30", "measured"].startswith("batch 2, float32, ")
 
 
+@pytest.mark.slow
 def test_a_study_without_finished_trials_is_one_line(run, study, tmp_path):
     for record in study.trials():
         study.update(record["trial_id"], "failed", summary=None)

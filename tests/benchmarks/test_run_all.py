@@ -5,11 +5,13 @@ import json
 import subprocess
 import sys
 
+import pytest
 import torch
 
 from study.execution.provenance import repository
 
 
+@pytest.mark.slow
 def test_all_that_are_asked_for_run_and_end_in_one_table(run, tmp_path):
     done = run(
         "run_all",
@@ -39,6 +41,7 @@ def test_all_that_are_asked_for_run_and_end_in_one_table(run, tmp_path):
         assert bar["name"] in row and row.endswith("met" if bar["met"] else "MISSED")
 
 
+@pytest.mark.slow
 def test_one_that_breaks_is_told_apart_and_its_old_record_is_gone(run, tmp_path):
     (tmp_path / "factorize.json").write_text('{"bars": []}')
     flags = ("--quick", "--only", "factorize", "--device", "cuda", "--folder", tmp_path)

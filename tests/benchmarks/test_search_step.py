@@ -2,6 +2,8 @@
 
 import pytest
 
+pytestmark = pytest.mark.slow
+
 
 def by_name(record):
     return {bar["name"]: bar for bar in record["bars"]}

@@ -1,5 +1,9 @@
 """Structure, equality and counts."""
 
+import pytest
+
+pytestmark = pytest.mark.slow
+
 
 def test_a_shared_forward_gives_the_losses_of_two(measure):
     record = measure("train_step", "--batch-size", 2)

@@ -3,12 +3,12 @@ from typing import Any
 import pytest
 import torch
 
+from adacomcat.config.overrides import build_config
 from adacomcat.methods.registry import build_method
 from adacomcat.models.registry import create_model
-from adacomcat.settings import build_config
 from experiments.budgets import experiment
 from experiments.workloads import workloads
-from study.execution.body import check_buildable
+from study.preflight import check_buildable
 from study.spec.expand import arm_specs, expand, suggested_arm
 from study.spec.exploration import Exploration
 from study.spec.schema import Experiment, Workload

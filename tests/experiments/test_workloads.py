@@ -2,15 +2,15 @@ import pytest
 import torch
 
 from adacomcat.config import TrialConfig
+from adacomcat.config.overrides import build_config, dotted_keys
 from adacomcat.data import build_splits
 from adacomcat.methods.base import Method
 from adacomcat.methods.registry import build_method
 from adacomcat.models.registry import create_model
 from adacomcat.recipes import recipes
-from adacomcat.settings import build_config, dotted_keys
 from experiments.adaptive_vs_fixed import experiment
 from experiments.workloads import workloads
-from study.execution.body import check_buildable
+from study.preflight import check_buildable
 from study.spec.expand import expand
 from study.spec.schema import Workload
 

@@ -17,11 +17,13 @@ from typing import Any
 
 import pytest
 
+from adacomcat.io.run import Status
+from adacomcat.io.trace import EPOCHS
 from study.execution.provenance import repository
 from study.run import main
 from study.spec.exploration import Dimension, Exploration, Stopping
-from study.spec.schema import Arm, Experiment, Status, TrialSpec, Workload
-from study.store import EPOCHS, Results
+from study.spec.schema import Arm, Experiment, TrialSpec, Workload
+from study.store import Results
 
 ROWS = 4
 CLOCKS = {"images_per_s", "seconds"}
@@ -92,7 +94,7 @@ class Driver:
     def ask(self) -> list[TrialSpec] | None:
         """The specs of the next arm; None when nothing is left."""
         suggested = self.search.suggest(f"tune-{len(self.arms)}")
-        if suggested == "FINISHED":
+        if suggested == "FINISHED":  # Searcher.FINISHED of Tune.
             return None
         specs = [self.results.spec(trial_id) for trial_id in suggested["trials"]]
         self.arms.append(specs[0].arm)
@@ -137,9 +139,9 @@ def drive(results: Results) -> Callable[[Experiment], Driver]:
     """Starts a driver of an exploration on the results directory."""
 
     def start(experiment: Experiment) -> Driver:
-        from study.explore.search import StudySearch
+        from study.explore.searcher import OptunaSearcher
 
-        return Driver(StudySearch(experiment, results), results)
+        return Driver(OptunaSearcher(experiment, results), results)
 
     return start
 

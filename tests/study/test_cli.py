@@ -7,6 +7,7 @@ import pytest
 from study import cli
 from study.execution.cluster import Request
 from study.execution.provenance import repository
+from study.preflight import check_flags
 
 
 def parse(*arguments: str) -> argparse.Namespace:
@@ -35,7 +36,7 @@ def flags() -> set[str]:
     ],
 )
 def test_flags_that_go_together(arguments: str) -> None:
-    cli.check(parse(*arguments.split()), "a, b")
+    check_flags(parse(*arguments.split()), "a, b")
 
 
 @pytest.mark.parametrize(
@@ -61,7 +62,7 @@ def test_flags_that_go_together(arguments: str) -> None:
 )
 def test_flags_that_do_not_go_together(arguments: str, message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        cli.check(parse(*arguments.split()), "a, b")
+        check_flags(parse(*arguments.split()), "a, b")
 
 
 def test_what_flags_ask_of_the_cluster() -> None:

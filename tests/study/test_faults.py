@@ -9,8 +9,8 @@ from typing import Any
 
 import psutil
 import pytest
-import yaml
 
+from adacomcat.config.yaml import read_yaml, write_yaml
 from study.execution.memory import used_share
 from study.execution.provenance import repository
 from study.store import Results
@@ -30,10 +30,10 @@ def epochs_done(script: Any, root: Path) -> dict[str, int]:
 
 def some_arms(undisturbed: Path, arms: Sequence[str], folder: Path) -> Path:
     """The undisturbed study with some of its arms, as a file in a folder."""
-    config = yaml.safe_load((undisturbed / "study.yaml").read_text())
+    config = read_yaml((undisturbed / "study.yaml").read_text())
     config["arms"] = [arm for arm in config["arms"] if arm["name"] in arms]
     path = folder / "study.yaml"
-    path.write_text(yaml.safe_dump(config))
+    path.write_text(write_yaml(config))
     return path
 
 
@@ -181,12 +181,12 @@ def test_the_traces_after_a_killed_controller_are_those_of_an_undisturbed_run(
 def test_a_trial_that_diverges_is_recorded_and_the_study_goes_on(
     script: Any, undisturbed: Path, tmp_path: Path
 ) -> None:
-    config = yaml.safe_load((undisturbed / "study.yaml").read_text())
+    config = read_yaml((undisturbed / "study.yaml").read_text())
     for arm in config["arms"]:
         if arm["name"] == "never":
             arm["overrides"]["search_phase.lr"] = 1e30
     changed = tmp_path / "study.yaml"
-    changed.write_text(yaml.safe_dump(config))
+    changed.write_text(write_yaml(config))
     root = tmp_path / "results"
     out = script.call("--config", changed, "--results", root, status=1)
     assert script.statuses(root) == ["failed", "finished", "finished"]
@@ -231,10 +231,10 @@ sys.exit(main(["--config", sys.argv[1], "--results", sys.argv[2]]))
 def test_a_lost_node_takes_no_finished_trial_with_it(
     script: Any, undisturbed: Path, tmp_path: Path
 ) -> None:
-    config = yaml.safe_load((undisturbed / "study.yaml").read_text())
+    config = read_yaml((undisturbed / "study.yaml").read_text())
     config["seeds"] = [0, 1]
     changed = tmp_path / "study.yaml"
-    changed.write_text(yaml.safe_dump(config))
+    changed.write_text(write_yaml(config))
     root = tmp_path / "results"
     driver = script.start_python("-c", NODES, changed, root, cwd=repository())
     out = script.finish(driver)

@@ -5,8 +5,9 @@ from pathlib import Path
 
 import pytest
 
+from adacomcat.io.run import SCHEMA_VERSION
 from study.spec.expand import expand
-from study.spec.schema import SCHEMA_VERSION, Experiment
+from study.spec.schema import Experiment
 from study.store import Results
 
 

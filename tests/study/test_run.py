@@ -9,12 +9,13 @@ from urllib.request import Request, urlopen
 
 import pytest
 
-from adacomcat.settings import read_yaml, write_yaml
+from adacomcat.config.yaml import read_yaml, write_yaml
+from adacomcat.io.trace import TraceWriter
 from study.run import main
 from study.spec.catalog import load_experiment
 from study.spec.configfile import to_yaml
 from study.spec.expand import expand
-from study.store import Results, TraceWriter
+from study.store import Results
 
 EXPERIMENT = ("--experiment", "adaptive_vs_fixed", "--workload", "synthetic")
 EXPLORE = ("--experiment", "dp_coefficients", "--workload", "synthetic")
@@ -26,7 +27,7 @@ def test_the_script_lists_from_any_folder(script: Any, tmp_path: Path) -> None:
     assert "rror" not in out and "arning" not in out
     for word in (
         "adaptive_vs_fixed",
-        "How often must",
+        "Adaptive against fixed",
         "dp_coefficients",
         "budgets",
         "digits",
@@ -117,13 +118,13 @@ def test_a_request_that_makes_no_sense_is_an_error_in_one_line(
 
 
 @pytest.mark.parametrize("name", ["dp_coefficients", "budgets"])
-def test_trials_of_one_epoch_are_explored_without_a_judge(
+def test_trials_of_one_epoch_are_explored_without_a_pruner(
     name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     one = ("--set", "search_phase.epochs=1", "--set", "finetune.epochs=0")
     asked = ("--experiment", name, "--workload", "synthetic", *one, "--results", str(tmp_path))
     assert main([*asked, "--dry-run"]) == 0
-    assert "judged after epochs: none" in capsys.readouterr().out
+    assert "pruned after epochs: none" in capsys.readouterr().out
 
 
 def exploration_file(folder: Path, **changes: Any) -> Path:
@@ -268,7 +269,7 @@ def test_a_finished_study_is_summed_up_again_without_running(
     assert main([*EXPERIMENT, "--results", str(root), "--seeds", "1"]) == 0
     printed = capsys.readouterr().out
     assert "all 8 trials have ended already" in printed
-    assert "dense model 75.00%" in printed
+    assert "Dense model: 75.00%." in " ".join(printed.split())
     rows = [line.split() for line in printed.splitlines()]
     assert ["adaptive", "1", "50.00", "3.0", "1,000", "*"] in rows
     assert (root / "figures" / "accuracy_vs_searches.png").is_file()

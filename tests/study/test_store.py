@@ -1,9 +1,10 @@
 import errno
 import json
-import math
+import os
 import re
 import resource
 import shutil
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -15,7 +16,7 @@ from study.spec.configfile import read_config
 from study.spec.expand import apply_settings, expand
 from study.spec.exploration import Dimension, Exploration
 from study.spec.schema import Arm, Experiment
-from study.store import EPOCHS, SEARCHES, Results, Rows, TraceWriter, load, read_rows
+from study.store import Results, load
 
 
 def begin(results: Results, experiment: Experiment, *, extend: bool = False) -> None:
@@ -44,95 +45,6 @@ def disk_of(size: int) -> Iterator[None]:
         yield
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
-
-
-def epoch(step: int, searches: int = 0) -> dict[str, Any]:
-    return {"step_epoch": step, "searches": searches}
-
-
-def test_rows_come_back_in_order(tmp_path: Path) -> None:
-    rows = Rows(tmp_path / "a.jsonl")
-    rows.append({"x": 1, "name": "é\n"})
-    rows.append({"x": None})
-    rows.close()
-    assert read_rows(tmp_path / "a.jsonl") == [{"x": 1, "name": "é\n"}, {"x": None}]
-    assert read_rows(tmp_path / "absent.jsonl") == []
-
-
-def test_a_line_cut_by_a_kill_is_left_out_and_the_next_row_is_whole(tmp_path: Path) -> None:
-    path = tmp_path / "a.jsonl"
-    path.write_bytes(b'{"x": 1}\n{"x": 2')
-    assert read_rows(path) == [{"x": 1}]
-    rows = Rows(path)
-    rows.append({"x": 3})
-    rows.close()
-    assert path.read_text() == '{"x": 1}\n{"x": 3}\n'
-    path.write_bytes(b'{"x"')
-    rows = Rows(path)
-    rows.append({"x": 4})
-    rows.close()
-    assert read_rows(path) == [{"x": 4}]
-
-
-def test_a_spoiled_line_is_named(tmp_path: Path) -> None:
-    path = tmp_path / "a.jsonl"
-    path.write_text('{"x": 1}\nnonsense\n{"x": 3}\n')
-    with pytest.raises(ValueError, match=r"a\.jsonl, line 2: not JSON"):
-        read_rows(path)
-
-
-def test_a_row_that_json_has_no_word_for_is_refused(tmp_path: Path) -> None:
-    rows = Rows(tmp_path / "a.jsonl")
-    with pytest.raises(ValueError, match="JSON"):
-        rows.append({"loss": math.nan})
-    rows.close()
-    assert read_rows(tmp_path / "a.jsonl") == []
-
-
-def test_a_full_disk_is_named_and_leaves_whole_rows(tmp_path: Path) -> None:
-    path = tmp_path / "a.jsonl"
-    rows = Rows(path)
-    rows.append({"x": 1})
-    # In the middle of a row, and then with no byte left.
-    for size in (15, 9):
-        with disk_of(size), pytest.raises(OSError, match=re.escape(str(path))) as refusal:
-            rows.append({"x": 2})
-        assert refusal.value.errno in (errno.ENOSPC, errno.EFBIG)
-        assert path.read_bytes() == b'{"x": 1}\n'
-    rows.append({"x": 3})
-    rows.close()
-    assert read_rows(path) == [{"x": 1}, {"x": 3}]
-
-
-def test_a_resumed_trial_writes_each_epoch_and_search_once(tmp_path: Path) -> None:
-    first = TraceWriter(tmp_path)
-    first.epoch(epoch(0))
-    for step in (1, 2, 3):
-        first.search({"index": step - 1, "attempt": 1})
-        first.epoch(epoch(step, searches=step))
-    first.close()
-    # Resumed from the checkpoint after epoch 1: the search of epoch 2 comes first.
-    second = TraceWriter(tmp_path)
-    second.search({"index": 1, "attempt": 2})
-    second.epoch(epoch(2, searches=2))
-    second.close()
-    assert [row["step_epoch"] for row in read_rows(tmp_path / EPOCHS)] == [0, 1, 2]
-    assert read_rows(tmp_path / SEARCHES) == [
-        {"index": 0, "attempt": 1},
-        {"index": 1, "attempt": 2},
-    ]
-
-
-def test_a_trial_resumed_where_no_search_follows_drops_the_searches_beyond(tmp_path: Path) -> None:
-    first = TraceWriter(tmp_path)
-    first.epoch(epoch(0))
-    first.search({"index": 0})
-    first.close()
-    second = TraceWriter(tmp_path)
-    second.epoch(epoch(0))
-    second.close()
-    assert read_rows(tmp_path / EPOCHS) == [epoch(0)]
-    assert read_rows(tmp_path / SEARCHES) == []
 
 
 def test_the_files_of_a_study(tmp_path: Path, tiny_experiment: Experiment) -> None:
@@ -422,3 +334,80 @@ def test_a_place_that_cannot_be_written_is_refused(
 def test_a_folder_without_a_study_has_none_to_read(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="results: .*a directory with study.json"):
         Results(tmp_path).study()
+
+
+# One driver at a time.
+
+
+def test_a_second_driver_is_refused_while_the_first_is_at_work(tmp_path: Path) -> None:
+    results = Results(tmp_path)
+    assert not results.has_driver()
+    with results.locked():
+        assert results.has_driver()
+        with pytest.raises(ValueError, match="--results, --resume: got .*no driver at work"):
+            with Results(tmp_path).locked():
+                pass
+    assert not results.has_driver()
+    assert [path.name for path in tmp_path.iterdir()] == ["driver.lock"]
+
+
+def test_looking_for_a_driver_turns_none_away(tmp_path: Path) -> None:
+    results = Results(tmp_path)
+    with results.locked():
+        pass
+    done = threading.Event()
+
+    def look() -> None:
+        while not done.is_set():
+            Results(tmp_path).has_driver()
+
+    looking = threading.Thread(target=look)
+    looking.start()
+    try:
+        for _ in range(20):
+            with results.locked():
+                pass
+    finally:
+        done.set()
+        looking.join()
+
+
+def test_a_lock_leaves_a_fresh_directory_fit_for_a_study(
+    tmp_path: Path, tiny_experiment: Experiment
+) -> None:
+    results = Results(tmp_path)
+    with results.locked():
+        assert results.check(tiny_experiment) is None
+
+
+def test_what_cannot_be_locked_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(ValueError, match="--results: got .*file.*; it is a file"):
+        with Results(tmp_path / "file").locked():
+            pass
+
+    def missing(*_: Any) -> None:
+        raise OSError(errno.ENOSYS, os.strerror(errno.ENOSYS))
+
+    monkeypatch.setattr("fcntl.flock", missing)
+    with pytest.raises(ValueError, match="--results: cannot write to or lock .*not implemented"):
+        with Results(tmp_path).locked():
+            pass
+    assert not Results(tmp_path).has_driver()
+
+
+def test_a_folder_that_was_made_for_the_lock_alone_is_removed(tmp_path: Path) -> None:
+    root = tmp_path / "results" / "new"
+    with pytest.raises(OSError, match="refused"), Results(root).locked():
+        assert root.is_dir()
+        raise OSError("refused")
+    assert list(tmp_path.iterdir()) == []
+    # One that was there stays, and so does one in which something was written.
+    root.mkdir(parents=True)
+    with Results(root).locked():
+        pass
+    assert root.is_dir()
+    other = tmp_path / "other"
+    with Results(other).locked():
+        (other / "study.json").touch()
+    assert {path.name for path in other.iterdir()} == {"study.json", "driver.lock"}

@@ -1,1 +1,1 @@
-"""The commands of `adacomcat`, one module each: flags, which of them go together, and the run."""
+"""Commands of `adacomcat`, one module each: flags, their checks, and the entry point."""

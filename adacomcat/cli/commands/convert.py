@@ -1,4 +1,4 @@
-"""`adacomcat convert`: the published code's checkpoint to a directory of ours, and back."""
+"""`adacomcat convert`: checkpoints of the reference to model directories, and back."""
 
 import argparse
 import shlex
@@ -35,13 +35,13 @@ def check(arguments: argparse.Namespace) -> None:
 
 
 def run(arguments: argparse.Namespace, display: "Display") -> None:
-    from adacomcat.cli.folder import RunFolder
     from adacomcat.cli.sources import stored_model
     from adacomcat.io.comcat import save_comcat
     from adacomcat.io.directory import save
+    from adacomcat.io.run import Run
 
-    output = RunFolder(arguments.output)
-    output.refuse_used(arguments.command)
+    output = Run(arguments.output)
+    output.refuse_used()
     model, _ = stored_model(arguments)
     (save_comcat if arguments.to == "comcat" else save)(model, output.path)
     display.say(f"written to {shlex.quote(str(output.path))}")

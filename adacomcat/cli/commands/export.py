@@ -4,7 +4,6 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from adacomcat.checks import require
 from adacomcat.cli import flags
 
 if TYPE_CHECKING:
@@ -15,7 +14,7 @@ DESCRIPTION = (
     "logits are from the model's. The number of images in a batch stays free."
 )
 EXPORTS = {"onnx": ".onnx", "torch-export": ".pt2", "hub": ""}
-"""What is written -> the end of its name; a folder has none."""
+"""Format -> file extension; a folder has none."""
 
 
 def add_flags(command: argparse.ArgumentParser) -> None:
@@ -27,10 +26,8 @@ def add_flags(command: argparse.ArgumentParser) -> None:
 
 
 def check(arguments: argparse.Namespace) -> None:
-    end = EXPORTS[arguments.to]
-    if end:
-        allowed = f"a file with a name that ends in {end}"
-        require(arguments.output.suffix == end, "--output", str(arguments.output), allowed)
+    if arguments.to != "hub":
+        flags.check_file(arguments.output, EXPORTS[arguments.to])
 
 
 def run(arguments: argparse.Namespace, display: "Display") -> None:

@@ -1,4 +1,4 @@
-"""`adacomcat latency`: measure what a model takes on a device, as a latency budget counts it."""
+"""`adacomcat latency`: measured times of a model on a device, for a latency budget."""
 
 import argparse
 from pathlib import Path
@@ -34,7 +34,7 @@ def check(arguments: argparse.Namespace) -> None:
     for name in ("batch_size", "threads", "repeats"):
         number = getattr(arguments, name)
         require(number is None or number > 0, flags.flag(name), number, "1 or more")
-    require(not arguments.output.exists(), "--output", str(arguments.output), "a new file")
+    flags.check_file(arguments.output)
 
 
 def run(arguments: argparse.Namespace, display: "Display") -> None:

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from adacomcat.checks import require
 from adacomcat.cli import flags
+from adacomcat.methods.registry import DEFAULT, JOIN, registrations, registrations_of
 
 if TYPE_CHECKING:
     from adacomcat.cli.console import Display
@@ -14,7 +15,6 @@ DESCRIPTION = (
     "Search the ranks of a model while it trains, or how many tokens its blocks keep. Without "
     "--workload the data is a folder with train/ and val/, and the recipe DeiT's."
 )
-METHODS = ("lowrank", "diffrate", "lowrank+diffrate")
 PRESETS = ("upstream",)
 
 
@@ -24,8 +24,9 @@ def add_flags(command: argparse.ArgumentParser) -> None:
     preset = "upstream: search as the published code does (of ranks: on the test images)"
     what("--preset", choices=PRESETS, help=preset)
     how = command.add_argument_group("how").add_argument
-    method = "what is searched: ranks (lowrank, default), tokens kept (diffrate), or both"
-    how("--method", choices=METHODS, help=method)
+    names = ", ".join(registrations())
+    method = f"{names} (default: {DEFAULT}), or several on one model, joined by {JOIN}"
+    how("--method", metavar="NAME", help=method)
     share = "share of the dense cost to remove"
     how("--target-reduction", metavar="X", type=float, dest="budget.reduction", help=share)
     gmacs = "billions of multiply-accumulates that the model may have, in place of a reduction"
@@ -42,6 +43,8 @@ def add_flags(command: argparse.ArgumentParser) -> None:
 def check(arguments: argparse.Namespace) -> None:
     if flags.check_resumed(arguments):
         return
+    if arguments.method is not None:
+        registrations_of(arguments.method, "--method")
     flags.check_data(arguments)
     names = ("target_gmacs", "budget.reduction", "latency_table")
     targets = flags.given(arguments, names)

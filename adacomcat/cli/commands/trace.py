@@ -1,10 +1,9 @@
-"""`adacomcat trace`: which patches of an image each token stands for, as a file."""
+"""`adacomcat trace`: the patches of an image that each token stands for, as a file."""
 
 import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from adacomcat.checks import require
 from adacomcat.cli import flags
 
 if TYPE_CHECKING:
@@ -26,9 +25,7 @@ def add_flags(command: argparse.ArgumentParser) -> None:
 
 
 def check(arguments: argparse.Namespace) -> None:
-    output = arguments.output
-    require(output.suffix == ".npz", "--output", str(output), "a name that ends in .npz")
-    require(not output.exists(), "--output", str(output), "a new file")
+    flags.check_file(arguments.output, ".npz")
 
 
 def run(arguments: argparse.Namespace, display: "Display") -> None:

@@ -1,5 +1,4 @@
-"""Multi-head attention through per-head low-rank products, and how it is taken apart and put
-together.
+"""Multi-head attention through per-head low-rank products, and its factorization.
 
 Shapes: B batch, N tokens, D channels, H heads, d head width, r rank a head (qk and vo may differ).
 
@@ -38,7 +37,10 @@ class LowRankAttention(HeadAttention):
         *,
         query_bias: bool,
         out_bias: bool,
+        key_bias: bool = False,
+        between: nn.Module | None = None,
         scale: float | None = None,
+        value_width: int | None = None,
         attn_drop: float = 0.0,
         proj_drop: float = 0.0,
         device: str | None = None,
@@ -46,14 +48,17 @@ class LowRankAttention(HeadAttention):
         super().__init__()
         self.num_heads = heads
         self.head_dim = head_width
+        self.value_dim = head_width if value_width is None else value_width
         self.scale = head_width**-0.5 if scale is None else scale
         self.sizes = (heads * qk_rank, heads * qk_rank, heads * vo_rank)
         self.qkv = nn.Linear(width, sum(self.sizes), bias=False, device=device)
         bias = torch.zeros(heads * qk_rank, device=device)
         self.register_parameter("q_bias", nn.Parameter(bias) if query_bias else None)
+        self.register_parameter("k_bias", nn.Parameter(bias.clone()) if key_bias else None)
         self.attn_drop = nn.Dropout(attn_drop)
         self.proj = nn.Linear(heads * vo_rank, width, bias=out_bias, device=device)
         self.proj_drop = nn.Dropout(proj_drop)
+        self.between = between
 
     @property
     def width(self) -> int:
@@ -85,6 +90,8 @@ class LowRankAttention(HeadAttention):
         if self.q_bias is not None:
             # In its own type: autocast would take both, and all that follows, to float32.
             q = q + self.q_bias.to(q.dtype)
+        if self.k_bias is not None:
+            k = k + self.k_bias.to(k.dtype)
         q, k, v = (t.view(batch, tokens, self.num_heads, -1) for t in (q, k, v))
         return q, k, v
 
@@ -99,7 +106,8 @@ class Factors:
 
     Attributes:
         q: (H, D or D + 1, r_qk), the last row being the query bias where there is one.
-        k: (H, D, r_qk).
+        k: (H, D or D + 1, r_qk); the last row is the key bias, where queries and keys are not one
+            product and it has an effect.
         v: (H, D, r_vo).
         o: (H, D, r_vo), the output projection, transposed.
         out_bias: (D,) or None.
@@ -112,22 +120,25 @@ class Factors:
     out_bias: Tensor | None
 
 
-def factors_of(heads: Heads, *, biases: bool) -> Factors:
+def factors_of(heads: Heads, *, biases: bool, key_bias: bool = False) -> Factors:
     """The factors in the weights (or moments) of an attention; a value bias is left out.
 
     Args:
         heads: dense or low-rank.
         biases: whether biases are kept at all.
+        key_bias: whether that of the keys is.
     """
-    q = heads.q
+    q, k = heads.q, heads.k
     if biases and heads.q_bias is not None:
         q = torch.cat([q, heads.q_bias.unsqueeze(1)], dim=1)
-    return Factors(q, heads.k, heads.v, heads.o, heads.out_bias if biases else None)
+    if biases and key_bias and heads.k_bias is not None:
+        k = torch.cat([k, heads.k_bias.unsqueeze(1)], dim=1)
+    return Factors(q, k, heads.v, heads.o, heads.out_bias if biases else None)
 
 
 def put_together(parts: Factors) -> dict[str, Tensor]:
     """Factors in the names of `LowRankAttention`; copies."""
-    width = parts.k.shape[1]
+    width = parts.v.shape[1]
     tensors = {
         "qkv.weight": torch.cat(
             [part[:, :width].mT.flatten(0, 1) for part in (parts.q, parts.k, parts.v)]
@@ -136,6 +147,8 @@ def put_together(parts: Factors) -> dict[str, Tensor]:
     }
     if parts.q.shape[1] > width:
         tensors["q_bias"] = copied(parts.q[:, width].flatten())
+    if parts.k.shape[1] > width:
+        tensors["k_bias"] = copied(parts.k[:, width].flatten())
     if parts.out_bias is not None:
         tensors["proj.bias"] = parts.out_bias.clone()
     return tensors
@@ -158,7 +171,7 @@ def attention_factors(view: AttentionView, module: nn.Module, *, biases: bool) -
     The result of a dense module with `biases` loses nothing; without, it loses all four biases.
     """
     heads = heads_of(view, module, {name: p.detach() for name, p in module.named_parameters()})
-    parts = factors_of(heads, biases=biases)
+    parts = factors_of(heads, biases=biases, key_bias="qk" not in view.products)
     if biases and heads.v_bias is not None:
         moved = _joined(heads.o) @ heads.v_bias.flatten()
         out_bias = moved if parts.out_bias is None else parts.out_bias + moved
@@ -224,9 +237,16 @@ def without_value_bias(moments: Factors, state: Heads, value_bias: Tensor | None
     return replace(moments, o=moments.o - share)
 
 
-def build_attention(view: AttentionView, parts: Factors) -> LowRankAttention:
-    """The factors as a module, with the dropout and the scale of the dense attention."""
-    heads, width, qk_rank = parts.k.shape
+def build_attention(view: AttentionView, module: nn.Module, parts: Factors) -> LowRankAttention:
+    """The factors as a module, with the dropout and the scale of the dense attention.
+
+    Args:
+        view: of the dense attention.
+        module: what is replaced, dense or low-rank; gives what stands between queries and keys.
+        parts: the factors.
+    """
+    heads, width, _ = parts.v.shape
+    qk_rank = parts.k.shape[-1]
     new = LowRankAttention(
         width,
         heads,
@@ -234,12 +254,20 @@ def build_attention(view: AttentionView, parts: Factors) -> LowRankAttention:
         qk_rank,
         parts.v.shape[-1],
         query_bias=parts.q.shape[1] > width,
+        key_bias=parts.k.shape[1] > width,
         out_bias=parts.out_bias is not None,
         scale=view.scale,
+        value_width=view.value_width,
         attn_drop=view.attn_drop,
         proj_drop=view.proj_drop,
         # On the meta device no random number is drawn for weights that are replaced at once.
         device="meta",
     )
     new.load_state_dict(put_together(parts), assign=True)
+    new.between = between_of(view, module)
     return new
+
+
+def between_of(view: AttentionView, module: nn.Module) -> nn.Module | None:
+    """Modules between queries, keys and scores of an attention, dense or low-rank."""
+    return module.between if isinstance(module, LowRankAttention) else view.score_module(module)

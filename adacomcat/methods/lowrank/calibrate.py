@@ -1,4 +1,4 @@
-"""Second moments of what the sites see, for activation-aware truncation.
+"""Second moments of the inputs of sites, for activation-aware truncation.
 
 Whitening (SVD-LLM, arXiv 2403.07378, section 3.2): with inputs of second moment `C = L L^T`,
 truncating the spectrum of `L^T W` instead of W gives the product of rank r with the least expected
@@ -20,7 +20,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from adacomcat.methods.lowrank.attention import attention_factors
+from adacomcat.checks import require
+from adacomcat.methods.lowrank.attention import attention_factors, between_of
 from adacomcat.methods.lowrank.factorize import cholesky
 from adacomcat.methods.lowrank.space import Site
 from adacomcat.models.base import AttentionView
@@ -76,16 +77,18 @@ def input_metrics(
         module = model.get_submodule(site.module)
         view = attentions.get(site.module)
         watch = _watch_linear(left) if view is None else _watch(site, view, left, right, biases)
-        hooks.append(module.register_forward_pre_hook(watch))
-    training = model.training
+        hooks.append(module.register_forward_pre_hook(watch, with_kwargs=True))
+    training, seen = model.training, 0
     model.eval()
     try:
         for images in batches:
             model(images)
+            seen += len(images)
     finally:
         for hook in hooks:
             hook.remove()
         model.train(training)
+    require(seen > 0, "images", "none", "one or more, with method.calibrated true")
     return {
         name: (left.factor(), right.factor() if right.total is not None else None)
         for name, (left, right) in moments.items()
@@ -93,14 +96,14 @@ def input_metrics(
 
 
 def _watch_linear(left: _Moment) -> Any:
-    def hook(module: Any, inputs: tuple[Tensor, ...]) -> None:
+    def hook(module: Any, inputs: tuple[Tensor, ...], kwargs: dict[str, Any]) -> None:
         left.add(inputs[0].detach().flatten(0, -2))
 
     return hook
 
 
 def _watch(site: Site, view: AttentionView, left: _Moment, right: _Moment, biases: bool) -> Any:
-    def hook(module: Any, inputs: tuple[Tensor, ...]) -> None:
+    def hook(module: Any, inputs: tuple[Tensor, ...], kwargs: dict[str, Any]) -> None:
         x = inputs[0].detach()
         parts = attention_factors(view, module, biases=biases)
         has_bias = parts.q.shape[1] > x.shape[-1]
@@ -109,8 +112,15 @@ def _watch(site: Site, view: AttentionView, left: _Moment, right: _Moment, biase
             left.add(with_one.flatten(0, 1))
             right.add(x.flatten(0, 1))
             return
-        scores = (with_one[:, None] @ parts.q) @ (x[:, None] @ parts.k).mT
-        mixed = (scores * view.scale).softmax(-1) @ x[:, None]
+        has_bias = parts.k.shape[1] > x.shape[-1]
+        keys = torch.cat([x, torch.ones_like(x[..., :1])], -1) if has_bias else x
+        q, k, bias = with_one[:, None] @ parts.q, keys[:, None] @ parts.k, None
+        between = between_of(view, module)
+        if between is not None:
+            q, k, bias = between(q, k, *inputs[1:], **kwargs)
+        scores = q @ k.mT * view.scale
+        scores = scores if bias is None else scores + bias
+        mixed = scores.softmax(-1) @ x[:, None]
         left.add(mixed.transpose(0, 1).flatten(1, 2))
 
     return hook

@@ -1,33 +1,40 @@
 """Settings of the low-rank method."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
-from typing import Literal
+from typing import Annotated, ClassVar, Literal
 
-from adacomcat.checks import require, require_known
+from pydantic import Field, PositiveInt, field_validator
+
+from adacomcat.checks import require_known
+from adacomcat.config.base import Config
 from adacomcat.methods.registry import register
 
 BLOCK_KINDS = ("qk", "vo", "fc1", "fc2")
 """Kinds of the sites of a block."""
 KINDS = (*BLOCK_KINDS, "head")
+Fraction = Annotated[float, Field(gt=0, le=1)]
 
 
 @register(
     "lowrank",
     method="adacomcat.methods.lowrank.method:LowRank",
     spec="adacomcat.methods.lowrank.spec",
+    recipe="adacomcat.methods.lowrank.recipe",
 )
-@dataclass(frozen=True, kw_only=True)
-class LowRankConfig:
-    """How a vision transformer is factorized, and which ranks a search may choose."""
+class LowRankConfig(Config):
+    """Factorization of a vision transformer, and the ranks that a search may choose."""
+
+    place: ClassVar[str] = "method"
 
     space: Literal["paper", "fractions", "aligned"] = "fractions"
     """`paper`: ComCAT's menus for widths 192, 384, 768; `fractions`: of each site's full rank, for
     any width; `aligned`: the fractions rounded to multiples of 8, for the hardware's matrix
     units."""
-    fractions: tuple[float, ...] = (1 / 6, 1 / 3, 1 / 2, 2 / 3, 5 / 6)
-    """Of `fractions` and `aligned`."""
-    ranks: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
+    fractions: tuple[Fraction, ...] = Field(
+        default=(1 / 6, 1 / 3, 1 / 2, 2 / 3, 5 / 6), min_length=1
+    )
+    """Shares of the full rank, for `fractions` and `aligned`."""
+    ranks: Mapping[str, Annotated[tuple[PositiveInt, ...], Field(min_length=1)]] = {}
     """Kind -> ranks that replace the space's; of attention, over all heads together."""
     allow_larger: bool = False
     """Keep ranks at which two factors cost more than the dense matrix, as the paper's menus do."""
@@ -43,25 +50,9 @@ class LowRankConfig:
     calibrated: bool = False
     """Truncate for the inputs that `calibrate` saw, not for the weights alone."""
 
-    def __post_init__(self) -> None:
-        spaces = ("paper", "fractions", "aligned")
-        require(self.space in spaces, "method.space", self.space, ", ".join(spaces))
-        biases = ("exact", "drop")
-        require(self.biases in biases, "method.biases", self.biases, ", ".join(biases))
-        sources = ("current", "dense")
-        require(self.source in sources, "method.source", self.source, ", ".join(sources))
-        # JSON has no tuples: a configuration read back must equal the one written.
-        for name in ("fractions", "sites", "keep_dense"):
-            value = getattr(self, name)
-            listed = isinstance(value, list | tuple)
-            require(listed, f"method.{name}", value, f"a list, for instance [{value}]")
-            object.__setattr__(self, name, tuple(value))
-        object.__setattr__(self, "ranks", {k: tuple(v) for k, v in self.ranks.items()})
-        require(len(self.fractions) > 0, "method.fractions", self.fractions, "at least one")
-        for fraction in self.fractions:
-            require(0 < fraction <= 1, "method.fractions", fraction, "above 0, at most 1")
-        for kind, ranks in self.ranks.items():
-            require_known(kind, KINDS, "method.ranks")
-            require(len(ranks) > 0, f"method.ranks.{kind}", ranks, "at least one rank")
-            for rank in ranks:
-                require(rank > 0, f"method.ranks.{kind}", rank, "ranks of 1 or more")
+    @field_validator("ranks")
+    @classmethod
+    def _check_kinds(cls, ranks: Mapping[str, tuple[int, ...]]) -> Mapping[str, tuple[int, ...]]:
+        for kind in ranks:
+            require_known(kind, KINDS, "")
+        return ranks

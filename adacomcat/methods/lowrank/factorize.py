@@ -6,9 +6,8 @@ sizes, d the inner size of a given product, k the rank that is kept.
 A product `A B^T` with A (G, m, d) and B (G, n, d) has at most rank d. Two thin QRs, `A = Qa Ra` and
 `B = Qb Rb`, leave the d x d matrix `Ra Rb^T = U S V^T`; no m x n matrix is ever formed (ComCAT,
 arXiv 2305.17235, decomposes each head's D x D product instead). Singular values are split evenly
-between the
-two factors, where the reference puts all of them on the right: the product is the same, and the
-    even split gives both factors gradients of one size.
+between the two factors, where the reference puts all of them on the right: the product is the same,
+and the even split gives both factors gradients of one size.
 
 With metrics, the truncation is optimal for `|| La^T (A B^T - A' B'^T) Lb ||_F`, the expected
 squared error of `x_a^T A B^T x_b` for inputs with second moments `La La^T` and `Lb Lb^T`
@@ -57,8 +56,7 @@ def decompose(
         a: (G, m, d).
         b: (G, n, d).
         left_metric: lower Cholesky factor (m, m) or (G, m, m), float64, of the second moment of
-            what
-            multiplies the left side; None for the identity.
+            the inputs of the left side; None for the identity.
         right_metric: likewise (n, n) or (G, n, n) for the right side.
 
     Returns:

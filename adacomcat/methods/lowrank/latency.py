@@ -1,7 +1,7 @@
-"""Latency of a model as a sum over its sites, from times measured on the target device.
+"""Model latency as a sum over sites, from times measured on the target device.
 
-Blocks are alike, so that one site of each kind is measured: its dense module, and its factorized
-one at every candidate rank. Two sites share an attention; with T the time of the module,
+One site of each kind and size is measured: its dense module, and its factorized one at every
+candidate rank. Two sites share an attention; with T the time of the module,
 
     cost_qk(None) = cost_vo(None) = T_dense / 2
     cost_qk(r) = cost_vo(r) = T(r, r) / 2,
@@ -15,8 +15,9 @@ The table is plain data, as `budget.latency` has it:
 
     on           text: model, device, batch size, data type, threads
     model_ns     the whole dense model, nanoseconds an image
-    kinds        kind -> sites (how many of it the model has), inputs, outputs, heads, tokens of
-                 one; dense_ns, and rank_ns: rank (as text) -> nanoseconds an image
+    kinds        kind (or where sites of a kind differ in size, the name of the first of each
+                 further size) -> sites (how many such the model has), inputs, outputs, heads,
+                 tokens of one; dense_ns, and rank_ns: rank (as text) -> nanoseconds an image
 """
 
 import copy
@@ -29,6 +30,7 @@ import torch
 from torch import Tensor, nn
 
 from adacomcat.checks import require
+from adacomcat.methods.base import MeasuredOption
 from adacomcat.methods.lowrank.space import Site, SiteTimes
 from adacomcat.methods.lowrank.spec import shape_, shaped_modules, shapes_for
 from adacomcat.plan import Plan
@@ -64,14 +66,14 @@ def timed_sites(
     kinds = table["kinds"]
     require(isinstance(kinds, Mapping), f"{FIELD}.kinds", kinds, "a mapping from kinds to times")
     for kind, sizes in sizes_by_kind(all_sites).items():
-        if any(site.kind == kind for site in sites):
+        if any(site.timed_as == kind for site in sites):
             require(kind in kinds, f"{FIELD}.kinds", sorted(kinds), f"with {kind} too: {AGAIN}")
             _check_kind(kinds[kind], sizes, f"{FIELD}.kinds.{kind}")
-    return [_timed(site, kinds[site.kind]) for site in sites], table["model_ns"]
+    return [_timed(site, kinds[site.timed_as]) for site in sites], table["model_ns"]
 
 
 def sizes_by_kind(all_sites: Sequence[Site]) -> dict[str, dict[str, int]]:
-    """Kind -> how many sites of it there are, and the sizes of one."""
+    """Entry of a table -> how many sites it is for, and the sizes of one."""
     found: dict[str, dict[str, int]] = {}
     for site in all_sites:
         sizes = {
@@ -80,8 +82,8 @@ def sizes_by_kind(all_sites: Sequence[Site]) -> dict[str, dict[str, int]]:
             "heads": site.groups,
             "tokens": site.tokens,
         }
-        entry = found.setdefault(site.kind, {"sites": 0, **sizes})
-        assert {**entry, **sizes} == entry, f"sites of the kind {site.kind} differ"
+        entry = found.setdefault(site.timed_as, {"sites": 0, **sizes})
+        assert {**entry, **sizes} == entry, f"sites timed as {site.timed_as} differ"
         entry["sites"] += 1
     return found
 
@@ -111,7 +113,7 @@ def _timed(site: Site, entry: Mapping[str, Any]) -> Site:
     missing = [c.rank for c in site.candidates if c.rank not in ranks]
     require(
         not missing,
-        f"{FIELD}.kinds.{site.kind}.rank_ns",
+        f"{FIELD}.kinds.{site.timed_as}.rank_ns",
         f"ranks {sorted(ranks)}",
         f"with {', '.join(map(str, missing))} too, candidates of {site.name}: {AGAIN}",
     )
@@ -125,7 +127,7 @@ def _timed(site: Site, entry: Mapping[str, Any]) -> Site:
 def measure(
     model: nn.Module, sites: Sequence[Site], images: Tensor, *, biases: bool, repeats: int
 ) -> dict[str, Times]:
-    """Seconds a call of the whole dense model, and of the modules of one site a kind.
+    """Seconds a call of the whole dense model, and of the modules of one site a kind and size.
 
     Args:
         model: dense, in evaluation mode.
@@ -135,19 +137,20 @@ def measure(
         repeats: rounds of the measurement.
 
     Returns:
-        `model`, `attention` (dense), the kind of a linear site (dense), and `KIND RANK` -> times.
+        `model`, dense modules by `dense_name`, and `ENTRY RANK` -> times.
     """
     calls: dict[str, Any] = {MODEL: partial(model, images)}
-    for kind, site in _first_of_each_kind(sites).items():
+    measured = _first_of_each(sites)
+    inputs = _inputs(model, [site.module for site in measured.values()], images)
+    for kind, site in measured.items():
         dense = model.get_submodule(site.module)
-        rows = (len(images), site.tokens) if site.tokens > 1 else (len(images),)
-        inputs = torch.randn(*rows, site.inputs).to(images)
-        calls.setdefault(ATTENTION if site.attention else kind, partial(dense, inputs))
+        args, kwargs = inputs[site.module]
+        calls.setdefault(dense_name(kind), partial(dense, *args, **kwargs))
         for candidate in site.candidates:
             both = {s.name: candidate.rank for s in sites if s.module == site.module}
             shapes = shapes_for(model, Plan("lowrank", both), biases=biases)
             module = _filled(shaped_modules(model, shapes)[site.module])
-            calls[f"{kind} {candidate.rank}"] = partial(module, inputs)
+            calls[f"{kind} {candidate.rank}"] = partial(module, *args, **kwargs)
     return _timed_calls(calls, images, repeats)
 
 
@@ -190,22 +193,67 @@ def table_of(
 
     sizes = sizes_by_kind(all_sites)
     kinds: dict[str, dict[str, Any]] = {}
-    for kind, site in _first_of_each_kind(sites).items():
-        dense = ns(ATTENTION if site.attention else kind)
+    for kind, site in _first_of_each(sites).items():
+        dense = ns(dense_name(kind))
         other = 0
         if site.attention:
-            other = dense // 2 if kind == "vo" else dense - dense // 2
-        alike = site.attention and {"qk", "vo"} <= {s.kind for s in sites}
+            other = dense // 2 if site.kind == "vo" else dense - dense // 2
+        alike = site.attention and {"qk", "vo"} <= {
+            other.kind for other in sites if other.module == site.module
+        }
         found = {c.rank: ns(f"{kind} {c.rank}") for c in site.candidates}
         ranks = {str(r): max(1, t // 2 if alike else t - other) for r, t in found.items()}
         kinds[kind] = {**sizes[kind], "dense_ns": max(1, dense - other), "rank_ns": ranks}
     return {"on": on, "model_ns": ns(MODEL), "kinds": kinds}
 
 
-def _first_of_each_kind(sites: Sequence[Site]) -> dict[str, Site]:
+def dense_name(entry: str) -> str:
+    """Key of the dense module's time of an entry; two sites share an attention."""
+    block, _, kind = entry.rpartition(".")
+    return f"{ATTENTION} {block}".strip() if kind in ("qk", "vo") else entry
+
+
+def measured_options(table: Mapping[str, Any], times: Mapping[str, Times]) -> list[MeasuredOption]:
+    """The rows of a table, with the times that it was made of."""
+    whole = table["model_ns"]
+    found = [MeasuredOption(MODEL, "dense", times[MODEL], whole, whole)]
+    for kind, entry in table["kinds"].items():
+        dense = entry["dense_ns"]
+        found.append(MeasuredOption(kind, "dense", times[dense_name(kind)], dense, dense))
+        for rank, ns in entry["rank_ns"].items():
+            found.append(MeasuredOption(kind, rank, times[f"{kind} {rank}"], ns, dense))
+    return found
+
+
+def _first_of_each(sites: Sequence[Site]) -> dict[str, Site]:
+    """Entry of a table -> the first of the sites that it is for."""
     found: dict[str, Site] = {}
     for site in sites:
-        found.setdefault(site.kind, site)
+        found.setdefault(site.timed_as, site)
+    return found
+
+
+@torch.no_grad()
+def _inputs(
+    model: nn.Module, names: Sequence[str], images: Tensor
+) -> dict[str, tuple[tuple[Any, ...], dict[str, Any]]]:
+    """Name of a module -> the arguments that the model gives it."""
+    found: dict[str, tuple[tuple[Any, ...], dict[str, Any]]] = {}
+
+    def remember(name: str, _: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        found[name] = (args, kwargs)
+
+    hooks = [
+        model.get_submodule(name).register_forward_pre_hook(
+            partial(remember, name), with_kwargs=True
+        )
+        for name in names
+    ]
+    try:
+        model(images)
+    finally:
+        for hook in hooks:
+            hook.remove()
     return found
 
 

@@ -1,4 +1,4 @@
-"""A linear layer as two thin ones, and how it is taken apart and put together.
+"""Linear layers as products of two thin ones, and their factorization.
 
 Shapes: B batch, I inputs, O outputs, r rank, k columns of a spectrum.
 """

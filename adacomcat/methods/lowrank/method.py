@@ -11,10 +11,11 @@ from torch import Tensor, nn
 from adacomcat.budget import COUNTED_IN, Budget, Unit, project
 from adacomcat.checks import require
 from adacomcat.cost import BlockMacs, Number, count_macs
-from adacomcat.methods.base import Move, Option, ParameterMap, Proposal, Searchable
+from adacomcat.methods.base import MeasuredOption, Move, Option, ParameterMap, Proposal, Searchable
 from adacomcat.methods.lowrank.attention import (
     Factors,
     attention_factors,
+    between_of,
     build_attention,
     carry_heads,
     decompose_heads,
@@ -27,7 +28,13 @@ from adacomcat.methods.lowrank.attention import (
 from adacomcat.methods.lowrank.calibrate import Metrics, input_metrics
 from adacomcat.methods.lowrank.config import LowRankConfig
 from adacomcat.methods.lowrank.factorize import Spectrum
-from adacomcat.methods.lowrank.latency import timed_sites
+from adacomcat.methods.lowrank.latency import (
+    measure,
+    measure_plans,
+    measured_options,
+    table_of,
+    timed_sites,
+)
 from adacomcat.methods.lowrank.linear import (
     bias_of,
     build_linear,
@@ -45,6 +52,7 @@ from adacomcat.models.plain import require_dense
 from adacomcat.models.registry import family_of
 from adacomcat.models.tensors import require_finite
 from adacomcat.plan import Decision, Plan
+from adacomcat.timing import Times
 
 
 class LowRank(Searchable):
@@ -152,7 +160,7 @@ class LowRank(Searchable):
         self._adoptable(model, plan)
 
     def calibrate(self, batches: Iterable[Tensor]) -> None:
-        """Collect what the sites see, where the configuration asks for it; images (B, C, H, W)."""
+        """Collect second moments of the sites' inputs, if configured; images (B, C, H, W)."""
         if self.config.calibrated:
             biases = self.config.biases == "exact"
             self._metrics = input_metrics(
@@ -194,7 +202,7 @@ class LowRank(Searchable):
         return Plan(self.name, uniform_decisions(self.sites, budget.unit, budget.target))
 
     def options(self, unit: Unit) -> dict[str, Sequence[Option]]:
-        """What a search may decide now.
+        """Options of a search now.
 
         A rank that cannot grow back leaves the candidates up to it; where the smallest is above it,
         the rank in force stands for that.
@@ -216,6 +224,22 @@ class LowRank(Searchable):
         self.sites, self._dense_ns = timed_sites(self.sites, self.all_sites, table)
         self.mixture.count_("latency", self.sites)
 
+    def measure_times(
+        self, images: Tensor, *, repeats: int, on: str
+    ) -> tuple[dict[str, Any], dict[str, Times], list[MeasuredOption]]:
+        """Time the dense model, and one site of each kind at each of its candidates."""
+        biases = self.config.biases == "exact"
+        times = measure(self.model, self.sites, images, biases=biases, repeats=repeats)
+        table = table_of(times, self.sites, self.all_sites, batch_size=len(images), on=on)
+        return table, times, measured_options(table, times)
+
+    def measure_plans(
+        self, plans: Mapping[str, Plan], images: Tensor, *, repeats: int
+    ) -> dict[str, Times]:
+        """Seconds a call of the whole model, dense as `model` and committed to each plan."""
+        biases = self.config.biases == "exact"
+        return measure_plans(self.model, plans, images, biases=biases, repeats=repeats)
+
     def plan_cost(self, plan: Plan, unit: Unit) -> float:
         ranks = ranks_of(plan)
         return float(sum(site.cost(unit, ranks[site.name]) for site in self.sites))
@@ -231,10 +255,13 @@ class LowRank(Searchable):
             return float(searched), float(total - searched)
         patches = sum(self.model.get_parameter(name).numel() for name in self._embeddings)
         everywhere = sum(s.cost(unit, None) for s in self.all_sites)
+        # Products that cannot be factorized stay dense.
+        apart = [view for view in self.attentions.values() if "qk" not in view.products]
+        everywhere += sum(2 * view.width * view.heads * view.head_width for view in apart)
         return float(searched), float(patches + everywhere - searched)
 
     def block_macs(self, decisions: Mapping[str, Decision] | None) -> list[BlockMacs]:
-        """What each block costs at some ranks, or at those of the drawn mixture.
+        """Cost of each block at some ranks, or at those of the drawn mixture.
 
         Args:
             decisions: site -> rank; sites that are not in it are dense. None: expected under the
@@ -386,7 +413,13 @@ class LowRank(Searchable):
             spectrum = self._decomposed(module, site)
             parts = truncate_heads(parts, site.kind, spectrum, largest[site.name])
             rows[site.kind] = self._rows[site.name]
-        return SupernetAttention(self.attentions[name], parts, self.mixture, rows)
+        return SupernetAttention(
+            self.attentions[name],
+            parts,
+            self.mixture,
+            rows,
+            between_of(self.attentions[name], module),
+        )
 
     def _factors(self, module: nn.Module, name: str) -> Factors:
         """The factors of the attention of this name, of which `module` is the present form."""
@@ -421,20 +454,24 @@ class LowRank(Searchable):
         parts = self._factors(module, name)
         for kind, spectrum in spectra.items():
             parts = truncate_heads(parts, kind, spectrum, ranks[kind])
-        new = build_attention(view, parts)
+        new = build_attention(view, module, parts)
         weights = {name: p.detach() for name, p in module.named_parameters()}
         value_bias = heads_of(view, module, weights).v_bias
 
         def carry(state: Mapping[str, Tensor], power: int) -> dict[str, Tensor]:
             heads = heads_of(view, module, state)
-            moments = factors_of(heads, biases=biases)
+            moments = factors_of(heads, biases=biases, key_bias="qk" not in view.products)
             if power == 1:
                 moments = without_value_bias(moments, heads, value_bias)
             for kind, spectrum in spectra.items():
                 moments = carry_heads(moments, power, kind, spectrum, ranks[kind])
             return put_together(moments)
 
-        return new, Move(dict(module.named_parameters()), dict(new.named_parameters()), carry)
+        # What stands between queries and keys stays, with its parameters.
+        kept = [] if new.between is None else [id(p) for p in new.between.parameters()]
+        old = {n: p for n, p in module.named_parameters() if id(p) not in kept}
+        made = {n: p for n, p in new.named_parameters() if id(p) not in kept}
+        return new, Move(old, made, carry)
 
     def _columns(self, site: Site, rank: int | None) -> int:
         """Columns a group that a decision keeps; dense keeps all."""
@@ -455,7 +492,7 @@ class LowRank(Searchable):
 
 
 def _block_macs(block: BlockView, weights: Mapping[str, Any]) -> BlockMacs:
-    """What a block costs where its sites have so many weights."""
+    """Cost of a block whose sites have so many weights."""
     mlp: Any = sum(weights[linear.site] for linear in block.linears)
     view = block.attention
     assert view is not None, f"{block.name} has no attention by heads"

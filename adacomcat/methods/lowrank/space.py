@@ -15,23 +15,16 @@ Latency, nanoseconds an image, is looked up in a table of what was measured; see
 
 import fnmatch
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import cast
 
 from adacomcat.budget import Unit
 from adacomcat.checks import require
 from adacomcat.methods.base import Option
 from adacomcat.methods.lowrank.config import KINDS, LowRankConfig
+from adacomcat.methods.lowrank.recipe import PAPER_MENUS
 from adacomcat.models.base import AttentionView, LinearView, ModelView
 from adacomcat.plan import Decision, Plan, relative_distance
-
-PAPER_MENUS = (
-    (192, (32, 64, 96, 128, 160)),
-    (384, (64, 128, 192, 256, 320)),
-    (768, (128, 192, 256, 320, 384, 448, 512)),
-)
-"""(width, ranks): the published menus, one for all kinds; a linear site's width is its smaller
-side."""
 
 ALIGNMENT = 8
 """Matrix units of current accelerators want sizes in multiples of 8 (bf16)."""
@@ -44,8 +37,7 @@ class Candidate:
     Attributes:
         rank: what the plan says and the committed model has, over all heads.
         nominal: what the expected cost of a search counts; the paper's menu entry before it is
-            rounded
-            down to a multiple of the heads, else the rank.
+            rounded down to a multiple of the heads, else the rank.
     """
 
     rank: int
@@ -54,7 +46,7 @@ class Candidate:
 
 @dataclass(frozen=True)
 class SiteTimes:
-    """What a site takes, in nanoseconds an image.
+    """Time of a site, in nanoseconds per image.
 
     Attributes:
         dense: of its dense module; of an attention, half of it.
@@ -78,6 +70,8 @@ class Site:
         candidates: in rising order of rank.
         times: at the candidates, where they were measured.
         pairs: query-key pairs of an image; 0 for a linear site.
+        timed_as: entry of a table of times; the kind, or where sites of a kind differ in size, the
+            name of the first one of this size.
     """
 
     name: str
@@ -91,13 +85,20 @@ class Site:
     candidates: tuple[Candidate, ...] = ()
     times: SiteTimes | None = None
     pairs: int = 0
+    timed_as: str = ""
 
     @property
     def attention(self) -> bool:
         return self.kind in ("qk", "vo")
 
+    @property
+    def sizes(self) -> tuple[str | int, ...]:
+        """All that its costs depend on beside the rank."""
+        shape = (self.inputs, self.outputs, self.groups, self.full)
+        return (self.kind, *shape, self.tokens, self.pairs)
+
     def options(self, unit: Unit) -> list[Option]:
-        """What a search may decide, by rising rank, with its cost."""
+        """Options of a search by rising rank, with their costs."""
         ranks = (self.decision(unit, candidate.rank) for candidate in self.candidates)
         return [Option(rank, self.cost(unit, rank)) for rank in ranks]
 
@@ -120,12 +121,12 @@ class Site:
         return weights * self.tokens + scores
 
     def decision(self, unit: Unit, rank: int) -> int | None:
-        """What is decided where this rank is chosen: None where dense was measured no slower."""
+        """Decision if this rank is chosen: None where dense was measured no slower."""
         slow = unit == "latency" and self.cost(unit, rank) >= self.cost(unit, None)
         return None if slow else rank
 
     def counted(self, unit: Unit, candidate: Candidate) -> int:
-        """What the expected cost of a search counts for a candidate."""
+        """Cost of a candidate in the expected cost of a search."""
         if unit == "latency":
             return self.cost(unit, self.decision(unit, candidate.rank))
         return self.cost(unit, candidate.nominal)
@@ -174,13 +175,21 @@ def all_sites(view: ModelView) -> list[Site]:
     """Every site of a model in the reference's order.
 
     That is qk, vo, fc1, fc2 of each block, then the classifiers.
+
+    Raises:
+        ValueError: an attention whose heads are wider than its input.
     """
     sites: list[Site] = []
     for block in view.blocks:
         if block.attention is not None:
             sites += [_attention_site(block.attention, kind) for kind in block.attention.products]
         sites += [_linear_site(linear) for linear in block.linears]
-    return sites + [_linear_site(linear) for linear in view.classifiers]
+    sites += [_linear_site(linear) for linear in view.classifiers]
+    first: dict[tuple[str | int, ...], str] = {}
+    for site in sites:
+        unnamed = site.kind not in (first[sizes] for sizes in first)
+        first.setdefault(site.sizes, site.kind if unnamed else site.name)
+    return [replace(site, timed_as=first[site.sizes]) for site in sites]
 
 
 def searched_sites(sites: Sequence[Site], config: LowRankConfig) -> list[Site]:
@@ -188,8 +197,7 @@ def searched_sites(sites: Sequence[Site], config: LowRankConfig) -> list[Site]:
 
     Raises:
         ValueError: a pattern that matches nothing, a rank that a site cannot have, a width without
-            a
-            published menu, or a site for which no rank saves anything.
+            a published menu, or a site for which no rank saves anything.
     """
     names = _match(sites, config.sites, "method.sites")
     names -= _match(sites, config.keep_dense, "method.keep_dense")
@@ -202,8 +210,7 @@ def searched_sites(sites: Sequence[Site], config: LowRankConfig) -> list[Site]:
     chosen = []
     for site in sites:
         if site.name in names:
-            fields = vars(site) | {"candidates": _candidates(site, config)}
-            chosen.append(Site(**fields))
+            chosen.append(replace(site, candidates=_candidates(site, config)))
     return chosen
 
 

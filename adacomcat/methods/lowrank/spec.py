@@ -1,15 +1,19 @@
-"""What a factorized module is, as JSON-able data: all that its weights do not say.
+"""Factorized modules as JSON-able data: everything that their weights do not say.
 
 A description is a flat mapping whose `kind` says what the rest means:
 
     attention    width, heads, head_width (d of the dense head), qk_rank and vo_rank (a head),
-                 query_bias, out_bias; scale (of the scores) where it is not d ** -0.5
+                 query_bias, out_bias; scale (of the scores) where it is not d ** -0.5, and
+                 value_width (of the dense value head) where it is not d; key_bias where queries
+                 and keys are not one product
     linear       inputs, outputs, rank, bias
 
 Dropout and whatever else training alone needs stays with the dense module that is replaced.
 """
 
+import copy
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from torch import Tensor, nn
@@ -18,6 +22,7 @@ from adacomcat.checks import require, require_known
 from adacomcat.methods.lowrank.attention import LowRankAttention
 from adacomcat.methods.lowrank.linear import LowRankLinear
 from adacomcat.methods.lowrank.space import Site, all_sites
+from adacomcat.methods.summary import Summary, Tokens
 from adacomcat.models.base import AttentionView, LinearView
 from adacomcat.models.registry import view_of
 from adacomcat.models.tensors import check_tensors
@@ -26,10 +31,14 @@ from adacomcat.plan import Plan
 Shape = Mapping[str, Any]
 """A description, as above."""
 
+ROWS = "sites"
+KINDS = ("attention", "linear")
 FIELDS = {
     "attention": ("width", "heads", "head_width", "qk_rank", "vo_rank", "query_bias", "out_bias"),
     "linear": ("inputs", "outputs", "rank", "bias"),
 }
+OPTIONAL = ("scale", "value_width", "key_bias")
+"""Of an attention, where they are not the usual ones."""
 
 
 def shape_of(module: nn.Module) -> dict[str, Any] | None:
@@ -44,7 +53,8 @@ def shape_of(module: nn.Module) -> dict[str, Any] | None:
             "vo_rank": module.value_width,
             "query_bias": module.q_bias is not None,
             "out_bias": module.proj.bias is not None,
-            **_scale(module.scale, module.head_dim),
+            **_beside(module.scale, module.head_dim, module.value_dim),
+            **({"key_bias": True} if module.k_bias is not None else {}),
         }
     if isinstance(module, LowRankLinear):
         return {
@@ -92,7 +102,11 @@ def shaped(
             *(shape[name] for name in FIELDS["attention"][:5]),
             query_bias=shape["query_bias"],
             out_bias=shape["out_bias"],
+            key_bias=shape.get("key_bias", False),
+            # A copy: its memory is given up below.
+            between=copy.deepcopy(view.score_module(module)),
             scale=shape.get("scale"),
+            value_width=shape.get("value_width"),
             attn_drop=view.attn_drop,
             proj_drop=view.proj_drop,
             device="meta",
@@ -112,13 +126,13 @@ def check_shape(shape: Any, field: str) -> None:
     require(isinstance(shape, Mapping) and "kind" in shape, field, shape, "a mapping with a kind")
     require_known(str(shape["kind"]), FIELDS, f"{field}.kind")
     names = FIELDS[shape["kind"]]
-    beside = {"kind", "scale"} if shape["kind"] == "attention" else {"kind"}
+    beside = {"kind", *OPTIONAL} if shape["kind"] == "attention" else {"kind"}
     differing = sorted(set(names) ^ (shape.keys() - beside))
     require(not differing, field, differing, f"exactly kind, {', '.join(names)}")
     scale = shape.get("scale", 1.0)
     sound = type(scale) is float and 0 < scale < float("inf")
     require(sound, f"{field}.scale", scale, "a number above 0")
-    for name in names:
+    for name in (*names, *shape.keys() & {"value_width", "key_bias"}):
         value = shape[name]
         if "bias" in name:
             require(isinstance(value, bool), f"{field}.{name}", value, "true or false")
@@ -198,6 +212,7 @@ def shapes_for(model: nn.Module, plan: Plan, *, biases: bool = True) -> dict[str
             continue
         attention = view.attentions[site.module]
         heads = attention.read(dict(module.named_parameters()))
+        key_bias = biases and heads.k_bias is not None and "qk" not in attention.products
         whole = {
             "kind": "attention",
             "width": attention.width,
@@ -207,7 +222,8 @@ def shapes_for(model: nn.Module, plan: Plan, *, biases: bool = True) -> dict[str
             "vo_rank": attention.value_width,
             "query_bias": biases and heads.q_bias is not None,
             "out_bias": biases and (heads.v_bias is not None or heads.out_bias is not None),
-            **_scale(attention.scale, attention.head_width),
+            **_beside(attention.scale, attention.head_width, attention.value_width),
+            **({"key_bias": True} if key_bias else {}),
         }
         shape = shapes.setdefault(site.module, whole)
         shape[f"{site.kind}_rank"] = rank // site.groups
@@ -277,6 +293,46 @@ def model_sites(model: nn.Module) -> list[Site]:
     return all_sites(view_of(model))
 
 
-def _scale(scale: float, head_width: int) -> dict[str, float]:
-    """What a description says of a scale; nothing where it is the usual one."""
-    return {} if scale == head_width**-0.5 else {"scale": scale}
+def tokens_of(model: nn.Module) -> Tokens:
+    """Nothing: ranks leave the tokens alone."""
+    return {}
+
+
+def summary(model: nn.Module, dense: nn.Module, tokens: Tokens) -> Summary:
+    """Ranks and costs of a model, site by site; MACs at the tokens that other methods leave."""
+    ranks = plan_of(model).decisions
+    rows = [_row(site, ranks[site.name], tokens) for site in model_sites(model)]
+    factorized = any(rank is not None for rank in ranks.values())
+    return Summary(
+        key=ROWS,
+        columns={"site": "site", "rank": "rank", "of": "full_rank"},
+        rows=rows,
+        units=("params", "macs"),
+        rest="all else, biases too",
+        changed="its products of matrices kept at searched ranks" if factorized else "",
+        tag="low-rank",
+        note="Ranks of `qk` and `vo` are sums over the heads.",
+    )
+
+
+def _row(site: Site, rank: Any, tokens: Tokens) -> dict[str, Any]:
+    """Rank (None: dense), weights without biases and MACs of one site."""
+    here, block = site, site.name.rpartition(".")[0]
+    if block in tokens:
+        rows = tokens[block][0 if site.attention else 1]
+        here = replace(site, tokens=rows, pairs=rows**2 if site.attention else 0)
+    return {
+        "site": site.name,
+        "rank": rank,
+        "full_rank": site.full,
+        "params": site.cost("params", rank),
+        "macs": here.cost("macs", rank),
+        "dense_params": site.cost("params", None),
+        "dense_macs": site.cost("macs", None),
+    }
+
+
+def _beside(scale: float, head_width: int, value_width: int) -> dict[str, Any]:
+    """Scale and value width in a description; empty where they are the usual ones."""
+    found: dict[str, Any] = {} if scale == head_width**-0.5 else {"scale": scale}
+    return found if value_width == head_width else {**found, "value_width": value_width}

@@ -1,5 +1,4 @@
-"""The searchable model: every site a soft mixture over its candidate ranks, computed as one
-product.
+"""Supernet: every site a soft mixture over its candidate ranks, computed as one product.
 
 Shapes: B batch, N tokens, D channels, H heads, S sites, C candidates (of the site that has most),
     K kept columns (of the site that has most).
@@ -109,11 +108,17 @@ class SupernetAttention(HeadAttention):
 
     qkv: Tensor
     q_bias: Tensor | None
+    k_bias: Tensor | None
     proj: Tensor
     out_bias: Tensor | None
 
     def __init__(
-        self, view: AttentionView, parts: Factors, mixture: Mixture, rows: Mapping[str, int]
+        self,
+        view: AttentionView,
+        parts: Factors,
+        mixture: Mixture,
+        rows: Mapping[str, int],
+        between: nn.Module | None = None,
     ) -> None:
         """Take factors whose searched products are spectra.
 
@@ -122,16 +127,19 @@ class SupernetAttention(HeadAttention):
             parts: the factors.
             mixture: gates them.
             rows: of the mixture, for those of `qk` and `vo` that are searched.
+            between: what stands between queries, keys and scores.
         """
         super().__init__()
         tensors = put_together(parts)
         self.num_heads = parts.k.shape[0]
-        self.head_dim = view.head_width
+        self.head_dim, self.value_dim = view.head_width, view.value_width
         self.scale = view.scale
         self.columns = (parts.k.shape[-1], parts.v.shape[-1])
         self.rows = (rows.get("qk"), rows.get("vo"))
         self.register_buffer("qkv", tensors["qkv.weight"])
         self.register_buffer("q_bias", tensors.get("q_bias"))
+        self.register_buffer("k_bias", tensors.get("k_bias"))
+        self.between = between
         self.register_buffer("proj", tensors["proj.weight"])
         self.register_buffer("out_bias", tensors.get("proj.bias"))
         # In a list, so that the mixture is no submodule and stays out of the model's state.
@@ -164,6 +172,8 @@ class SupernetAttention(HeadAttention):
         if self.q_bias is not None:
             # In its own type: autocast would take both, and all that follows, to float32.
             q = q + self.q_bias.to(q.dtype)
+        if self.k_bias is not None:
+            k = k + self.k_bias.to(k.dtype)
         q, k, v = (t.view(batch, tokens, self.num_heads, -1) for t in (q, k, v))
         return self._gated(q, 0), k, v
 

@@ -1,4 +1,4 @@
-"""The plan that needs no search: the same share of its full rank for every site."""
+"""Uniform rank plans: the same share of its full rank for every site."""
 
 from collections.abc import Sequence
 

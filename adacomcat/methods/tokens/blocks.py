@@ -1,4 +1,4 @@
-"""The blocks of a committed model: tokens are pruned and merged between attention and MLP.
+"""Blocks of a committed model, which prune and merge tokens between attention and MLP.
 
 Shapes: B batch, N tokens that come in, N' tokens that a block leaves, T tokens that enter the first
 block, C channels.
@@ -32,8 +32,8 @@ from adacomcat.methods.tokens.compress import (
     take,
 )
 from adacomcat.methods.tokens.rates import Rates, Step
-from adacomcat.models.base import TokenSequence
 from adacomcat.models.heads import BlockContainer, attend
+from adacomcat.models.tokens import TokenSequence
 
 
 class TokenBlocks(BlockContainer):
@@ -78,7 +78,7 @@ class TokenBlocks(BlockContainer):
         return torch.cat([first, patches * weights[..., None].to(x.dtype)], dim=1)
 
     def trace(self, x: Tensor) -> list[Tensor]:
-        """Which of the first tokens each token stands for, after every block.
+        """Source tokens that each token stands for, after every block.
 
         Args:
             x: (B, T, C), as they enter the first block.

@@ -1,4 +1,4 @@
-"""What happens to the tokens of a block: which are dropped, which are merged, and what sizes are.
+"""Token compression of one block: pruning, merging, and the sizes of merged tokens.
 
 Shapes: B batch, N tokens, C channels, H heads, d width of a head, Q scoring rows, P tokens that
 pruning leaves, M that merging leaves, D destinations and S = P - M sources of a merge, T tokens
@@ -7,7 +7,7 @@ that enter the first block.
 Functions of tensors alone, of inference and of a search, after DiffRate (arXiv 2305.17997, sections
 3.1 and 3.2, equations 2 to 4). What differs from the original: nothing is sorted that need not be,
 merging is a product with the assignment (sums in one order, where scattering has none on a GPU),
-and a similarity below zero takes no size away unless asked for.
+and a similarity below zero takes no size away unless configured.
 """
 
 from collections.abc import Sequence
@@ -23,7 +23,7 @@ SizeRule = Literal["exact", "reference", "sums"]
 
 
 class Match(NamedTuple):
-    """Which destination each source goes to.
+    """Assignment of sources to destinations.
 
     Attributes:
         target: (B, S), the row among the D destinations.
@@ -37,7 +37,7 @@ class Match(NamedTuple):
 
 
 def size_bias(sizes: Tensor, dtype: torch.dtype) -> Tensor:
-    """What proportional attention adds to scores, log s of the keys: (B, N) -> (B, 1, 1, N)."""
+    """Bias of proportional attention, log s of the keys: (B, N) -> (B, 1, 1, N)."""
     return sizes.log().to(dtype)[:, None, None]
 
 
@@ -60,7 +60,7 @@ def attention_rows(q: Tensor, k: Tensor, scale: float, sizes: Tensor | None) -> 
 
 
 def importance(rows: Tensor) -> Tensor:
-    """Of tokens, from rows of attention: the mean over heads and rows, (B, H, Q, N) -> (B, N)."""
+    """Importance of tokens: the mean attention over heads and rows, (B, H, Q, N) -> (B, N)."""
     return rows.mean((1, 2))
 
 
@@ -88,7 +88,7 @@ def take(x: Tensor, rows: Tensor) -> Tensor:
 
 @torch.no_grad()
 def match(x: Tensor, count: int, fixed: int) -> Match:
-    """Where the less important tokens go: each to the destination most like it.
+    """Matching of the less important tokens, each with its most similar destination.
 
     Args:
         x: (B, P, C), by falling importance.
@@ -104,7 +104,7 @@ def match(x: Tensor, count: int, fixed: int) -> Match:
 
 
 def given(sizes: Tensor, cosine: Tensor, rule: SizeRule) -> Tensor:
-    """What sources add to the sizes of their destinations, both arguments (B, S) -> (B, S)."""
+    """Sizes that sources add to their destinations, both arguments (B, S) -> (B, S)."""
     if rule == "sums":
         return sizes
     return sizes * (cosine.clamp(min=0.0) if rule == "exact" else cosine)
@@ -136,7 +136,7 @@ def merge(
 
 
 class Move(NamedTuple):
-    """What one block did to the order of tokens.
+    """Reordering of tokens by one block.
 
     Attributes:
         rows: (B, P), of `keep`.
@@ -150,7 +150,7 @@ class Move(NamedTuple):
 
 
 def sources(moves: Sequence[Move | None], before: Tensor) -> list[Tensor]:
-    """Which of the first tokens each token stands for, block by block.
+    """Source tokens that each token stands for, block by block.
 
     Args:
         moves: of the blocks; None: a block that changed nothing.

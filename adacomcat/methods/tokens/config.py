@@ -1,9 +1,11 @@
 """Settings of the token method."""
 
-from dataclasses import dataclass
-from typing import Literal
+from typing import ClassVar, Literal, Self
+
+from pydantic import PositiveInt, model_validator
 
 from adacomcat.checks import require
+from adacomcat.config.base import Config
 from adacomcat.methods.registry import register
 
 
@@ -11,12 +13,15 @@ from adacomcat.methods.registry import register
     "diffrate",
     method="adacomcat.methods.tokens.method:DiffRate",
     spec="adacomcat.methods.tokens.spec",
+    recipe="adacomcat.methods.tokens.recipe",
+    published="adacomcat.methods.tokens.published",
 )
-@dataclass(frozen=True, kw_only=True)
-class DiffRateConfig:
+class DiffRateConfig(Config):
     """What is searched and how (DiffRate, arXiv 2305.17997); `reference` is what its code does."""
 
-    granularity: int = 1
+    place: ClassVar[str] = "method"
+
+    granularity: PositiveInt = 1
     """Candidates of a block are apart by so many tokens."""
     prune: bool = True
     """Whether tokens are dropped; CAFormer only merges, whatever stands here."""
@@ -39,20 +44,7 @@ class DiffRateConfig:
     """`counted`: all matrix products, those of the matching too, as `adacomcat.cost` has them;
     `published`: by the formula of the paper, for a search alone."""
 
-    def __post_init__(self) -> None:
-        require(self.granularity >= 1, "method.granularity", self.granularity, "1 or more")
-        both = (self.prune, self.merge)
-        require(any(both), "method.prune, method.merge", both, "at least one of the two")
-        # JSON has no tuples: a configuration read back must equal the one written.
-        if self.fixed_blocks is not None:
-            listed = isinstance(self.fixed_blocks, list | tuple)
-            require(listed, "method.fixed_blocks", self.fixed_blocks, "a list of blocks, or None")
-            object.__setattr__(self, "fixed_blocks", tuple(self.fixed_blocks))
-        for name, values in (
-            ("sizes", ("exact", "reference")),
-            ("mask_gradient", ("bounded", "reference")),
-            ("min_gradient", ("active", "both")),
-            ("macs", ("counted", "published")),
-        ):
-            value = getattr(self, name)
-            require(value in values, f"method.{name}", value, ", ".join(values))
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        require(self.prune or self.merge, "prune", False, "true, or merge: true")
+        return self

@@ -1,4 +1,4 @@
-"""How many tokens every block keeps, as something that gradients can change.
+"""Differentiable token counts of the blocks.
 
 Shapes: S sites (block and kind), K candidates, T tokens that enter the first block.
 
@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from adacomcat.methods.tokens.blocks import fixed_rows
-from adacomcat.models.base import TokenSequence
+from adacomcat.models.tokens import TokenSequence
 
 ROUNDING = 1e-4
 """Tokens by which an expected count may exceed an integer and still be that integer."""
@@ -65,9 +65,9 @@ class Counts(nn.Module):
         self._counts: tuple[int, ...] | None = None
 
     def counts(self) -> tuple[int, ...]:
-        """`kept` as integers; the device is asked once after each `sample_`."""
+        """`kept` as integers; copied from the device once after each `sample_`."""
         if self._counts is None:
-            # Without numbers nothing is dropped: the loss, which has none either, tells of it.
+            # NaN logits drop no tokens; the non-finite loss raises later.
             kept = self.kept.detach().nan_to_num(nan=self.prefix + self.candidates[0])
             self._counts = tuple(int(count) for count in kept.tolist())
         return self._counts

@@ -1,4 +1,4 @@
-"""What the blocks of a model cost at some counts of tokens: in integers, and with a gradient.
+"""MACs of the blocks as a function of token counts, in integers and differentiable.
 
 MACs are as `adacomcat.cost` counts them, an image: every matrix product, of the matching too. The
 formula of the paper is here beside it, since published rates are named by it; it counts attention
@@ -18,8 +18,8 @@ from torch import Tensor, nn
 from adacomcat.methods.tokens.blocks import fixed_rows
 from adacomcat.methods.tokens.counts import through
 from adacomcat.methods.tokens.rates import Step
-from adacomcat.models.base import TokenSequence
 from adacomcat.models.registry import family_of
+from adacomcat.models.tokens import TokenSequence
 
 Number = int | float | Tensor
 MinGradient = Literal["active", "both"]
@@ -135,7 +135,7 @@ def published(model: nn.Module, form: TokenSequence, steps: Sequence[Step]) -> i
 def _work(
     cost: BlockCost, before: Number, pruned: Number, after: Number, form: TokenSequence
 ) -> Number:
-    """MACs of one block; with tensors the device is never asked for a value."""
+    """MACs of one block; tensors are never copied from the device."""
     taking = after - fixed_rows(form)
     # The similarity of sources and destinations, and the product that merges them.
     matching = (after < pruned) * (2 * cost.width * taking * (pruned - after))

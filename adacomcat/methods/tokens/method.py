@@ -20,10 +20,10 @@ from adacomcat.methods.tokens.macs import BlockCost, block_costs, by_width, coun
 from adacomcat.methods.tokens.rates import Rates
 from adacomcat.methods.tokens.supernet import SearchBlocks
 from adacomcat.methods.tokens.uniform import scaled, uniform
-from adacomcat.models.base import TokenSequence
 from adacomcat.models.plain import require_dense
 from adacomcat.models.registry import family_of
 from adacomcat.models.tensors import check_tensors
+from adacomcat.models.tokens import TokenSequence
 from adacomcat.plan import Decision, Plan, relative_distance
 
 Decisions = dict[str, int | None]
@@ -84,7 +84,7 @@ class DiffRate(Searchable):
         counts = tuple(self.form.prefix + patches for patches in self.counts.candidates)
         self.sites = [Site(name, counts) for name in self.rows]
         self.costs: Sequence[BlockCost] = block_costs(model, self.form)
-        """Of each block of the dense model, or as `counting` sets them."""
+        """Costs of each block of the dense model, or as `counting` sets them."""
         self.plan: Plan | None = None
         self._dense_macs = count_macs(model, family.input_shape(model))
         self._held: nn.Module | None = None

@@ -1,4 +1,4 @@
-"""How many tokens each block keeps: the rates of a model, and those that were published.
+"""Token counts of every block: the rates of a model, and published ones.
 
 Counts are of tokens that are left, prefix tokens (class, distillation) among them, as in the
 published tables. They need not fall from block to block: a count that is no smaller than what
@@ -59,7 +59,7 @@ class Rates:
     merge: tuple[int | None, ...]
 
     def steps(self, tokens: int) -> tuple[Step, ...]:
-        """What happens in each block when so many tokens enter the first (running minimum)."""
+        """Counts in each block if so many tokens enter the first (running minimum)."""
         steps = []
         for prune, merge in zip(self.prune, self.merge, strict=True):
             pruned = tokens if prune is None else min(tokens, prune)

@@ -1,4 +1,4 @@
-"""What the token method left in a model, as JSON-able data: what weights do not say.
+"""Token compression as JSON-able data: everything that the weights do not say.
 
 A description is a flat mapping, of the module that holds the blocks:
 
@@ -16,20 +16,22 @@ from typing import Any
 from torch import nn
 
 from adacomcat.checks import require, require_known
+from adacomcat.methods.summary import Summary, Tokens
 from adacomcat.methods.tokens.blocks import TokenBlocks, check_rates
 from adacomcat.methods.tokens.config import DiffRateConfig
-from adacomcat.methods.tokens.rates import Rates
-from adacomcat.models.base import TokenSequence
-from adacomcat.models.registry import tokens_of
+from adacomcat.methods.tokens.macs import block_costs, count, published
+from adacomcat.methods.tokens.rates import Rates, Step
+from adacomcat.models.registry import tokens_of as sequence_of
+from adacomcat.models.tokens import TokenSequence
 from adacomcat.plan import Plan
 
 Shape = Mapping[str, Any]
 """A description, as above."""
 
 KIND = "tokens"
+ROWS = "blocks"
+KINDS = (KIND,)
 FIELDS = ("prune", "merge", "sizes")
-SITES = ("prune", "merge")
-"""Last parts of the names of sites."""
 
 
 def shape_of(module: nn.Module) -> dict[str, Any] | None:
@@ -100,12 +102,12 @@ def shapes_for(model: nn.Module, rates: Rates, sizes: str = "exact") -> dict[str
 
 
 def form_of(model: nn.Module) -> TokenSequence:
-    """Where the tokens of a model run, compressed or not, its weights of low rank or not.
+    """Token sequence of a model, compressed or not, with weights of low rank or not.
 
     Raises:
         ValueError: a model that cannot drop tokens.
     """
-    return tokens_of(model)
+    return sequence_of(model)
 
 
 def rates_of(model: nn.Module) -> Rates:
@@ -136,11 +138,6 @@ def plan_of(model: nn.Module) -> Plan:
     return Plan("diffrate", decisions)
 
 
-def is_site(name: str) -> bool:
-    """Whether a name is that of a site of this method."""
-    return name.rpartition(".")[2] in SITES
-
-
 def check_plan(model: nn.Module, plan: Plan) -> None:
     """Raise unless a model has the counts that a plan says, at the sites that it names.
 
@@ -148,10 +145,64 @@ def check_plan(model: nn.Module, plan: Plan) -> None:
         ValueError: a site that the model lacks, or another count (both are named).
     """
     has = plan_of(model).decisions
-    for name, count in plan.decisions.items():
+    for name, kept in plan.decisions.items():
         require_known(name, has, "plan.decisions")
         allowed = f"{has[name]}, the tokens kept in the model"
-        require(count == has[name], f"plan.decisions.{name}", count, allowed)
+        require(kept == has[name], f"plan.decisions.{name}", kept, allowed)
+
+
+def tokens_of(model: nn.Module) -> Tokens:
+    """Block -> tokens that enter it, and tokens that its MLP sees."""
+    return {name: (step.before, step.after) for name, step in _steps(model).items()}
+
+
+def summary(model: nn.Module, dense: nn.Module, tokens: Tokens) -> Summary:
+    """Tokens and MACs of a model, block by block, at the ranks that other methods leave.
+
+    The totals are MACs of both models by the formula of DiffRate (arXiv 2305.17997, equation 8), by
+    which published rates are named.
+    """
+    form, steps = form_of(model), _steps(model)
+    whole = [Step(form.tokens, form.tokens, form.tokens)] * form.depth
+    costs, dense_costs = block_costs(model, form), block_costs(dense, form)
+    rows = [
+        {
+            "block": name,
+            "tokens": step.before,
+            "pruned": step.pruned,
+            "merged": step.after,
+            "macs": count([cost], [step], form),
+            "dense_macs": count([dense_cost], whole[:1], form),
+        }
+        for (name, step), cost, dense_cost in zip(steps.items(), costs, dense_costs, strict=True)
+    ]
+    fewer = any(step.compresses for step in steps.values())
+    return Summary(
+        key=ROWS,
+        columns={
+            "block": "block",
+            "tokens": "tokens",
+            "after pruning": "pruned",
+            "after merging": "merged",
+        },
+        rows=rows,
+        units=("macs",),
+        rest="all else",
+        totals={
+            "published_macs": published(model, form, list(steps.values())),
+            "dense_published_macs": published(dense, form, whole),
+        },
+        total_titles={"by the published formula": "published_macs"},
+        changed="its tokens pruned and merged at the rates below" if fewer else "",
+        tag="token-reduction",
+    )
+
+
+def _steps(model: nn.Module) -> dict[str, Step]:
+    """Name of each block -> what happens to the tokens in it."""
+    form = form_of(model)
+    names = [f"{form.container}.{block}" for block in range(form.depth)]
+    return dict(zip(names, rates_of(model).steps(form.tokens), strict=True))
 
 
 def _described(rates: Rates, sizes: str) -> dict[str, Any]:
@@ -167,7 +218,7 @@ def _checked(shape: Any, field: str) -> Rates:
     """
     differing = sorted(set(FIELDS) ^ (shape.keys() - {"kind"}))
     require(not differing, field, differing, f"exactly kind, {', '.join(FIELDS)}")
-    for kind in SITES:
+    for kind in ("prune", "merge"):
         counts = shape[kind]
         sound = isinstance(counts, list) and all(c is None or type(c) is int for c in counts)
         require(sound, f"{field}.{kind}", counts, "a list of integers or null")

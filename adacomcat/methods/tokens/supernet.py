@@ -1,4 +1,4 @@
-"""The searchable blocks: all tokens stay, and masks say which of them a committed model would have.
+"""Supernet of token counts: all tokens stay, and masks mark those that would be left.
 
 Shapes: B batch, T tokens that enter the first block (and leave the last), C channels, H heads.
 
@@ -31,8 +31,8 @@ from adacomcat.methods.tokens.compress import (
 from adacomcat.methods.tokens.config import DiffRateConfig
 from adacomcat.methods.tokens.counts import Counts, through
 from adacomcat.methods.tokens.macs import Places
-from adacomcat.models.base import TokenSequence
 from adacomcat.models.heads import BlockContainer
+from adacomcat.models.tokens import TokenSequence
 
 EPSILON = 1e-6
 """Weight of attention that is spread over all keys, dead ones too, so that no row is empty."""
@@ -93,7 +93,7 @@ class SearchBlocks(BlockContainer):
         return _weighted(state, self.form.prefix) if self.form.pooled else state.x
 
     def states(self, x: Tensor) -> Iterator[State]:
-        """What each block leaves of tokens (B, T, C), block by block."""
+        """Remaining tokens after each block, from tokens (B, T, C)."""
         batch, tokens, _ = x.shape
         assert tokens == self.form.tokens
         ones = torch.ones(batch, tokens, device=x.device)

@@ -1,9 +1,9 @@
-"""Counts for a budget: expected ones scaled to it, and uniform ones, which need no search."""
+"""Token counts for a budget: expected counts scaled to it, and uniform ones."""
 
 from collections.abc import Callable, Mapping, Sequence
 
 from adacomcat.checks import require
-from adacomcat.models.base import TokenSequence
+from adacomcat.models.tokens import TokenSequence
 
 Decisions = dict[str, int | None]
 Cost = Callable[[Mapping[str, int | None]], int]

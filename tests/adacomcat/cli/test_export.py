@@ -11,6 +11,7 @@ from safetensors.torch import load_file
 
 import adacomcat
 from adacomcat.cli.main import main, parse
+from adacomcat.io.run import Run
 from adacomcat.testing.models import tiny_images
 
 SIDE = 32
@@ -61,17 +62,17 @@ def test_to_the_hub(searched, cli, tmp_path, noise, logits):
         assert (folder / name).read_text() == (searched / name).read_text()
     ours, theirs = (load_file(f / "model.safetensors") for f in (folder, searched))
     assert all(torch.equal(ours[key], theirs[key]) for key in theirs | ours)
-    summary = json.loads((searched / "summary.json").read_text())
-    run = json.loads((searched / "run.json").read_text())
+    run = Run(searched).record()
+    summary, provenance = run["summary"], run["provenance"]
     card = ModelCard.load(folder / "README.md")
     assert card.data.eval_results[0].metric_value == summary["test_acc"]
     for fact in (
         f"{summary['params']:,} | {summary['dense_params']:,}",
         f"{summary['macs']:,} | {summary['dense_macs']:,}",
         f"{summary['dense_test_acc']:.2%}",
-        summary["split_hashes"]["search"],
+        provenance["split_hashes"]["search"],
         run["started"],
-        f"torch {run['versions']['torch']}",
+        f"torch {provenance['versions']['torch']}",
         "| dense weights | `deit.pth` |",
         "| epochs | `2` |",
         *(f"| {site} | {rank} |" for site, rank in summary["plan"].items()),
@@ -92,8 +93,8 @@ def test_a_model_without_a_run(searched, cli, tmp_path):
 
 def test_what_leaked_is_said(searched, cli, tmp_path):
     source = shutil.copytree(searched, tmp_path / "source")
-    record = json.loads((source / "run.json").read_text())
-    (source / "run.json").write_text(json.dumps(record | {"leakage": ["search"]}))
+    record = Run(source).record()
+    Run(source).write(record | {"leakage": ["search"]})
     done = cli("export", "--from", source, "--to", "hub", "--output", tmp_path / "hub")
     assert "LEAKAGE: the rank search saw" in done.out
     assert "**LEAKAGE: the rank search saw" in (tmp_path / "hub" / "README.md").read_text()
@@ -105,7 +106,7 @@ FORMS = {"onnx": "model.onnx", "torch-export": "model.pt2", "hub": "hub"}
 
 
 def unfinished(folder):
-    (folder / "summary.json").unlink()
+    Run(folder).update("interrupted")
 
 
 def cut(name):
@@ -119,9 +120,8 @@ def cut(name):
 @pytest.mark.parametrize(
     ("damage", "message"),
     [
-        (unfinished, "not finished; to go on with it: adacomcat search --resume"),
-        (cut("summary.json"), "summary.json: truncated or altered"),
-        (cut("run.json"), "run.json: truncated or altered"),
+        (unfinished, "not finished; to go on: adacomcat search --resume"),
+        (cut("trial.json"), "trial.json: not JSON"),
         (cut("config.json"), "config.json: damaged"),
         (cut("plan.json"), "plan.json: no plan, or a damaged one"),
         (cut("model.safetensors"), "model.safetensors: not the weights"),

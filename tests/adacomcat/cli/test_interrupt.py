@@ -1,12 +1,16 @@
 """Ctrl-C, and `--resume` after it: the model that comes out is the undisturbed one."""
 
 import json
+import shutil
 import signal
 import subprocess
 import sys
 import time
 
 import pytest
+
+from adacomcat.io.run import Run
+from adacomcat.training import Trial
 
 CLOCKS = ("_s", "per_s", "seconds")
 
@@ -46,7 +50,10 @@ def test_interrupted_and_resumed_is_undisturbed(cli, asked, tmp_path):
     assert driver.returncode == 130, out + err
     resume = f"adacomcat search --resume {broken}"
     assert out.splitlines()[-1] == f"interrupted; to go on: {resume}"
-    assert not (broken / "summary.json").exists() and "Traceback" not in err
+    assert Run(broken).status == "interrupted" and "Traceback" not in err
+    (broken / "epochs.jsonl").write_text(
+        "nonsense\n"
+    )  # What is lost of the trace comes back from the checkpoint.
     assert cli("search", "--resume", broken).status == 0
     for name in ("model.safetensors", "plan.json"):
         assert (broken / name).read_bytes() == (whole / name).read_bytes()
@@ -66,7 +73,8 @@ def test_other_signals_end_a_run_as_ctrl_c_does(asked, tmp_path, number, status)
     driver.send_signal(number)
     out, err = driver.communicate(timeout=60)
     assert driver.returncode == status, out + err
-    assert out.splitlines()[-1].startswith("interrupted; to go on: python -m adacomcat search")
+    assert out.splitlines()[-1].startswith("interrupted; to go on: adacomcat search")
+    assert Run(tmp_path / "run").status == "interrupted"
     assert err == ""
 
 
@@ -99,3 +107,20 @@ def test_a_finetune_resumes_with_its_own_source(cli, searched, tmp_path, monkeyp
     assert cli("finetune", "--resume", tuned, "--device", "cpu").status == 0
     name = "model.safetensors"
     assert (tuned / name).read_bytes() == (undisturbed / name).read_bytes()
+
+
+def test_a_finetune_refuses_another_source(cli, searched, tmp_path, monkeypatch):
+    """A resume before the first checkpoint starts from the very model that it began with."""
+    source, tuned = shutil.copytree(searched, tmp_path / "source"), tmp_path / "tuned"
+    with monkeypatch.context() as patch:
+        patch.setattr(Trial, "run", _interrupt)
+        words = ["--from", source, "--epochs", 1, "--batch-size", 16, "--device", "cpu"]
+        assert cli("finetune", *words, "--output", tuned).status == 130
+    weights = source / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-4] + b"\0\0\1\0")
+    done = cli("finetune", "--resume", tuned, "--device", "cpu")
+    assert done.status == 2 and "the file that this run began with" in done.err
+
+
+def _interrupt(self, until=None):
+    raise KeyboardInterrupt

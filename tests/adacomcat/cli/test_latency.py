@@ -8,9 +8,9 @@ import torch
 import adacomcat
 from adacomcat.cli.main import parse
 from adacomcat.cli.request import measured_config, search_config
-from adacomcat.methods.lowrank.timetable import read_timetable, write_timetable
-from adacomcat.settings import build_config
+from adacomcat.config.overrides import build_config
 from adacomcat.testing.latency import made_up_table
+from adacomcat.timetable import read_timetable, write_timetable
 
 SIZES = ["depth=1", "embed_dim=48", "num_heads=3", "patch_size=8", "img_size=32", "num_classes=4"]
 MODEL = ["--model", "deit_tiny_patch16_224"] + [

@@ -9,10 +9,11 @@ from safetensors.torch import load_file
 
 import adacomcat
 from adacomcat.cost import count_params
+from adacomcat.io.run import Run
 
 CLASSES, SIDE = 4, 32
 MODEL_FILES = {"model.safetensors", "plan.json", "config.json"}
-TRACE = {"run.json", "checkpoint", "epochs.jsonl", "searches.jsonl", "summary.json"}
+TRACE = {"trial.json", "trial.log", "checkpoint", "epochs.jsonl", "searches.jsonl"}
 
 
 def rows(path):
@@ -23,10 +24,11 @@ def test_a_search_leaves_its_trace_and_a_model(searched, dense):
     assert {path.name for path in searched.iterdir()} >= MODEL_FILES | TRACE
     assert [row["epoch"] for row in rows(searched / "epochs.jsonl")] == [0, 1]
     assert [row["epoch"] for row in rows(searched / "searches.jsonl")] == [1]
-    run = json.loads((searched / "run.json").read_text())
-    assert run["command"] == "search" and "--weights" in run["argv"]
-    assert run["leakage"] == [] and run["versions"]["torch"] == version("torch")
-    summary = json.loads((searched / "summary.json").read_text())
+    run = Run(searched).record()
+    assert run["command"]["name"] == "search" and "--weights" in run["command"]["argv"]
+    assert run["status"] == "finished" and run["leakage"] == []
+    assert run["provenance"]["versions"]["torch"] == version("torch")
+    summary = run["summary"]
     model = adacomcat.load(searched)
     assert not model.training
     assert count_params(model) == summary["params"] < summary["dense_params"]
@@ -35,7 +37,7 @@ def test_a_search_leaves_its_trace_and_a_model(searched, dense):
 
 
 def test_eval_says_what_the_search_said(searched, cli):
-    summary = json.loads((searched / "summary.json").read_text())
+    summary = Run(searched).record()["summary"]
     found = cli("eval", "--from", searched, "--device", "cpu", "--json").json
     assert found["accuracy"] == summary["test_acc"] and found["images"] == 16
     assert found["loss"] == pytest.approx(summary["test_loss"], rel=1e-4)
@@ -46,7 +48,7 @@ def test_eval_says_what_the_search_said(searched, cli):
 
 
 def test_eval_of_the_dense_model(asked, searched, cli):
-    summary = json.loads((searched / "summary.json").read_text())
+    summary = Run(searched).record()["summary"]
     plain = asked[: asked.index("--target-reduction")]
     found = cli("eval", *plain, "--workers", 0, "--device", "cpu", "--json").json
     assert found["accuracy"] == summary["dense_test_acc"]
@@ -85,10 +87,8 @@ def test_a_finetune_keeps_the_ranks_and_the_teacher(searched, tmp_path, cli):
         "cpu",
     )
     assert done.status == 0, done.err
-    for name in ("summary.json", "plan.json"):
-        json.loads((tuned / name).read_text())
     assert (tuned / "plan.json").read_text() == (searched / "plan.json").read_text()
-    summary, first = (json.loads((f / "summary.json").read_text()) for f in (tuned, searched))
+    summary, first = (Run(f).record()["summary"] for f in (tuned, searched))
     assert summary["dense_test_acc"] == first["dense_test_acc"]
     assert summary["searches"] == 0
     assert [row["phase"] for row in rows(tuned / "epochs.jsonl")] == ["finetune"] * 2
@@ -138,13 +138,13 @@ def test_an_upstream_search_is_flagged_everywhere(asked, tmp_path, cli):
     )
     assert done.status == 0, done.err
     assert "LEAKAGE: the rank search and the selection of models saw" in done.out
-    for name in ("run.json", "summary.json"):
-        assert json.loads((folder / name).read_text())["leakage"] == ["search", "selection"]
+    record = Run(folder).record()
+    assert record["leakage"] == ["search", "selection"]
     for split in ("test", "val"):  # with the preset the same images
         done = cli("eval", "--from", folder, "--split", split, "--device", "cpu")
         assert "LEAKAGE" in done.out
-    summary = json.loads((folder / "summary.json").read_text())
-    assert summary["split_hashes"]["search"] == summary["split_hashes"]["test"]
+    hashes = record["provenance"]["split_hashes"]
+    assert hashes["search"] == hashes["test"]
 
 
 def test_a_workload_without_files(tmp_path, cli):
@@ -169,3 +169,13 @@ def test_a_workload_without_files(tmp_path, cli):
     # Finetuning knows its epochs from the workload.
     assert cli("finetune", "--from", folder, "--output", tuned, "--device", "cpu").status == 0
     assert len(rows(tuned / "epochs.jsonl")) == 2
+
+
+def test_weights_that_are_no_numbers_are_named(searched, tmp_path, cli):
+    model = adacomcat.load(searched)
+    model.get_parameter("norm.bias").data[0] = torch.nan
+    adacomcat.save(model, tmp_path / "spoiled")
+    words = ["--data", Run(searched).record()["config"]["data"]["root"], "--device", "cpu"]
+    done = cli("eval", "--from", tmp_path / "spoiled", *words, "--workers", 0, "--json")
+    assert (done.status, done.out) == (1, "")
+    assert done.err == "error: test: the loss is nan: norm.bias has values that are not finite\n"

@@ -10,6 +10,7 @@ import torch
 
 from adacomcat.cli.main import parse
 from adacomcat.cli.request import search_config
+from adacomcat.io.run import Run
 
 
 @pytest.fixture
@@ -29,7 +30,7 @@ def refused(cli, asked, tmp_path):
             given[given.index("--data") + 1] = str(data)
         done = cli("search", *given, *more, "--output", folder)
         assert done.status == status, done.out + done.err
-        assert not (folder / "summary.json").exists()
+        assert Run(folder).status in ("pending", "failed")
         assert done.err.startswith("error: ") and done.err.count("\n") == 1
         return done.err
 
@@ -61,7 +62,7 @@ def test_a_truncated_jpeg_is_left_out_when_asked_for(cli, asked, copy, tmp_path)
     given = list(asked)
     given[given.index("--data") + 1] = str(copy)
     folder = tmp_path / "run"
-    done = cli("search", *given, "--set", "data.skip_unreadable=true", "--output", folder)
+    done = cli("search", *given, "--set", "runtime.skip_unreadable=true", "--output", folder)
     assert done.status == 0, done.err
     last = json.loads((folder / "epochs.jsonl").read_text().splitlines()[-1])
     assert 1 <= last["unreadable"] <= 4
@@ -105,7 +106,7 @@ def test_a_directory_that_is_there(cli, asked, searched, command):
 
 def test_a_run_that_is_not_finished(cli, searched, tmp_path):
     half = shutil.copytree(searched, tmp_path / "half")
-    (half / "summary.json").unlink()
+    Run(half).update("interrupted")
     for command in (["eval"], ["info"], ["finetune", "--output", tmp_path / "new"]):
         done = cli(*command, "--from", half)
         assert done.status == 2
@@ -116,7 +117,7 @@ def test_a_directory_of_another_command(cli, searched, tmp_path):
     done = cli("finetune", "--resume", searched)
     assert done.status == 2 and f"search --resume {searched}" in done.err
     done = cli("search", "--resume", tmp_path)
-    assert done.status == 2 and "no run.json" in done.err
+    assert done.status == 2 and "no trial.json" in done.err
 
 
 @pytest.mark.parametrize(
@@ -168,3 +169,11 @@ def test_no_weights_and_no_recipe_for_them(asked):
     given = parse(["search", *asked[:at], *asked[at + 2 :], "--output", "x"])
     with pytest.raises(ValueError, match="--weights: got None"):
         search_config(given)
+
+
+def test_an_error_names_the_flag_that_was_typed(cli, tmp_path):
+    given = ("search", "--workload", "synthetic", "--output", tmp_path / "run")
+    done = cli(*given, "--search-batch-size", 0)
+    assert done.status == 2 and done.err.startswith("error: --search-batch-size: got 0, allowed")
+    done = cli(*given, "--set", "search.batch_size=0")
+    assert done.status == 2 and done.err.startswith("error: search.batch_size: got 0, allowed")

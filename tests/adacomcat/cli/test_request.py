@@ -4,6 +4,8 @@ import hashlib
 from pathlib import Path
 
 import pytest
+import timm
+import torch
 
 from adacomcat.cli import request
 from adacomcat.cli.main import parse
@@ -31,7 +33,7 @@ def test_flags_settings_and_recipe(asked, weights, images):
     assert dict(config.schedule) == {"kind": "fixed", "every": 3}
     assert (config.search_phase.epochs, config.search_phase.batch_size) == (2, 16)
     assert config.search_phase.lr == 0.001 and config.search.batch_size == 8
-    assert config.data.root == str(images) and config.data.num_workers == 0
+    assert config.data.root == str(images) and config.runtime.num_workers == 0
     assert config.dense.weights == str(weights) and config.dense.recipe.epochs == 0
     assert config.dense.sha256 == hashlib.sha256(weights.read_bytes()).hexdigest()
     # DeiT's recipe, where nothing else is said.
@@ -58,6 +60,26 @@ def test_the_images_are_what_the_model_was_trained_on(images):
     assert deit.data.mean == (0.485, 0.456, 0.406) and deit.data.std == (0.229, 0.224, 0.225)
     assert vit.data.mean == vit.data.std == (0.5, 0.5, 0.5)
     assert (deit.data.image_size, vit.data.image_size) == (224, 384)
+
+
+def test_the_image_size_is_that_of_the_weights_positions(images, tmp_path):
+    sizes = {"embed_dim": 48, "depth": 1, "num_heads": 3}
+    flags = [f"--set=model.options.{name}={value}" for name, value in sizes.items()]
+    name = "vit_small_patch14_dinov2"
+    model = timm.create_model(name, img_size=224, num_classes=10, **sizes)
+    path = tmp_path / "weights.pth"
+    torch.save(model.state_dict(), path)
+    asked = ("--model", name, "--data", images, *flags)
+    # Of timm's name 518, to which the positions would be interpolated.
+    assert config_of(*asked, "--weights", "timm").data.image_size == 518
+    assert config_of(*asked, "--weights", path).data.image_size == 224
+    assert config_of(*asked, f"--set=dense.weights={path}").data.image_size == 224
+    url = (f"--set=dense.sha256={hashlib.sha256(path.read_bytes()).hexdigest()}", "--weights")
+    assert config_of(*asked, *url, path.as_uri()).data.image_size == 224
+    # What is asked for stands.
+    asked += ("--weights", path)
+    assert config_of(*asked, "--set=data.image_size=280").data.image_size == 280
+    assert config_of(*asked, "--set=model.options.img_size=280").data.image_size == 280
 
 
 @pytest.mark.parametrize(

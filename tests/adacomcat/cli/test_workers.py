@@ -1,10 +1,11 @@
 """Two workers, as torchrun starts them, find what one finds."""
 
-import json
 import subprocess
 import sys
 
 import pytest
+
+from adacomcat.io.run import Run
 
 SEARCH = [
     "search",
@@ -36,7 +37,7 @@ def test_two_workers_find_what_one_finds(cli, tmp_path):
     )
     assert done.returncode == 0, done.stderr
     assert (two / "plan.json").read_text() == (one / "plan.json").read_text()
-    alone, shared = (json.loads((f / "summary.json").read_text()) for f in (one, two))
+    alone, shared = (Run(f).record()["summary"] for f in (one, two))
     assert shared["test_loss"] == pytest.approx(alone["test_loss"], abs=1e-5)
     # The first worker alone writes, and prints.
     assert len((two / "epochs.jsonl").read_text().splitlines()) == 2

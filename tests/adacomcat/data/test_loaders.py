@@ -1,5 +1,4 @@
 from collections.abc import Iterator
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -8,7 +7,7 @@ import pytest
 import torch
 from PIL import Image
 
-from adacomcat.config import DataConfig
+from adacomcat.config import DataConfig, RuntimeConfig
 from adacomcat.data import Loader, Split, Splits, build_splits, cycle, make_loader
 from adacomcat.data.images import MemoryImages
 
@@ -179,7 +178,7 @@ def test_loader_processes_change_nothing(image_folder) -> None:
     ).train
     options: dict[str, Any] = {"batch_size": 4, "seed": 0, "train": True, "augment": True}
     here = make_loader(split, AFFINE, **options)
-    processes = make_loader(split, replace(AFFINE, num_workers=2), **options)
+    processes = make_loader(split, AFFINE, **options, runtime=RuntimeConfig(num_workers=2))
     for epoch in (0, 1):
         assert_equal(epoch_of(here, epoch), epoch_of(processes, epoch))
     assert_equal(list(cycle(here, 3, 4)), list(cycle(processes, 3, 4)))  # left mid-epoch
@@ -192,11 +191,10 @@ def test_an_unreadable_image_is_named(image_folder, num_workers: int) -> None:
     bad = root / "val" / "bee" / "1.png"
     bad.write_bytes(bad.read_bytes()[:200])
     split = build_splits(DataConfig(name="imagefolder", root=str(root), image_size=8)).test
-    data = DataConfig(num_workers=num_workers)
-    loader = make_loader(split, data, batch_size=6, seed=0, train=False)
-    with pytest.raises(
-        ValueError, match=r"data.root: cannot decode the image 'val/bee/1.png, 200 b"
-    ):
+    runtime = RuntimeConfig(num_workers=num_workers)
+    options: dict[str, Any] = {"batch_size": 6, "seed": 0, "train": False, "runtime": runtime}
+    loader = make_loader(split, DataConfig(), **options)
+    with pytest.raises(ValueError, match=r"data.root: cannot decode the image 'val/bee/1.png'"):
         list(loader)
 
 

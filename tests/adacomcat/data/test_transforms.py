@@ -5,19 +5,22 @@ import random
 
 import numpy as np
 import pytest
+import timm
 import torch
 from PIL import Image
-from timm.data import create_transform
+from sklearn.datasets import load_sample_image
+from timm.data import create_transform, resolve_data_config
 from timm.data.transforms import RandomResizedCropAndInterpolation
 from torchvision.transforms import functional as tv
 from torchvision.transforms import v2
 
 from adacomcat.config import DataConfig
-from adacomcat.data.images import ImageSpec
+from adacomcat.data import build_splits, make_loader
+from adacomcat.data.preprocessing import Preprocessing
 from adacomcat.data.transforms import borrowed_generators, evaluation, policy, training
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
-SPEC = ImageSpec(3, 64, MEAN, STD)
+SPEC = Preprocessing(image_size=64)
 DEIT = "rand-m9-mstd0.5-inc1"
 
 
@@ -26,16 +29,74 @@ def picture(width: int = 90, height: int = 70) -> Image.Image:
     return Image.fromarray(pixels).resize((width, height), Image.Resampling.BICUBIC)
 
 
-@pytest.mark.parametrize(("size", "crop_pct"), [(224, 0.875), (224, 0.9), (64, 0.875), (31, 1.0)])
-@pytest.mark.parametrize(("width", "height"), [(500, 375), (61, 200), (64, 64)])
-def test_evaluation_is_timms_pixel_by_pixel(
-    size: int, crop_pct: float, width: int, height: int
-) -> None:
-    timms = create_transform(
-        size, is_training=False, interpolation="bicubic", crop_pct=crop_pct, normalize=False
-    )
-    image = picture(width, height)
-    assert torch.equal(evaluation(size, crop_pct)(image), timms(image))
+@pytest.mark.parametrize(
+    "name",
+    [
+        "deit_small_patch16_224.fb_in1k",  # crop_pct 0.9, ImageNet's mean
+        "vit_base_patch16_384.augreg_in1k",  # crop_pct 1.0, mean 0.5
+        "vit_base_patch16_siglip_224.webli",  # squash
+        "coat_lite_medium_384.in1k",
+        "caformer_s18.sail_in1k",
+        "csatv2.r512_in1k",  # bilinear
+        "deepseek_vit_412m.deepseek_v4_1_flash",  # border
+    ],
+)
+@pytest.mark.parametrize("image", ["china.jpg", "flower.jpg", "tall"])
+def test_evaluation_is_timms_for_a_model_on_photographs(name: str, image: str) -> None:
+    cfg = timm.get_pretrained_cfg(name)
+    assert cfg is not None
+    if image == "tall":
+        photograph = Image.fromarray(load_sample_image("china.jpg")).crop((100, 0, 330, 427))
+    else:
+        photograph = Image.fromarray(load_sample_image(image))
+    known = resolve_data_config({}, pretrained_cfg=cfg.to_dict())
+    expected = create_transform(**known, is_training=False)(photograph)
+    spec = Preprocessing.of_model(cfg.to_dict())
+    mean, std = (torch.tensor(value).view(3, 1, 1) for value in (spec.mean, spec.std))
+    got = (evaluation(spec)(photograph).float() / 255 - mean) / std
+    torch.testing.assert_close(got, expected, rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    "name", ["deit_small_patch16_224.fb_in1k", "vit_base_patch16_siglip_224.webli"]
+)
+def test_loaders_give_a_model_timms_images(image_folder, name: str) -> None:
+    """From settings of a model to batches: decoded, cropped and normalized."""
+    cfg = timm.get_pretrained_cfg(name)
+    assert cfg is not None
+    root = image_folder()
+    settings = Preprocessing.of_model(cfg.to_dict(), image_size=28).settings()
+    data = DataConfig(name="imagefolder", root=str(root), **settings)
+    split = build_splits(data).test
+    ((images, _),) = make_loader(split, data, batch_size=len(split), seed=0, train=False)
+    known = resolve_data_config({"input_size": (3, 28, 28)}, pretrained_cfg=cfg.to_dict())
+    timms = create_transform(**known, is_training=False)
+    files = sorted((root / "val").rglob("*.png"))
+    expected = torch.stack([timms(Image.open(path).convert("RGB")) for path in files])
+    torch.testing.assert_close(images, expected, rtol=0, atol=1e-6)
+
+
+def test_preprocessing_round_trips_through_a_stored_pretrained_cfg() -> None:
+    spec = Preprocessing(image_size=48, crop_pct=1.15, crop_mode="squash", interpolation="bilinear")
+    assert Preprocessing.of_model(spec.to_pretrained_cfg()) == spec
+    assert Preprocessing.of_model({}) == Preprocessing()
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"mean": (0.5,)}, r"data.mean: got \(0.5,\), allowed: 3 numbers, one a channel"),
+        (
+            {"interpolation": "lanczos"},
+            "data.interpolation: got 'lanczos', allowed: bicubic, bilin",
+        ),
+        ({"crop_mode": "left"}, "data.crop_mode: got 'left', allowed: center, squash, border"),
+        ({"input_size": (3, 1024, 768)}, r"input_size: got \(3, 1024, 768\), allowed: a square"),
+    ],
+)
+def test_preprocessing_that_is_not_offered_is_named(changes: dict, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        Preprocessing.of_model({**Preprocessing().to_pretrained_cfg(), **changes})
 
 
 def test_deits_evaluation_is_256_then_224() -> None:
@@ -43,10 +104,10 @@ def test_deits_evaluation_is_256_then_224() -> None:
     image = picture(500, 375)
     resized = tv.resize(image, [256], tv.InterpolationMode.BICUBIC)
     expected = tv.pil_to_tensor(tv.center_crop(resized, [224]))
-    assert torch.equal(evaluation(224, 0.875)(image), expected)
+    assert torch.equal(evaluation(Preprocessing())(image), expected)
 
 
-def secondary(name: str, spec: ImageSpec = SPEC):
+def secondary(name: str, spec: Preprocessing = SPEC):
     """timm's own policy object, as its training pipeline holds it."""
     stages = create_transform(
         spec.image_size,
@@ -70,7 +131,7 @@ def operations(chosen) -> list:
     "name", [DEIT, "rand-m7-n3-p0.8", "original-mstd0.5", "v0", "augmix-m5-w4"]
 )
 def test_a_policy_is_the_one_that_timm_builds(name: str) -> None:
-    spec = ImageSpec(3, 224, (0.1, 0.5, 1.0), STD)
+    spec = Preprocessing(mean=(0.1, 0.5, 1.0))
     ours, timms = policy(name, spec), secondary(name, spec)
     assert type(ours) is type(timms)
     assert repr(ours) == repr(timms)
@@ -155,7 +216,7 @@ def test_resized_crop_takes_the_parts_that_timms_takes() -> None:
     """Means and spreads of the part's size, shape, place and mirroring."""
     width, height, count = 90, 70, 1500
     timms = RandomResizedCropAndInterpolation(64, interpolation="bicubic")
-    ours = training(DataConfig(augment="resized_crop"), SPEC, 0.875)
+    ours = training(DataConfig(augment="resized_crop"), SPEC)
     assert ours is not None
     crop, flip = (step for step in ours.transforms if not isinstance(step, v2.PILToTensor))
     assert isinstance(flip, v2.RandomHorizontalFlip) and flip.p == 0.5
@@ -182,7 +243,7 @@ def test_resized_crop_takes_the_parts_that_timms_takes() -> None:
 
 def test_a_resized_crop_is_pillows_but_for_rounding() -> None:
     image = picture(500, 375)
-    ours = training(DataConfig(augment="resized_crop"), ImageSpec(3, 224, MEAN, STD), 0.875)
+    ours = training(DataConfig(augment="resized_crop"), Preprocessing())
     assert ours is not None
     crop = ours.transforms[1]
     for seed in range(20):
@@ -203,7 +264,7 @@ def test_augmented_pixels_have_timms_statistics() -> None:
     """The whole pipeline, with the policy: mean and spread of each channel over many draws."""
     image = picture(90, 70)
     data = DataConfig(augment="resized_crop", auto_augment=DEIT)
-    ours = training(data, SPEC, 0.875)
+    ours = training(data, SPEC)
     timms = create_transform(
         64,
         is_training=True,
@@ -232,10 +293,10 @@ def test_augmented_pixels_have_timms_statistics() -> None:
 
 def test_without_resized_crop_a_policy_follows_the_evaluations_size() -> None:
     name = "rand-m9-p0"  # chooses operations and applies none
-    ours = training(DataConfig(auto_augment=name), SPEC, 0.875)
+    ours = training(DataConfig(auto_augment=name), SPEC)
     assert ours is not None
-    assert torch.equal(ours(picture()), evaluation(64, 0.875)(picture()))
-    assert training(DataConfig(augment="affine"), SPEC, 0.875) is None
+    assert torch.equal(ours(picture()), evaluation(SPEC)(picture()))
+    assert training(DataConfig(augment="affine"), SPEC) is None
 
 
 def test_borrowed_generators_are_given_back() -> None:
@@ -263,7 +324,7 @@ def test_the_generators_give_different_numbers() -> None:
 
 def test_a_pipeline_travels_to_a_process_that_is_not_forked() -> None:
     data = DataConfig(augment="resized_crop", auto_augment=DEIT)
-    ours = training(data, SPEC, 0.875)
+    ours = training(data, SPEC)
     assert ours is not None
     copy = pickle.loads(pickle.dumps(ours))
     got = []
@@ -280,4 +341,4 @@ def test_a_pipeline_travels_to_a_process_that_is_not_forked() -> None:
 def test_an_unknown_policy_is_named(name: str) -> None:
     message = rf"data.auto_augment: got '{name}', allowed: a policy of timm, for instance rand-m9"
     with pytest.raises(ValueError, match=message):
-        training(DataConfig(auto_augment=name), SPEC, 0.875)
+        training(DataConfig(auto_augment=name), SPEC)

@@ -1,25 +1,22 @@
 import argparse
-import os
-from pathlib import Path
 
-import numpy as np
 import pytest
-import timm
 import torch
 
 from adacomcat.config import BudgetConfig
 from adacomcat.cost import count_params
-from adacomcat.io.comcat import load_comcat, read_ranks, save_comcat
+from adacomcat.io.comcat import load_comcat, read_numbers, read_ranks, save_comcat
 from adacomcat.methods.lowrank.config import LowRankConfig
 from adacomcat.methods.lowrank.method import LowRank
 from adacomcat.methods.lowrank.spec import plan_of
 from adacomcat.plan import Plan
+from adacomcat.testing.golden import Numbers, comcat_vit, golden_folder
 from adacomcat.testing.models import draw_parameters_, tiny_images, tiny_vit
 
-BESIDE = Path(__file__).parents[4] / "shared" / "golden"
-GOLDEN = Path(os.environ.get("ADACOMCAT_GOLDEN", BESIDE))
+GOLDEN = Numbers.read("comcat_core.npz")
+UPSTREAM = golden_folder() / "comcat_upstream"
 needs_golden = pytest.mark.skipif(
-    not (GOLDEN / "comcat_upstream").exists(), reason=f"no reference checkpoint in {GOLDEN}"
+    not (GOLDEN and UPSTREAM.is_dir()), reason=f"no reference checkpoint with numbers at {UPSTREAM}"
 )
 LAYER = "selected_rank_layer"
 HEAD = f"head.{LAYER}.first_factor.weight"
@@ -83,75 +80,85 @@ def same_state(one, other):
 # Against the reference's own numbers.
 
 
-@pytest.fixture
-def golden():
-    with np.load(GOLDEN / "comcat_core.npz") as arrays:
-        return {name: arrays[name] for name in ("geometry", "x", "ranked_logits", "ranks")}
+def golden_skeleton(**options):
+    return comcat_vit(GOLDEN["geometry"], **options)
 
 
-def golden_skeleton(golden, **options):
-    width, depth, heads, classes, image, patch = golden["geometry"].tolist()
-    sizes = {
-        "embed_dim": width,
-        "depth": depth,
-        "num_heads": heads,
-        "num_classes": classes,
-        "img_size": image,
-        "patch_size": patch,
-    }
-    return timm.create_model("vit_tiny_patch16_224", **(sizes | options))
+def stored_state():
+    return torch.load(UPSTREAM / "checkpoint.pth", weights_only=False)["model"]
 
 
 @needs_golden
 @pytest.mark.parametrize("where", ["cpu", "meta"])
-def test_the_references_checkpoint_gives_its_logits(golden, where):
+def test_the_references_checkpoint_gives_its_logits(where):
     with torch.device(where):
-        skeleton = golden_skeleton(golden)
-    model = load_comcat(GOLDEN / "comcat_upstream", skeleton)
+        skeleton = golden_skeleton()
+    model = load_comcat(UPSTREAM, skeleton)
     assert not model.training
-    expected = torch.from_numpy(golden["ranked_logits"])
     with torch.no_grad():
-        torch.testing.assert_close(
-            model(torch.from_numpy(golden["x"])), expected, rtol=0, atol=1e-4
-        )
-    assert list(plan_of(model).decisions.values()) == golden["ranks"].tolist()
-    content = torch.load(GOLDEN / "comcat_upstream" / "checkpoint.pth", weights_only=False)
-    assert count_params(model) == sum(value.numel() for value in content["model"].values())
+        logits = model(GOLDEN["x"])
+    torch.testing.assert_close(logits, GOLDEN["ranked_logits"], rtol=0, atol=1e-4)
 
 
 @needs_golden
-def test_the_references_checkpoint_is_written_back_as_it_was(golden, tmp_path):
-    model = load_comcat(GOLDEN / "comcat_upstream", golden_skeleton(golden))
-    save_comcat(model, tmp_path)
-    pair = [
-        torch.load(folder / "checkpoint.pth", weights_only=False)["model"]
-        for folder in (GOLDEN / "comcat_upstream", tmp_path)
-    ]
-    assert pair[0].keys() == pair[1].keys()
-    assert all(torch.equal(value, pair[1][key]) for key, value in pair[0].items())
-    ranks = [folder / "ranks.txt" for folder in (GOLDEN / "comcat_upstream", tmp_path)]
-    assert ranks[0].read_bytes() == ranks[1].read_bytes()
+def test_the_references_checkpoint_has_its_ranks():
+    model = load_comcat(UPSTREAM, golden_skeleton())
+    assert list(plan_of(model).decisions.values()) == GOLDEN["ranks"].tolist()
 
 
 @needs_golden
-@pytest.mark.parametrize(
-    ("options", "message"),
-    [
-        ({"depth": 3}, "got '9 ranks', allowed: 13: 4 for each of the model's 3 blocks and 1 for"),
-        ({"embed_dim": 144}, r"cls_token: got \(1, 1, 192\), allowed: shape \(1, 1, 144\)"),
-        ({"num_heads": 4}, r"blocks\.0\.vo: got 159, allowed: multiples of 4 heads up to 192"),
-        (
-            {"num_classes": 10},
-            r"head.selected_rank_layer.last_factor.weight: got \(200, 64\), "
-            r"allowed: shape \(10, its rank\)",
-        ),
-        ({"num_classes": 0}, "got '9 ranks', allowed: 8: 4 for each of the model's 2 blocks$"),
-        ({"init_values": 0.1}, r"lacks blocks\.0\.ls1\.gamma"),
-    ],
-)
-def test_another_model_is_named(golden, options, message):
+def test_the_references_checkpoint_has_its_size():
+    model = load_comcat(UPSTREAM, golden_skeleton())
+    assert count_params(model) == sum(value.numel() for value in stored_state().values())
+
+
+@needs_golden
+def test_the_references_checkpoint_is_written_back_as_it_was(tmp_path):
+    save_comcat(load_comcat(UPSTREAM, golden_skeleton()), tmp_path)
+    stored = stored_state()
+    written = torch.load(tmp_path / "checkpoint.pth", weights_only=False)["model"]
+    assert stored.keys() == written.keys()
+    assert all(torch.equal(value, written[key]) for key, value in stored.items())
+    assert (UPSTREAM / "ranks.txt").read_bytes() == (tmp_path / "ranks.txt").read_bytes()
+
+
+def other_models():
+    """(options, message): models that the reference's checkpoint is not of."""
+    if not {"geometry", "ranks"} <= GOLDEN.keys():
+        return
+    width, depth, heads, classes, *_ = GOLDEN["geometry"].tolist()
+    *ranks, last = GOLDEN["ranks"].tolist()
+    count = f"got '{len(ranks) + 1} ranks', allowed: "
+    yield {"depth": depth + 1}, rf"{count}{4 * depth + 5}: 4 for each .* {depth + 1} blocks and 1"
+    yield {"num_classes": 0}, rf"{count}{4 * depth}: 4 for each of the model's {depth} blocks$"
+    wide = width + 2 * heads
+    yield (
+        {"embed_dim": wide},
+        rf"cls_token: got \(1, 1, {width}\), allowed: shape \(1, 1, {wide}\)",
+    )
+    yield (
+        {"num_classes": classes + 1},
+        rf"head.selected_rank_layer.last_factor.weight: got \({classes}, {last}\), "
+        rf"allowed: shape \({classes + 1}, its rank\)",
+    )
+    yield {"init_values": 0.1}, r"lacks blocks\.0\.ls1\.gamma"
+    # Ranks of attention are multiples of the heads; each block has four, two of which are these.
+    found = [(row, ranks[row]) for row in range(len(ranks)) if row % 4 < 2]
+    for other in range(1, width + 1):
+        wrong = [(row, rank) for row, rank in found if rank % other]
+        if width % other == 0 and wrong:
+            row, rank = wrong[0]
+            name = rf"blocks\.{row // 4}\.{('qk', 'vo')[row % 4]}"
+            message = rf"{name}: got {rank}, allowed: multiples of {other} heads up to {width}"
+            yield {"num_heads": other}, message
+            return
+
+
+@needs_golden
+@pytest.mark.parametrize(("options", "message"), list(other_models()))
+def test_another_model_is_named(options, message):
     with pytest.raises(ValueError, match=message):
-        load_comcat(GOLDEN / "comcat_upstream", golden_skeleton(golden, **options))
+        load_comcat(UPSTREAM, golden_skeleton(**options))
 
 
 # Against timm: at full ranks the format holds a dense model.
@@ -278,6 +285,15 @@ def test_wrong_ranks_are_named(tmp_path, text, message):
     (folder / "ranks.txt").write_text(text)
     with pytest.raises(ValueError, match=message):
         load_comcat(folder, dense(seed=1))
+
+
+def test_ranks_as_a_windows_editor_saves_them(tmp_path):
+    """A byte order mark is no number; of UTF-16 the message names the file."""
+    (tmp_path / "ranks.txt").write_text("12,12,12,12,3", "utf-8-sig")
+    assert read_numbers(tmp_path / "ranks.txt") == [12, 12, 12, 12, 3]
+    (tmp_path / "ranks.txt").write_bytes("12,12,12,12,3".encode("utf-16"))
+    with pytest.raises(ValueError, match=r"/ranks\.txt: 'utf-8' codec .* integers with commas"):
+        read_numbers(tmp_path / "ranks.txt")
 
 
 @pytest.mark.parametrize("name", ["checkpoint.pth", "ranks.txt"])

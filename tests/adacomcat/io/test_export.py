@@ -1,7 +1,9 @@
 import importlib.util
 import json
+import resource
 import subprocess
 import sys
+from contextlib import contextmanager
 
 import pytest
 import timm
@@ -16,6 +18,15 @@ from adacomcat.plan import Plan
 from adacomcat.testing.models import tiny_images, tiny_vit
 
 DISTILLED = "deit_tiny_distilled_patch16_224"
+TINY = {
+    "img_size": 16,
+    "patch_size": 4,
+    "embed_dim": 32,
+    "depth": 2,
+    "num_heads": 4,
+    "num_classes": 10,
+}
+"""Of `tiny_vit`."""
 BATCHES = (1, 2, 7)
 """None of them is traced."""
 
@@ -44,6 +55,35 @@ def written(request, tmp_path_factory):
     path = tmp_path_factory.mktemp("onnx") / "model.onnx"
     model = MODELS[request.param]()
     return model, path, export_onnx(model, path, {"plan.json": '{"a": 1}'})
+
+
+@contextmanager
+def disk_of(size):
+    """No file grows beyond this many bytes: what a full disk does to a write."""
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, limits[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("form", ["onnx", "torch-export", "hub"])
+def test_a_full_disk_is_an_error_that_leaves_nothing(tmp_path, form):
+    """Writers of other libraries abort the process, or leave half a file."""
+    model, path = tiny_vit().eval(), tmp_path / "out"
+    model.model_args = TINY
+    write = {
+        "onnx": lambda: export_onnx(model, path),
+        "torch-export": lambda: export_program(model, path),
+        "hub": lambda: export_hub(model, path, "card"),
+    }
+    if form == "onnx":
+        pytest.importorskip("onnxscript")
+    with disk_of(2000), pytest.raises(OSError, match="File too large"):
+        write[form]()
+    assert list(tmp_path.iterdir()) == []
 
 
 # ONNX.
@@ -152,14 +192,7 @@ def test_the_model_stays_as_it_is(tmp_path):
 
 def test_a_hub_folder_is_a_model_with_a_card(tmp_path):
     model, plan = committed(DISTILLED)
-    model.model_args = {
-        "img_size": 16,
-        "patch_size": 4,
-        "embed_dim": 32,
-        "depth": 2,
-        "num_heads": 4,
-        "num_classes": 10,
-    }
+    model.model_args = TINY
     exported = export_hub(model, tmp_path / "hub", "# Card\n", plan=plan, extra={"a": 1})
     files = {path.name for path in (tmp_path / "hub").iterdir()}
     assert files == {"config.json", "model.safetensors", "plan.json", "README.md"}

@@ -1,16 +1,18 @@
+import dataclasses
 import os
 import subprocess
 import sys
 
 import pytest
 import torch
-import yaml
 from huggingface_hub import ModelCard
 
 import adacomcat
+from adacomcat.config.yaml import read_yaml
 from adacomcat.io import hub
 from adacomcat.io.directory import read_config
 from adacomcat.io.hub import Origin, fetch, model_card
+from adacomcat.methods.summary import Summary
 from adacomcat.testing.models import tiny_images, tiny_vit
 
 SIZES = {"img_size": 16, "patch_size": 4, "embed_dim": 32, "depth": 2, "num_heads": 4}
@@ -19,15 +21,33 @@ COSTS = {
     "macs": 30_000,
     "dense_params": 4000,
     "dense_macs": 90_000,
-    "sites": [
+}
+RANKS = Summary(
+    key="sites",
+    columns={"site": "site", "rank": "rank", "of": "full_rank"},
+    rows=[
         {"site": "blocks.0.qk", "rank": 8, "full_rank": 32, "params": 512, "dense_params": 2048},
         {"site": "head", "rank": None, "full_rank": 10, "params": 320, "dense_params": 320},
     ],
-    "blocks": [
+    units=("params", "macs"),
+    rest="all else",
+    changed="its products of matrices kept at searched ranks",
+    tag="low-rank",
+    note="Ranks of `qk` and `vo` are sums over the heads.",
+)
+TOKENS = Summary(
+    key="blocks",
+    columns={"block": "block", "tokens": "tokens", "pruning": "pruned", "merging": "merged"},
+    rows=[
         {"block": "blocks.0", "tokens": 17, "pruned": 17, "merged": 17, "macs": 9, "dense_macs": 9},
         {"block": "blocks.1", "tokens": 17, "pruned": 12, "merged": 8, "macs": 5, "dense_macs": 9},
     ],
-}
+    units=("macs",),
+    rest="all else",
+    changed="its tokens pruned and merged at the rates below",
+    tag="token-reduction",
+)
+BOTH = (RANKS, TOKENS)
 REVISION = "0123456789abcdef0123456789abcdef01234567"
 
 
@@ -45,12 +65,12 @@ def read(text, tmp_path):
     """A card as huggingface_hub reads it, and its YAML as PyYAML does."""
     (tmp_path / "README.md").write_text(text)
     card = ModelCard.load(tmp_path / "README.md")
-    return card, yaml.safe_load(text.split("---\n")[1])
+    return card, read_yaml(text.split("---\n")[1])
 
 
 def test_the_hub_reads_what_the_card_says(saved, tmp_path):
     origin = Origin(data="digits", accuracy=0.9625, dense_accuracy=0.97, facts={"seed": 3})
-    card, front = read(model_card(read_config(saved), COSTS, origin), tmp_path)
+    card, front = read(model_card(read_config(saved), COSTS, BOTH, origin), tmp_path)
     (result,) = card.data.eval_results
     assert (result.metric_type, result.metric_value) == ("accuracy", 0.9625)
     assert (result.dataset_name, result.dataset_split) == ("digits", "test")
@@ -77,25 +97,24 @@ def test_the_hub_reads_what_the_card_says(saved, tmp_path):
 @pytest.mark.parametrize(
     ("part", "tag", "words"),
     [
-        ("sites", "low-rank", "its products of matrices kept at searched ranks. It"),
-        ("blocks", "token-reduction", "its tokens pruned and merged at the rates below. It"),
-        ("neither", None, "saved by AdaComCAT, not compressed. It"),
+        (RANKS, "low-rank", "its products of matrices kept at searched ranks. It"),
+        (TOKENS, "token-reduction", "its tokens pruned and merged at the rates below. It"),
+        (dataclasses.replace(RANKS, changed=""), None, "saved by AdaComCAT, not compressed. It"),
     ],
 )
 def test_a_card_says_what_was_done_and_no_more(saved, tmp_path, part, tag, words):
-    costs = COSTS | {name: COSTS[name] if name == part else [] for name in ("sites", "blocks")}
-    card, front = read(model_card(read_config(saved), costs, Origin()), tmp_path)
+    card, front = read(model_card(read_config(saved), COSTS, [part], Origin()), tmp_path)
     found = {"low-rank", "token-reduction"} & set(front["tags"])
     assert found == ({tag} if tag else set()) and words in card.text
     assert ("| site |" in card.text, "| block |" in card.text) == (
-        part == "sites",
-        part == "blocks",
+        part.key == "sites",
+        part.key == "blocks",
     )
 
 
 def test_what_leaked_stands_in_the_text_and_beside_the_number(saved, tmp_path):
     origin = Origin(data="digits", accuracy=0.5, leakage=("search", "selection"))
-    card, _ = read(model_card(read_config(saved), COSTS, origin), tmp_path)
+    card, _ = read(model_card(read_config(saved), COSTS, BOTH, origin), tmp_path)
     note = "LEAKAGE: the rank search and the selection of models saw the images"
     assert f"**{note}" in card.text
     assert note in card.data.eval_results[0].metric_name
@@ -104,12 +123,12 @@ def test_what_leaked_stands_in_the_text_and_beside_the_number(saved, tmp_path):
 
 
 def test_a_model_without_a_record_claims_no_accuracy(saved, tmp_path):
-    card, front = read(model_card(read_config(saved), COSTS, Origin()), tmp_path)
+    card, front = read(model_card(read_config(saved), COSTS, BOTH, Origin()), tmp_path)
     assert "Its accuracy is not on record." in card.text and "model-index" not in front
 
 
 def test_the_code_on_a_card_runs(saved, tmp_path, monkeypatch):
-    text = model_card(read_config(saved), COSTS, Origin())
+    text = model_card(read_config(saved), COSTS, BOTH, Origin())
     code = text.split("```python\n")[1].split("```")[0]
     assert "hf-hub:USER/REPOSITORY" in code
     names = {}

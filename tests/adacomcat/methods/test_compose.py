@@ -7,8 +7,14 @@ import torch
 
 from adacomcat.config import BudgetConfig
 from adacomcat.cost import count_macs
+from adacomcat.methods.compose import compose
+from adacomcat.methods.config import ComposeConfig
+from adacomcat.methods.lowrank.config import LowRankConfig
+from adacomcat.methods.lowrank.method import LowRank
 from adacomcat.methods.registry import build_method
 from adacomcat.methods.tokens.blocks import TokenBlocks
+from adacomcat.methods.tokens.config import DiffRateConfig
+from adacomcat.methods.tokens.method import DiffRate
 from adacomcat.plan import Plan
 from adacomcat.testing.methods import MethodConformance
 from adacomcat.testing.models import tiny_images, tiny_vit
@@ -122,12 +128,12 @@ def test_a_search_of_ranks_alone_counts_the_tokens_that_will_be_left():
     [
         (
             {"order": "tokens_first"},
-            r"method\.order: got 'tokens_first', allowed: jointly, in_turn",
+            r"method\.order: got 'tokens_first', allowed: 'jointly' or",
         ),
-        ({"share": 1.0}, r"method\.share: got 1\.0, allowed: between 0 and 1"),
-        ({"lowrank": {"space": "x"}}, r"method\.space: got 'x'"),
+        ({"share": 1.0}, r"method\.share: got 1\.0, allowed: below 1"),
+        ({"lowrank": {"space": "x"}}, r"method\.lowrank\.space: got 'x'"),
         ({"lowrank": {"spase": "x"}}, r"method\.lowrank\.spase.*space"),
-        ({"diffrate": {"granularity": 0}}, r"method\.granularity: got 0"),
+        ({"diffrate": {"granularity": 0}}, r"method\.diffrate\.granularity: got 0"),
     ],
 )
 def test_what_cannot_be_is_refused_by_name(settings, message):
@@ -138,3 +144,99 @@ def test_what_cannot_be_is_refused_by_name(settings, message):
 def test_a_budget_below_both_is_refused():
     with pytest.raises(ValueError, match=r"budget\.reduction: got 0\.999, .*smallest"):
         in_macs(method(), 0.999)
+
+
+# Other compositions.
+
+
+class Ones(LowRank):
+    """Ranks under another name, so that a composition can have two of it."""
+
+    name = "ones"
+
+    def check_adoptable(self, model, plan):
+        raise NotImplementedError
+
+
+def parts_of(model, *kinds):
+    attention = LowRank(model, LowRankConfig(sites=("qk", "vo")))
+    mlp = Ones(model, LowRankConfig(sites=("fc1", "fc2"), keep_dense=("head",)))
+    known = {"attention": attention, "mlp": mlp, "tokens": DiffRate(model, DiffRateConfig())}
+    return [known[kind] for kind in kinds]
+
+
+@pytest.mark.parametrize("order", ["jointly", "in_turn"])
+@pytest.mark.parametrize("unit", ["macs", "params"])
+def test_parts_whose_costs_add_up(order, unit):
+    model = DEEP()
+    both = compose(parts_of(model, "attention", "mlp"), ComposeConfig(order=order))
+    assert both.name == "lowrank+ones" and list(both.units) == ["params", "macs", "latency"]
+    whole = LowRank(DEEP(), LowRankConfig(sites=("qk", "vo", "fc1", "fc2")))
+    assert both.dense_cost(unit) == whole.dense_cost(unit)
+    assert both.smallest_cost(unit) == whole.smallest_cost(unit)
+    budget = both.budget(BudgetConfig(unit=unit, reduction=0.3))
+    both.prepare_()
+    both.sample_(1.0, None)
+    if order == "jointly":
+        whole.sample_(1.0, None)
+        assert both.expected_cost(unit).item() == pytest.approx(whole.expected_cost(unit).item())
+    plan = both.propose(budget, "projected").plan
+    assert both.plan_cost(plan, unit) == whole.plan_cost(Plan("lowrank", plan.decisions), unit)
+    assert both.plan_cost(plan, unit) <= budget.target
+    both.commit_(plan)
+    if unit == "macs":
+        assert count_macs(model, SHAPE) == both.plan_cost(plan, unit) + budget.fixed
+
+
+def test_three_parts_meet_one_budget():
+    model = DEEP()
+    three = compose(parts_of(model, "attention", "mlp", "tokens"), ComposeConfig(share=0.5))
+    assert three.name == "lowrank+ones+diffrate" and list(three.units) == ["macs"]
+    two = method(lowrank={"keep_dense": ["head"]})
+    assert three.dense_cost("macs") == two.dense_cost("macs")
+    budget = in_macs(three, 0.4)
+    three.prepare_()
+    three.sample_(1.0, None)
+    assert three.expected_cost("macs").item() == pytest.approx(expected_of(two))
+    plan = three.propose(budget, "projected").plan
+    same = Plan(two.name, plan.decisions)
+    assert three.plan_cost(plan, "macs") == two.plan_cost(same, "macs") <= budget.target
+    three.commit_(plan)
+    assert count_macs(model, SHAPE) == three.plan_cost(plan, "macs") + budget.fixed
+    assert bool(model(tiny_images()).isfinite().all())
+
+
+def expected_of(bound):
+    bound.sample_(1.0, None)
+    return bound.expected_cost("macs").item()
+
+
+def test_three_parts_take_turns():
+    three = compose(parts_of(DEEP(), "attention", "mlp", "tokens"), ComposeConfig(order="in_turn"))
+    budget = in_macs(three, 0.4)
+    kept = []
+    for turn in range(4):
+        three.prepare_()
+        assert [bool(part._held) for part in three.parts] == [i == min(turn, 2) for i in range(3)]
+        three.commit_(three.propose(budget, "projected").plan)
+        kept.append(three.plans(three.plan))
+    assert kept[0][0] == kept[1][0] == kept[3][0] and kept[1][1] == kept[2][1]
+
+
+@pytest.mark.parametrize(
+    ("kinds", "message"),
+    [
+        (("attention",), "two methods or more"),
+        (("attention", "attention"), "parts without common sites"),
+        (("tokens", "mlp"), "diffrate last: its costs depend"),
+    ],
+)
+def test_parts_that_do_not_go_together(kinds, message):
+    with pytest.raises(ValueError, match=f"method.name: got .*{message}"):
+        compose(parts_of(DEEP(), *kinds))
+
+
+def test_parts_of_two_models_do_not_go_together():
+    parts = [*parts_of(DEEP(), "attention"), *parts_of(DEEP(), "mlp")]
+    with pytest.raises(ValueError, match="bound to one model"):
+        compose(parts)

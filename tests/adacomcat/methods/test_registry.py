@@ -2,7 +2,6 @@
 
 import subprocess
 import sys
-from dataclasses import dataclass
 
 import pytest
 
@@ -15,7 +14,6 @@ from adacomcat.testing.models import tiny_vit
 
 
 @register("untrained", method=f"{__name__}:Untrained")
-@dataclass(frozen=True, kw_only=True)
 class UntrainedConfig(LowRankConfig):
     pass
 

@@ -16,7 +16,7 @@ from adacomcat.io.directory import read_config, read_plan
 from adacomcat.io.export import export_onnx, export_program
 from adacomcat.methods.lowrank.spec import model_sites, shapes_for
 from adacomcat.methods.lowrank.spec import plan_of as ranks_of
-from adacomcat.methods.specs import check_plan, plan_of, shape_, shapes_of, table
+from adacomcat.methods.specs import check_plan, plan_of, shape_, shapes_of, summaries, table
 from adacomcat.methods.tokens import spec as tokens
 from adacomcat.methods.tokens.rates import Rates
 from adacomcat.models.registry import create_model, input_shape
@@ -204,7 +204,7 @@ def test_onnx_runtime_agrees_with_the_model(tmp_path, options):
 
 def test_the_references_format_has_no_tokens(tmp_path):
     for kind in ("tokens", "both"):
-        with pytest.raises(ValueError, match="model: got '.*diffrate', allowed: lowrank: the form"):
+        with pytest.raises(ValueError, match="model: got '.*diffrate', allowed: lowrank: the for"):
             save_comcat(build(kind), tmp_path / "comcat")
     assert not (tmp_path / "comcat").exists()
 
@@ -215,7 +215,7 @@ def test_the_references_format_has_no_tokens(tmp_path):
 @pytest.mark.parametrize("kind", KINDS)
 def test_rows_and_all_else_are_what_the_counter_counts(kind):
     model, dense = build(kind), build("dense")
-    found = table(model, dense)
+    found = table(summaries(model, dense))
     rest = count_macs(dense, (3, 16, 16))
     assert bool(found["blocks"]) == (kind in ("tokens", "both"))
     assert bool(found["sites"]) == (kind != "tokens")
@@ -229,7 +229,7 @@ def test_rows_and_all_else_are_what_the_counter_counts(kind):
 
 
 def test_blocks_have_the_tokens_that_run_in_them():
-    rows = table(build("tokens"), build("dense"))["blocks"]
+    rows = table(summaries(build("tokens"), build("dense")))["blocks"]
     assert [(row["tokens"], row["pruned"], row["merged"]) for row in rows] == [
         (17, 17, 17),
         (17, 14, 11),
@@ -240,7 +240,7 @@ def test_blocks_have_the_tokens_that_run_in_them():
 
 
 def test_a_rank_costs_what_the_tokens_that_reach_it_make_of_it():
-    sites = {row["site"]: row for row in table(build("both"), build("dense"))["sites"]}
+    sites = {row["site"]: row for row in table(summaries(build("both"), build("dense")))["sites"]}
     qk, fc1 = sites["blocks.2.qk"], sites["blocks.2.fc1"]
     assert (qk["rank"], fc1["rank"]) == (16, 16)
     # 11 tokens come into the block, and 6 into its MLP.
@@ -252,10 +252,10 @@ def test_a_rank_costs_what_the_tokens_that_reach_it_make_of_it():
 
 def test_the_published_formula_stands_beside_the_count():
     """Section 3.3 of the paper, by hand: 4 N C^2 + 2 N^2 C, and 8 N' C^2 of the MLP."""
-    found = table(build("tokens"), build("dense"))
+    found = table(summaries(build("tokens"), build("dense")))
     blocks = sum(
         4 * n * 32**2 + 2 * n**2 * 32 + 8 * after * 32**2
         for n, after in ((17, 17), (17, 11), (11, 6))
     )
     assert found["published_macs"] == blocks + 17 * 32 * 3 * 16 + 32 * 10
-    assert "published_macs" not in table(build("ranks"), build("dense"))
+    assert "published_macs" not in table(summaries(build("ranks"), build("dense")))

@@ -10,10 +10,10 @@ from adacomcat.methods.lowrank.config import LowRankConfig
 from adacomcat.methods.lowrank.method import LowRank
 from adacomcat.methods.tokens.config import DiffRateConfig
 from adacomcat.methods.tokens.method import DiffRate
-from adacomcat.models.base import TokenSequence
 from adacomcat.models.heads import BlockContainer
 from adacomcat.models.registry import create_model, tokens_of
 from adacomcat.models.timm_vit import VisionTransformerSteps
+from adacomcat.models.tokens import TokenSequence
 from adacomcat.plan import Plan
 from adacomcat.testing.models import tiny_caformer, tiny_images, tiny_vit
 

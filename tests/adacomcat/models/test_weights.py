@@ -1,5 +1,4 @@
 import argparse
-import dataclasses
 import os
 
 import pytest
@@ -303,9 +302,9 @@ def given(config, splits, path, epochs=0, **settings):
     source = build_dense(config, splits)
     draw_parameters_(source, 5)
     torch.save({"model": source.state_dict()}, path)
-    recipe = dataclasses.replace(config.dense.recipe, epochs=epochs)
+    recipe = config.dense.recipe.replace(epochs=epochs)
     dense = DenseConfig(weights=str(path), recipe=recipe, **settings)
-    return dataclasses.replace(config, dense=dense), source
+    return config.replace(dense=dense), source
 
 
 def test_given_weights_are_read_and_not_cached(config, splits, tmp_path):
@@ -333,9 +332,7 @@ def test_the_key_follows_the_content_of_the_file(config, splits, tmp_path):
     one, _ = given(config, splits, tmp_path / "one.pth", epochs=1)
     os.link(tmp_path / "one.pth", tmp_path / "two.pth")
     digest = sha256_file(tmp_path / "one.pth")
-    two = dataclasses.replace(
-        one, dense=dataclasses.replace(one.dense, weights=str(tmp_path / "two.pth"), sha256=digest)
-    )
+    two = one.replace(dense=one.dense.replace(weights=str(tmp_path / "two.pth"), sha256=digest))
     key = dense_key(one, splits)
     assert dense_key(two, splits) == key != dense_key(config, splits)
     assert weights_identity(one.dense) == digest

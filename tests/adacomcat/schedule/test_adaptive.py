@@ -1,8 +1,5 @@
-import csv
 import json
 import math
-import os
-from pathlib import Path
 
 import pytest
 from hypothesis import given, settings
@@ -10,11 +7,8 @@ from hypothesis import strategies as st
 
 from adacomcat.plan import Plan
 from adacomcat.schedule import Adaptive, build_schedule
+from adacomcat.testing.golden import reference_rows
 from adacomcat.testing.schedules import ScheduleConformance
-
-REFERENCE = Path(
-    os.environ.get("ADACOMCAT_REFERENCE", Path(__file__).parents[4] / "shared" / "reference")
-)
 
 coefficients = st.fixed_dictionaries(
     {
@@ -49,18 +43,10 @@ def run(schedule, distances):
     return searched, intervals
 
 
-def reference_file(name):
-    path = REFERENCE / name
-    if not path.is_file():
-        pytest.skip(f"no {name} in {REFERENCE}; ADACOMCAT_REFERENCE names its folder")
-    with path.open(newline="") as file:
-        return list(csv.DictReader(file))
-
-
 def test_published_run_is_reproduced():
-    trace = reference_file("published_deit_small_trace.csv")
+    trace = reference_rows("published_deit_small_trace.csv")
     ranks = {}
-    for row in reference_file("published_deit_small_ranks.csv"):
+    for row in reference_rows("published_deit_small_ranks.csv"):
         site = f"blocks.{row['block']}.{row['kind']}" if row["block"] else row["kind"]
         ranks.setdefault(int(row["epoch"]), {})[site] = int(row["rank"])
     plans = {epoch: Plan("lowrank", decisions) for epoch, decisions in ranks.items()}

@@ -211,14 +211,14 @@ def test_steps_of_a_search(config, batches, steps):
 @pytest.mark.parametrize(
     ("config", "message"),
     [
-        ({"images": 64, "steps": 2}, "search.images: got 64, allowed: None with search.steps 2"),
-        ({"images": 63}, "search.images: got 63, allowed: 64 or more"),
-        ({"stable_steps": 0}, "search.stable_steps: got 0, allowed: 1 or more, or None"),
-        ({"steps": 0}, "search.steps: got 0, allowed: 1 or more, or None"),
-        ({"penalty": "none"}, "search.penalty: got 'none', allowed: power, squared"),
+        ({"images": 64, "steps": 2}, "search.images: got 64, allowed: None with steps 2"),
+        ({"images": 63}, "search.images: got 63, allowed: batch_size .64. or more"),
+        ({"stable_steps": 0}, "search.stable_steps: got 0, allowed: 1 or more or null"),
+        ({"steps": 0}, "search.steps: got 0, allowed: 1 or more or null"),
+        ({"penalty": "none"}, "search.penalty: got 'none', allowed: 'power' or 'squared'"),
         ({"penalty_weight": -1.0}, "search.penalty_weight: got -1.0, allowed: 0 or more"),
-        ({"penalty_unit": 0.0}, "search.penalty_unit: got 0.0, allowed: above 0, or None"),
-        ({"min_lr": 0.1}, "search.min_lr: got 0.1, allowed: 0 to search.lr, 0.01, or None"),
+        ({"penalty_unit": 0.0}, "search.penalty_unit: got 0.0, allowed: above 0 or null"),
+        ({"min_lr": 0.1}, "search.min_lr: got 0.1, allowed: at most lr, 0.01"),
     ],
 )
 def test_a_value_that_cannot_be_is_refused(config, message):

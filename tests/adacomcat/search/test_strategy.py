@@ -23,7 +23,7 @@ class Cheapest(Strategy):
     """A strategy from outside: the cheapest option of each site."""
 
     name = "cheapest for the test"
-    uses_images = False
+    needs_images = False
 
     def search(self, batches, epoch, steps=None):
         raise NotImplementedError

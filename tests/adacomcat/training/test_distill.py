@@ -1,17 +1,13 @@
-import csv
-import os
-from pathlib import Path
-
 import pytest
 import timm
 import torch
 import torch.nn.functional as F
 
 from adacomcat.config import DistillConfig
+from adacomcat.testing.golden import reference_rows
 from adacomcat.training.distill import Distiller, WithBlockOutputs, align_weight
 
-BESIDE = Path(__file__).parents[4] / "shared" / "reference"
-TRACE = Path(os.environ.get("ADACOMCAT_REFERENCE", BESIDE)) / "published_deit_small_trace.csv"
+TRACE = "published_deit_small_trace.csv"
 
 
 def tiny(seed):
@@ -28,13 +24,11 @@ def tiny(seed):
     )
 
 
-@pytest.mark.skipif(not TRACE.exists(), reason=f"no published trace at {TRACE}")
 def test_compounding_weight_is_the_published_column():
     config = DistillConfig(align_schedule="compounding")
-    with TRACE.open() as file:
-        for row in csv.DictReader(file):
-            weight = align_weight(config, int(row["epoch"]), 30)
-            assert weight == pytest.approx(float(row["align_weight"]), rel=1e-9)
+    for row in reference_rows(TRACE):
+        weight = align_weight(config, int(row["epoch"]), 30)
+        assert weight == pytest.approx(float(row["align_weight"]), rel=1e-9)
 
 
 def test_cosine_weight_falls_from_the_weight_to_the_floor():

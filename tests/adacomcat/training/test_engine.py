@@ -70,6 +70,9 @@ def test_the_clocks_stay_apart_and_add_up(config, dense, splits, tmp_path):
     class Keep:
         rows = []
 
+        def begin(self, epochs, searches):
+            pass
+
         def epoch(self, row):
             self.rows.append(row)
 
@@ -103,7 +106,7 @@ def test_a_search_sees_as_many_images_as_it_may(config, run, splits, monkeypatch
         ("steps", {"steps": 1}, size, whole // size * size),
     ):
         seen.clear()
-        _, rows = run(name, search=dataclasses.replace(config.search, **given))
+        _, rows = run(name, search=config.search.replace(**given))
         assert [row["images"] for row in rows.searches] == [images] * 3, name
         assert [row["steps"] for row in rows.searches] == [images // size] * 3, name
         assert seen == [calibrated] * 3, name
@@ -112,7 +115,7 @@ def test_a_search_sees_as_many_images_as_it_may(config, run, splits, monkeypatch
 def test_a_search_that_ends_early_is_recorded_and_resumed_alike(
     config, run, timeless, assert_same_state
 ):
-    changes = {"search": dataclasses.replace(config.search, steps=30, stable_steps=2)}
+    changes = {"search": config.search.replace(steps=30, stable_steps=2)}
     whole, rows = run("whole", **changes)
     assert min(row["steps"] for row in rows.searches) < 30
     assert all(row["images"] == 16 * row["steps"] for row in rows.searches)
@@ -163,7 +166,7 @@ def test_without_a_search_phase_the_default_plan_is_finetuned(run):
 
 
 def test_what_a_phase_without_epochs_asks_for_is_not_checked(config, run):
-    search = dataclasses.replace(config.search, batch_size=4000)
+    search = config.search.replace(batch_size=4000)
     skipped = PhaseConfig(epochs=0, batch_size=4000)
     _, rows = run(search=search, search_phase=skipped, schedule={"kind": "never"})
     assert [r["phase"] for r in rows.epochs] == ["finetune"] * 2
@@ -191,7 +194,7 @@ def test_a_schedule_without_a_search_in_the_phase_is_refused(run):
 
 def test_an_unreachable_budget_is_refused_before_anything_runs(config, run):
     with pytest.raises(ValueError, match=r"budget.reduction: got 0.99.*smallest reachable cost"):
-        run(budget=dataclasses.replace(config.budget, reduction=0.99))
+        run(budget=config.budget.replace(reduction=0.99))
 
 
 def test_a_checkpoint_of_another_configuration_is_refused(run):
@@ -222,13 +225,16 @@ def test_a_non_finite_loss_names_epoch_step_and_last_checkpoint(
     class Poison:
         """Spoils a weight once an epoch is reported."""
 
+        def begin(self, epochs, searches):
+            pass
+
         def epoch(self, row):
             trial.model.get_parameter("head.bias").data.fill_(math.nan)
 
         def search(self, row):
             pass
 
-    config = dataclasses.replace(config, schedule=schedule)
+    config = config.replace(schedule=schedule)
     trial = Trial(config, dense=dense, splits=splits, directory=tmp_path, reporter=Poison())
     with pytest.raises(NonFiniteLoss) as caught:
         trial.run()
@@ -258,7 +264,7 @@ def test_mixup_and_clipping_train(run):
 
 def test_a_search_batch_that_does_not_fit_is_refused_before_anything_runs(config, run, tmp_path):
     with pytest.raises(ValueError, match=r"batch_size: got 4000.*search"):
-        run("big", search=dataclasses.replace(config.search, batch_size=4000))
+        run("big", search=config.search.replace(batch_size=4000))
     assert not (tmp_path / "big").exists()
 
 

@@ -1,16 +1,12 @@
-import csv
-import os
-from pathlib import Path
-
 import pytest
 import torch
 from torch import nn
 
 from adacomcat.config import PhaseConfig
+from adacomcat.testing.golden import reference_rows
 from adacomcat.training.optim import build_optimizer, set_learning_rate
 
-BESIDE = Path(__file__).parents[4] / "shared" / "reference"
-TRACE = Path(os.environ.get("ADACOMCAT_REFERENCE", BESIDE)) / "published_deit_small_trace.csv"
+TRACE = "published_deit_small_trace.csv"
 
 
 def test_the_rate_is_scaled_before_the_optimizer_is_built():
@@ -26,15 +22,13 @@ def test_no_decay_on_biases():
     assert decays == {1: 0.0, 2: 0.1}
 
 
-@pytest.mark.skipif(not TRACE.exists(), reason=f"no published trace at {TRACE}")
 def test_the_cosine_is_the_published_column():
     """From epoch 1 on; in epoch 0 the reference runs at its unscaled rate."""
     phase = PhaseConfig(epochs=30, lr=5e-4, batch_size=256, lr_batch_size=512, min_lr=1e-5)
     optimizer = build_optimizer(nn.Linear(2, 2), phase)
-    with TRACE.open() as file:
-        for row in list(csv.DictReader(file))[1:]:
-            rate = set_learning_rate(optimizer, phase, int(row["epoch"]))
-            assert rate == pytest.approx(float(row["lr"]), abs=6e-7)
+    for row in reference_rows(TRACE)[1:]:
+        rate = set_learning_rate(optimizer, phase, int(row["epoch"]))
+        assert rate == pytest.approx(float(row["lr"]), abs=6e-7)
 
 
 def test_warm_up_rises_to_the_cosine():

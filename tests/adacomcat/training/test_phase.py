@@ -1,5 +1,4 @@
 import copy
-import dataclasses
 import shutil
 
 import numpy
@@ -88,7 +87,7 @@ def test_mixup_mixes_the_batch_before_it_is_parted():
     found = []
     for accumulate in (1, 10):
         model = tiny(0)
-        phase = Phase(model, dataclasses.replace(recipe, accumulate=accumulate))
+        phase = Phase(model, recipe.replace(accumulate=accumulate))
         numpy.random.seed(3)  # timm's mixup draws from it
         found.append((train_epoch(phase, batches(1), num_classes=5).loss, gradients(model)))
     assert found[0][0] == pytest.approx(found[1][0], rel=1e-6)
@@ -143,7 +142,7 @@ def test_compiled_training_follows_every_plan(counted):
     methods = [LowRank(model, LowRankConfig(keep_dense=("head",))) for model in models]
     teacher = tiny(1, depth=1)
     phases = [
-        Phase(model, dataclasses.replace(recipe, compile=compiled), teacher)
+        Phase(model, recipe.replace(compile=compiled), teacher)
         for model, compiled in zip(models, (False, True), strict=True)
     ]
     plan = methods[0].default_plan(methods[0].budget(BudgetConfig(reduction=0.3)))

@@ -1,6 +1,5 @@
 """What the recipes add to the engine: averages, parts, compilation, adopted models, the log."""
 
-import dataclasses
 import logging
 import re
 from types import SimpleNamespace
@@ -8,7 +7,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from adacomcat.config import DataConfig, PhaseConfig
+from adacomcat.config import DataConfig, PhaseConfig, RuntimeConfig
 from adacomcat.data import build_splits, make_loader
 from adacomcat.testing.images import write_image_folder
 from adacomcat.training import Trial
@@ -174,14 +173,20 @@ def test_unreadable_images_are_counted(config, tmp_path):
         search_images=16,
         search_fraction=0.3,
         val_fraction=0.2,
-        skip_unreadable=True,
     )
     recipe = PhaseConfig(epochs=1, batch_size=8)
-    config = dataclasses.replace(
-        config, data=data, search_phase=recipe, finetune=recipe, schedule={"kind": "never"}
+    config = config.replace(
+        data=data,
+        search_phase=recipe,
+        finetune=recipe,
+        schedule={"kind": "never"},
+        runtime=RuntimeConfig(skip_unreadable=True),
     )
     splits = build_splits(data)
-    dense, silent = build_dense(config, splits), SimpleNamespace(epoch=id, search=id)
+    dense, silent = (
+        build_dense(config, splits),
+        SimpleNamespace(begin=lambda *rows: None, epoch=id, search=id),
+    )
     trial = Trial(config, dense=dense, splits=splits, directory=tmp_path, reporter=silent)
     trial.run()
     assert [row["unreadable"] for row in trial.rows] == [1, 1]

@@ -1,6 +1,5 @@
 import errno
 import logging
-import os
 import traceback
 from collections.abc import Callable
 from pathlib import Path
@@ -12,7 +11,9 @@ from ray.exceptions import RayTaskError
 from ray.train import ControllerError, WorkerGroupError
 from ray.tune import TuneError
 
-from study.execution.disk import LogFile, is_disk_full
+from adacomcat.files import WriteError
+from adacomcat.io.run import LogFile
+from study.execution.disk import is_disk_full
 from study.run import main
 from study.spec.configfile import write_config
 from study.spec.schema import Experiment
@@ -20,6 +21,7 @@ from study.spec.schema import Experiment
 FULL = OSError(errno.ENOSPC, "No space left on device")
 QUOTA = OSError(errno.EDQUOT, "Disk quota exceeded")
 FORBIDDEN = OSError(errno.EACCES, "Permission denied")
+LOST = WriteError(errno.EPERM, "Operation not permitted", "/results/trials/one/trial.json")
 
 
 def behind(outer: Exception, cause: Exception | None, context: Exception | None) -> Exception:
@@ -58,6 +60,11 @@ def of_tune() -> TuneError:
         TuneError(str(of_tune())),
         WorkerGroupError("of two workers", {0: FORBIDDEN, 1: FULL}),
         ControllerError(FULL),
+        OSError(errno.EROFS, "Read-only file system"),
+        # Lost in the middle, of the results.
+        LOST,
+        of_a_task(LOST),
+        TuneError(f"adacomcat.files.WriteError: {LOST}"),
     ],
     ids=lambda error: type(error).__name__,
 )
@@ -86,26 +93,6 @@ def test_errors_that_lie_behind_one_another_in_a_ring() -> None:
     one, other = RuntimeError("one"), RuntimeError("other")
     one.__cause__, other.__cause__ = other, one
     assert not is_disk_full(one)
-
-
-def test_a_log_on_a_full_disk_stays_silent_to_its_end(capfd: pytest.CaptureFixture[str]) -> None:
-    log = LogFile("/dev/full")
-    for _ in range(2):
-        log.handle(logging.makeLogRecord({"msg": "a line", "levelno": logging.ERROR}))
-    log.close()
-    assert capfd.readouterr() == ("", "")
-
-
-def test_any_other_trouble_with_a_log_shows(
-    tmp_path: Path, capfd: pytest.CaptureFixture[str]
-) -> None:
-    log = LogFile(tmp_path / "a.log")
-    log.handle(logging.makeLogRecord({"msg": "%d", "args": ("no number",)}))
-    os.close(log.stream.fileno())
-    log.handle(logging.makeLogRecord({"msg": "a line"}))
-    with pytest.raises(OSError, match="Bad file descriptor"):
-        log.close()
-    assert capfd.readouterr().err.count("--- Logging error ---") == 2
 
 
 def raised() -> Any:
@@ -138,6 +125,7 @@ def test_a_full_disk_that_ray_meets_is_an_error_in_one_line(
     assert main(asked) == 1
     assert stopped == [True]
     out, err = capfd.readouterr()
-    message = f"error: [Errno 28] no space left for {root}; what was finished is whole\n"
+    full = "no space left, read-only, or not permitted"
+    message = f"error: cannot write to {root} ({full}); what was finished is whole\n"
     assert err == message
     assert "rror" not in out

@@ -48,10 +48,10 @@ def test_an_exploration_says_what_it_will_look_for(exploration: Make, results: R
     *_, trials, _, _ = lines(asked, results)
     assert trials == (
         "6 trials of references, and 21 more: 7 arms suggested by nsga2 for val_acc; "
-        "judged after epochs: 1, 2"
+        "pruned after epochs: 1, 2"
     )
     *_, trials, _, _ = lines(exploration(stopping=None), results)
-    assert trials.endswith("for val_acc, searches; judged after epochs: none")
+    assert trials.endswith("for val_acc, searches; pruned after epochs: none")
     assert not results.root.exists()
 
 

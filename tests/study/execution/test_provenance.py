@@ -16,8 +16,8 @@ def git(folder: Path, *arguments: str) -> str:
 
 @pytest.fixture
 def tree(tmp_path: Path) -> Path:
-    (tmp_path / "study" / "execution").mkdir(parents=True)
-    (tmp_path / "study" / "execution" / "provenance.py").write_text("x = 1\n")
+    (tmp_path / "adacomcat").mkdir()
+    (tmp_path / "adacomcat" / "versions.py").write_text("x = 1\n")
     git(tmp_path, "init", "-q")
     git(tmp_path, "add", ".")
     git(tmp_path, "commit", "-qm", "first")
@@ -27,7 +27,7 @@ def tree(tmp_path: Path) -> Path:
 def test_the_commit_and_whether_the_tree_differs_from_it(tree: Path) -> None:
     commit = git(tree, "rev-parse", "HEAD")
     assert git_state(tree) == {"git_commit": commit, "git_dirty": False}
-    (tree / "study" / "execution" / "provenance.py").write_text("x = 2\n")
+    (tree / "adacomcat" / "versions.py").write_text("x = 2\n")
     assert git_state(tree) == {"git_commit": commit, "git_dirty": True}
     git(tree, "checkout", "-q", ".")
     (tree / "new.py").touch()
@@ -36,7 +36,7 @@ def test_the_commit_and_whether_the_tree_differs_from_it(tree: Path) -> None:
 
 def test_a_stranger_s_repository_and_none_have_no_commit(tree: Path, tmp_path: Path) -> None:
     nothing = {"git_commit": None, "git_dirty": None}
-    (tree / "site-packages" / "study").mkdir(parents=True)
+    (tree / "site-packages" / "adacomcat").mkdir(parents=True)
     assert git_state(tree / "site-packages") == nothing
     assert git_state(tmp_path / "absent") == nothing
 

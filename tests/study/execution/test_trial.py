@@ -10,8 +10,8 @@ from ray.exceptions import OutOfMemoryError
 from adacomcat.config import TrialConfig
 from study.execution.body import Outcome, train_trial
 from study.execution.cluster import Placement
-from study.execution.trial import TOLD, ArmRun, Job, Referee, failure_text, run_arm
-from study.explore.judge import Judge
+from study.execution.trial import TOLD, ArmRun, Job, Pruning, failure_text, run_arm
+from study.explore.pruner import Pruner
 from study.spec.expand import expand
 from study.spec.exploration import Stopping
 from study.spec.schema import Experiment, TrialSpec
@@ -192,21 +192,21 @@ def test_the_seeds_of_an_arm_run_in_step_from_rung_to_rung(
         plain.add(spec)
         run_arm([spec.trial_id], job(plain.root, dense_cache), lambda row: None)
 
-    results = Results(tmp_path / "judged")
+    results = Results(tmp_path / "pruned")
     for spec in seeds:
         results.add(spec)
     stopping = Stopping(rungs=(1, 3))
-    judge = Judge(stopping, ("val_acc", "searches"), [], results.root / "rungs.jsonl")
+    pruner = Pruner(stopping, ("val_acc", "searches"), [], results.root / "rungs.jsonl")
     asked: list[tuple[int, list[int], Any]] = []
 
     def ask(arm: str, rung: int, values: Any) -> Any:
         asked.append((rung, [len(results.epochs(s.trial_id)) for s in seeds], values))
-        return judge.ask(arm, rung, values)
+        return pruner.decide(arm, rung, values)
 
-    referee = Referee(ask, ("val_acc", "searches"), stopping.rungs)
-    judged = replace(job(results.root, dense_cache), referee=referee)
+    pruning = Pruning(ask, ("val_acc", "searches"), stopping.rungs)
+    pruned = replace(job(results.root, dense_cache), pruning=pruning)
     reports: list[dict[str, Any]] = []
-    run_arm([s.trial_id for s in seeds], judged, reports.append)
+    run_arm([s.trial_id for s in seeds], pruned, reports.append)
 
     # Ray's loggers ignore a step that is smaller than one before.
     steps = [row["training_iteration"] for row in reports if "step_epoch" in row]
@@ -230,13 +230,13 @@ def test_a_stopped_arm_ends_at_its_rung_and_is_not_run_again(
     results = Results(tmp_path)
     for spec in seeds:
         results.add(spec)
-    judge = Judge(Stopping(rungs=(2,), peers=2), ("val_acc",), [], tmp_path / "rungs.jsonl")
+    pruner = Pruner(Stopping(rungs=(2,), peers=2), ("val_acc",), [], tmp_path / "rungs.jsonl")
     for name in ("best", "good"):
-        judge.ask(name, 2, (2.0,))
-    referee = Referee(judge.ask, ("val_acc",), (2,))
-    judged = replace(job(tmp_path, dense_cache), referee=referee)
+        pruner.decide(name, 2, (2.0,))
+    pruning = Pruning(pruner.decide, ("val_acc",), (2,))
+    pruned = replace(job(tmp_path, dense_cache), pruning=pruning)
     reports: list[dict[str, Any]] = []
-    run_arm([s.trial_id for s in seeds], judged, reports.append)
+    run_arm([s.trial_id for s in seeds], pruned, reports.append)
     for spec in seeds:
         record = results.trial(spec.trial_id)
         assert record is not None
@@ -245,7 +245,7 @@ def test_a_stopped_arm_ends_at_its_rung_and_is_not_run_again(
         assert len(results.epochs(spec.trial_id)) == 2
     assert [r["status"] for r in reports if "status" in r] == ["stopped"] * 3
     reports.clear()
-    run_arm([s.trial_id for s in seeds], judged, reports.append)
+    run_arm([s.trial_id for s in seeds], pruned, reports.append)
     assert reports == [{"trial": spec.trial_id, "kept": True} for spec in seeds]
 
 
@@ -253,17 +253,17 @@ def test_every_worker_of_a_stopped_arm_reports_as_often_as_the_first(
     tmp_path: Path, dense_cache: Path, seeds: list[TrialSpec], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Ray Train's report returns when all workers have called it: one call less is a deadlock."""
-    judge = Judge(Stopping(rungs=(2,), peers=2), ("val_acc",), [], tmp_path / "rungs.jsonl")
+    pruner = Pruner(Stopping(rungs=(2,), peers=2), ("val_acc",), [], tmp_path / "rungs.jsonl")
     for name in ("best", "good"):
-        judge.ask(name, 2, (2.0,))
+        pruner.decide(name, 2, (2.0,))
     said: list[Any] = []
     reports: dict[bool, list[dict[str, Any]]] = {True: [], False: []}
     for first in (True, False):
         results = Results(tmp_path / str(first))
         for spec in seeds:
             results.add(spec)
-        judged = replace(
-            job(results.root, dense_cache), referee=Referee(judge.ask, ("val_acc",), (2,))
+        pruned = replace(
+            job(results.root, dense_cache), pruning=Pruning(pruner.decide, ("val_acc",), (2,))
         )
 
         # The two run one after the other here, so the second is told what the first one said.
@@ -273,7 +273,7 @@ def test_every_worker_of_a_stopped_arm_reports_as_often_as_the_first(
             return value if first else said.pop(0)
 
         monkeypatch.setattr("study.execution.trial.from_first_worker", tell)
-        ArmRun(seeds, judged, "cpu", reports[first].append, first=first).run()
+        ArmRun(seeds, pruned, "cpu", reports[first].append, first=first).run()
     assert not said
     names = [[(row["trial"], row.get("status")) for row in reports[first]] for first in reports]
     assert names[0] == names[1]

@@ -18,7 +18,7 @@ from study.execution.loggers import make_callbacks
 from study.execution.nested import RETRIES
 from study.execution.trial import Job, ray_folder
 from study.execution.tuner import resolve_spec, run_study
-from study.show.monitor import make_monitor
+from study.show.progress import StudyProgress
 from study.spec.expand import expand
 from study.spec.schema import Experiment, TrialSpec
 from study.store import Results
@@ -54,8 +54,8 @@ def run(
     placement = place(request, node_resources())
     job = Job(str(root), str(cache), placement, GIT, body, report_every_s=0)
     loggers = make_callbacks(log_to, root, experiment.name)
-    with make_monitor(Console(file=out), experiment, results, quiet=False) as monitor:
-        run_study(experiment, job, monitor, loggers)
+    with StudyProgress(Console(file=out), experiment, results) as progress:
+        run_study(experiment, job, progress, loggers)
     unfinished = [s.trial_id for s in specs if results.status(s.trial_id) != "finished"]
     return specs, results, unfinished, out.getvalue()
 

@@ -6,11 +6,13 @@ from typing import Any
 
 import pytest
 
+from adacomcat.io.run import Status
+from adacomcat.io.trace import EPOCHS
 from study.explore.export import AT_LEAST, arm_rows, export
 from study.explore.optuna_study import open_study, read_study
 from study.spec.exploration import Dimension
-from study.spec.schema import Experiment, Status, TrialSpec
-from study.store import EPOCHS, Results
+from study.spec.schema import Experiment, TrialSpec
+from study.store import Results
 
 Make = Callable[..., Experiment]
 Drive = Callable[[Experiment], Any]

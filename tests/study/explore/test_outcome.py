@@ -5,10 +5,12 @@ from typing import Any
 
 import pytest
 
+from adacomcat.io.run import Status
+from adacomcat.io.trace import EPOCHS
 from study.explore.outcome import arm_status, read_outcome
 from study.spec.expand import expand
-from study.spec.schema import Experiment, Status
-from study.store import EPOCHS, Results
+from study.spec.schema import Experiment
+from study.store import Results
 
 Make = Callable[..., Experiment]
 

@@ -90,15 +90,3 @@ def test_references_and_points_are_parents_of_nsga2() -> None:
     assert study.trials[1].params == {}
     again = [x for x in children if children.count(x) > 1]
     assert again
-
-
-def test_optuna_itself_cannot_draw_after_a_stopped_trial_with_intermediate_values() -> None:
-    """Why `study.explore.search` gives stopped trials none where there are several objectives."""
-    study = run(explore("tpe"), 20, ["maximize", "minimize"])
-    with_values = optuna.trial.create_trial(
-        state=TrialState.PRUNED, params={}, intermediate_values={1: 0.5}
-    )
-    study.add_trial(with_values)
-    study.sampler = make_sampler(explore("tpe"), 21)
-    with pytest.raises(RuntimeError, match="single direction"):
-        suggest(SPACE, study.ask())

@@ -1,18 +1,17 @@
 import io
-import os
-import socket
 from pathlib import Path
 from typing import Any
 
 import pytest
 from rich.console import Console
 
-from study.execution.lock import driver_lock
+from adacomcat.io.run import Status
+from adacomcat.io.trace import TraceWriter
 from study.show.status import describe
 from study.spec.expand import arm_specs, expand, suggested_arm
 from study.spec.exploration import Dimension, Exploration, Stopping
-from study.spec.schema import Arm, Experiment, Status, TrialSpec
-from study.store import Results, TraceWriter
+from study.spec.schema import Arm, Experiment, TrialSpec
+from study.store import Results
 
 
 def begun(root: Path, experiment: Experiment) -> Results:
@@ -99,9 +98,8 @@ def test_every_seed_of_every_arm_is_counted(tmp_path: Path, grid: Experiment) ->
 
 def test_a_driver_at_work_is_told(tmp_path: Path, grid: Experiment) -> None:
     results = begun(tmp_path, grid)
-    with driver_lock(tmp_path):
-        told = line(page(results, grid), "driver")
-    assert told.startswith(f"driver process {os.getpid()} on {socket.gethostname()}, since 20")
+    with results.locked():
+        assert line(page(results, grid), "driver") == "driver at work"
     assert line(page(results, grid), "driver").startswith("driver none; to go on:")
 
 
@@ -166,13 +164,10 @@ def test_the_front_of_an_exploration_is_that_of_means(
     assert line(lines, "each") == "each * 2 finished 90.00% 3 each"
     assert line(lines, "once") == "once 2 finished 60.00% 3 once"
     assert line(lines, stopped.name) == f"{stopped.name} 2 stopped at 2 growth 3.75"
-    table = lines[next(i for i, text in enumerate(lines) if text.startswith("front ")) :]
-    assert [" ".join(text.split()) for text in table] == [
-        "front val_acc searches label",
-        "each 90.00% 3 each",
-        f"{arms['a']} 70.00% 1.5 growth 1.5",
-        f"{arms['c']} 65.00% 1 growth 3.5",
-    ]
+    assert line(lines, arms["a"]) == f"{arms['a']} * 2 finished 70.00% 1.5 growth 1.5"
+    assert line(lines, arms["b"]) == f"{arms['b']} 2 finished 65.00% 2 growth 2.5"
+    assert line(lines, arms["c"]) == f"{arms['c']} * 2 finished 65.00% 1 growth 3.5"
+    assert sum("*" in text for text in lines) == 3
     # The suggested arms in the order in which they began.
     shown = [text.split()[0] for text in lines if text.startswith("c_")]
     assert shown[:3] == [arms["a"], arms["b"], arms["c"]]

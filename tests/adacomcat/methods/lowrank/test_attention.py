@@ -16,7 +16,7 @@ from adacomcat.methods.lowrank.attention import (
     truncate_heads,
 )
 from adacomcat.models.heads import HeadAttention, attend
-from adacomcat.models.timm_base import fused_view, stand_in_view
+from adacomcat.models.timm_parts import fused_view, stand_in_view
 from adacomcat.testing.models import draw_parameters_
 
 WIDTH, HEADS, HEAD_WIDTH = 24, 3, 8
@@ -40,7 +40,7 @@ def low_rank(module, *, qk=None, vo=None, biases=True):
         if rank is not None:
             spectrum = decompose_heads(parts, kind, None, (None, None))
             parts = truncate_heads(parts, kind, spectrum, rank)
-    return build_attention(view_of(module), parts).eval()
+    return build_attention(view_of(module), module, parts).eval()
 
 
 def images(seed=0):
@@ -142,7 +142,7 @@ def test_new_parameters_share_no_memory_with_the_old(heads, ranks):
         spectra[kind] = decompose_heads(parts, kind, None, (None, None))
         parts = truncate_heads(parts, kind, spectra[kind], rank // heads)
     kept = [t.clone() for s in spectra.values() for t in (s.left, s.right)]
-    new = build_attention(view_of(module), parts)
+    new = build_attention(view_of(module), module, parts)
     with torch.no_grad():
         for parameter in new.parameters():
             parameter.zero_()

@@ -1,7 +1,3 @@
-import csv
-import os
-from pathlib import Path
-
 import numpy as np
 import pytest
 import timm
@@ -12,12 +8,12 @@ from adacomcat.cost import count_params
 from adacomcat.methods.lowrank.config import LowRankConfig
 from adacomcat.methods.lowrank.method import LowRank
 from adacomcat.plan import Plan
+from adacomcat.testing.golden import reference_rows
 from adacomcat.testing.latency import made_up_table
 from adacomcat.testing.methods import MethodConformance
 from adacomcat.testing.models import tiny_images, tiny_vit
 
-BESIDE = Path(__file__).parents[5] / "shared" / "reference"
-RANKS = Path(os.environ.get("ADACOMCAT_REFERENCE", BESIDE)) / "published_deit_small_ranks.csv"
+RANKS = "published_deit_small_ranks.csv"
 
 IMAGES = tiny_images()
 
@@ -347,11 +343,9 @@ def test_default_plan_is_the_largest_uniform_one():
     assert spent == max(cost for cost in costs if cost <= budget.target)
 
 
-@pytest.mark.skipif(not RANKS.exists(), reason=f"no published ranks at {RANKS}")
 @pytest.mark.parametrize(("epoch", "params"), [(1, 11_114_856), (2, 10_991_976)])
 def test_published_plans_have_the_published_sizes(epoch, params):
-    with RANKS.open() as file:
-        rows = [row for row in csv.DictReader(file) if int(row["epoch"]) == epoch]
+    rows = [row for row in reference_rows(RANKS) if int(row["epoch"]) == epoch]
     # The sizes need no weights, and the meta device decomposes shapes in no time.
     with torch.device("meta"):
         model = timm.create_model("deit_small_patch16_224")

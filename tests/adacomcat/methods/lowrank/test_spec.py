@@ -1,7 +1,4 @@
-import csv
 import json
-import os
-from pathlib import Path
 
 import pytest
 import timm
@@ -23,10 +20,10 @@ from adacomcat.methods.lowrank.spec import (
 )
 from adacomcat.models.registry import view_of
 from adacomcat.plan import Plan
+from adacomcat.testing.golden import reference_rows
 from adacomcat.testing.models import tiny_images, tiny_vit
 
-BESIDE = Path(__file__).parents[5] / "shared" / "reference"
-RANKS = Path(os.environ.get("ADACOMCAT_REFERENCE", BESIDE)) / "published_deit_small_ranks.csv"
+RANKS = "published_deit_small_ranks.csv"
 
 
 def on_meta(name="deit_small_patch16_224", **options):
@@ -162,7 +159,6 @@ def test_a_model_of_another_kind_is_refused():
 # The published plans.
 
 
-@pytest.mark.skipif(not RANKS.exists(), reason=f"no published ranks at {RANKS}")
 @pytest.mark.parametrize(
     ("epoch", "biases", "params"),
     [
@@ -173,8 +169,7 @@ def test_a_model_of_another_kind_is_refused():
     ],
 )
 def test_a_file_of_the_published_ranks_gives_the_published_sizes(tmp_path, epoch, biases, params):
-    with RANKS.open() as file:
-        rows = [row for row in csv.DictReader(file) if int(row["epoch"]) == epoch]
+    rows = [row for row in reference_rows(RANKS) if int(row["epoch"]) == epoch]
     (tmp_path / "ranks.txt").write_text(",".join(row["rank"] for row in rows))
     model = on_meta()
     plan = read_ranks(tmp_path / "ranks.txt", model)

@@ -17,9 +17,9 @@ from adacomcat.methods.lowrank.linear import LowRankLinear
 from adacomcat.methods.lowrank.method import LowRank
 from adacomcat.methods.tokens.blocks import TokenBlocks
 from adacomcat.methods.tokens.rates import Rates
-from adacomcat.models.base import TokenSequence
 from adacomcat.models.registry import tokens_of
 from adacomcat.models.timm_metaformer import MetaFormerSteps
+from adacomcat.models.tokens import TokenSequence
 from adacomcat.plan import Plan
 from adacomcat.testing.models import draw_parameters_, tiny_images, tiny_vit
 

@@ -7,8 +7,8 @@ import pytest
 import torch
 
 from adacomcat.methods.tokens.counts import Counts
-from adacomcat.models.base import TokenSequence
 from adacomcat.models.timm_vit import VisionTransformerSteps
+from adacomcat.models.tokens import TokenSequence
 
 
 def form(patches=16, prefix=1, merges_only=False):

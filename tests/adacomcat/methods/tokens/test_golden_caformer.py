@@ -2,10 +2,8 @@
 holds them, and against a loop over single tokens, written from the paper, where it does not.
 """
 
-import os
-from pathlib import Path
+import functools
 
-import numpy as np
 import pytest
 import torch
 
@@ -17,10 +15,9 @@ from adacomcat.methods.tokens.method import DiffRate
 from adacomcat.methods.tokens.rates import Rates
 from adacomcat.models.registry import tokens_of
 from adacomcat.models.weights import load_state_
+from adacomcat.testing.golden import Numbers
 from adacomcat.testing.models import tiny_caformer, tiny_images
 
-BESIDE = Path(__file__).parents[5] / "shared" / "golden"
-FILE = Path(os.environ.get("ADACOMCAT_GOLDEN", BESIDE)) / "diffrate" / "diffrate.npz"
 FAMILY = "caformer"
 LOGITS = 2e-5
 """Of logits of about 2: through 224 x 224 convolutions two sound programs differ by 1.2e-5."""
@@ -38,31 +35,45 @@ def compress_(model, merge):
 # The published implementation.
 
 
-def read():
-    if not FILE.exists():
-        return {}
-    with np.load(FILE) as arrays:
-        return {k: torch.from_numpy(arrays[k]) for k in arrays.files if k.startswith(FAMILY)}
-
-
-GOLDEN = read()
-IMAGES = next((value for key, value in GOLDEN.items() if key.endswith("/input")), None)
-CASES = sorted({key.split("/")[1] for key in GOLDEN if key.startswith(f"{FAMILY}/eval_")})
+GOLDEN = Numbers.read("diffrate", "diffrate.npz").below(f"{FAMILY}/")
+CASES = GOLDEN.folders("eval_")
 needs_numbers = pytest.mark.skipif(
-    IMAGES is None, reason=f"no reference numbers of CAFormer in {FILE}"
+    not GOLDEN, reason=f"no reference numbers of CAFormer in {GOLDEN.source}"
 )
 
 
-def golden_model():
-    """The model of the folder, of whatever geometry, its weights in their authors' naming."""
-    prefix = f"{FAMILY}/w/"
-    weights = {k.removeprefix(prefix): v for k, v in GOLDEN.items() if k.startswith(prefix)}
+def dims_and_depths(weights):
+    """Widths and numbers of blocks of the stages, from weights in their authors' naming."""
     norms = [key.split(".") for key in weights if key.endswith(".norm1.weight")]
-    depths = [1 + max(int(key[2]) for key in norms if key[1] == str(i)) for i in range(4)]
-    dims = [len(weights[f"stages.{i}.0.norm1.weight"]) for i in range(4)]
-    classes = len(weights["head.fc2.weight"])
-    model = tiny_caformer(depths=depths, dims=dims, num_classes=classes, side=IMAGES.shape[-1])
-    load_state_(model, weights, str(FILE), new_head=False)
+    stages = range(1 + max(int(key[1]) for key in norms))
+    depths = [1 + max(int(key[2]) for key in norms if int(key[1]) == i) for i in stages]
+    return [len(weights[f"stages.{i}.0.norm1.weight"]) for i in stages], depths
+
+
+def images():
+    """(B, 3, H, H), what all cases are of."""
+    stored = (value for key, value in GOLDEN.items() if key.split("/")[-1] == "input")
+    found = next(stored, None)
+    return GOLDEN["input"] if found is None else found
+
+
+def third_stage():
+    """The blocks of the stage whose tokens are merged."""
+    weights = GOLDEN.below("w/")
+    return range(dims_and_depths(weights)[1][2]) if weights else []
+
+
+def golden_model():
+    """The model of the folder, of whatever geometry."""
+    weights = GOLDEN.below("w/")
+    dims, depths = dims_and_depths(weights)
+    model = tiny_caformer(
+        depths=depths,
+        dims=dims,
+        num_classes=len(weights["head.fc2.weight"]),
+        side=images().shape[-1],
+    )
+    load_state_(model, weights, str(GOLDEN.source), new_head=False)
     return model
 
 
@@ -80,41 +91,95 @@ def partition(assigned, count):
 @needs_numbers
 @torch.no_grad()
 def test_golden_diffrate_caformer_dense_logits():
-    model = golden_model()
-    expected = GOLDEN.get(f"{FAMILY}/dense_logits")
-    if expected is None:
-        pytest.skip("no logits of the dense model in the folder")
-    torch.testing.assert_close(model(IMAGES), expected, rtol=0, atol=LOGITS)
+    expected = GOLDEN["dense_logits"]
+    torch.testing.assert_close(golden_model()(images()), expected, rtol=0, atol=LOGITS)
+
+
+class Eval:
+    """A case of the folder, run once: logits, traces, and the cosines of the blocks that merge."""
+
+    @torch.no_grad()
+    def __init__(self, name):
+        self.golden = GOLDEN.below(f"{name}/")
+        self.model = golden_model()
+        self.form = tokens_of(self.model)
+        # Counts of the fourth stage follow, which keeps all its tokens.
+        merge = [int(count) for count in self.golden["merge_kept"]][: self.form.depth]
+        self.blocks, entered, matches = compress_(self.model, merge), [], []
+        self.blocks.register_forward_pre_hook(lambda module, inputs: entered.append(inputs[0]))
+        plain = tokens_blocks.match
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(
+                tokens_blocks, "match", lambda *a: matches.append(plain(*a)) or matches[-1]
+            )
+            self.logits = self.model(images())
+        merging = [block for block, step in enumerate(self.blocks.steps) if step.merges]
+        self.cosines = {b: found.cosine for b, found in zip(merging, matches, strict=True)}
+        self.traces = self.blocks.trace(entered[0])
+
+
+@functools.lru_cache(maxsize=1)
+def eval_of(name):
+    """The case of tests in a row, run once."""
+    return Eval(name)
+
+
+every_case = pytest.mark.parametrize("case", CASES)
+every_block = pytest.mark.parametrize(
+    ("case", "block"), [(case, block) for case in CASES for block in third_stage()]
+)
 
 
 @needs_numbers
-@pytest.mark.parametrize("case", CASES)
-@torch.no_grad()
-def test_golden_diffrate_caformer_eval(case, monkeypatch):
-    model, root = golden_model(), f"{FAMILY}/{case}"
-    form = tokens_of(model)
-    # Counts of the fourth stage follow, which keeps all its tokens.
-    merge = [int(count) for count in GOLDEN[f"{root}/merge_kept"]][: form.depth]
-    blocks, entered, matches = compress_(model, merge), [], []
-    blocks.register_forward_pre_hook(lambda module, inputs: entered.append(inputs[0]))
-    plain = tokens_blocks.match
-    monkeypatch.setattr(tokens_blocks, "match", lambda *a: matches.append(plain(*a)) or matches[-1])
-    logits = model(IMAGES)
-    torch.testing.assert_close(logits, GOLDEN[f"{root}/logits"], rtol=0, atol=LOGITS)
-    assert published(model, form, blocks.steps) == int(GOLDEN[f"{root}/flops"])
-    found = iter(matches)
-    for block, trace in enumerate(blocks.trace(entered[0])):
-        if not blocks.steps[block].merges:
-            continue
-        place = f"{root}/attnblock{block}"
+@every_case
+def test_golden_diffrate_caformer_logits(case):
+    case = eval_of(case)
+    torch.testing.assert_close(case.logits, case.golden["logits"], rtol=0, atol=LOGITS)
+
+
+@needs_numbers
+@every_case
+def test_golden_diffrate_caformer_macs_of_case(case):
+    case = eval_of(case)
+    assert published(case.model, case.form, case.blocks.steps) == int(case.golden["flops"])
+
+
+def block_of(case, block, key):
+    """A case and a tensor of one of its blocks; none where both sides merge nothing."""
+    case = eval_of(case)
+    golden = case.golden.below(f"attnblock{block}/")
+    merges = block in case.cosines
+    assert "dst" not in golden or merges == (golden["dst"].numel() > 0)
+    return case, golden[key] if merges else None
+
+
+@needs_numbers
+@every_block
+def test_golden_diffrate_caformer_sizes(case, block):
+    case, size = block_of(case, block, "size")
+    if size is not None:
         # Sets, since the two may number the tokens otherwise.
-        sizes = GOLDEN[f"{place}/size"].flatten(1).sort().values
-        torch.testing.assert_close(trace.sum(-1).float().sort().values, sizes)
-        assigned = partition(GOLDEN[f"{place}/assign"], form.tokens)
-        assert torch.equal(partition(trace, form.tokens), assigned)
-        cosine = GOLDEN[f"{place}/node_max"].flatten(1).sort().values
-        found_cosine = next(found).cosine.sort().values
-        torch.testing.assert_close(found_cosine, cosine, rtol=0, atol=1e-5)
+        found = case.traces[block].sum(-1).float().sort().values
+        torch.testing.assert_close(found, size.flatten(1).sort().values)
+
+
+@needs_numbers
+@every_block
+def test_golden_diffrate_caformer_assignments(case, block):
+    case, assign = block_of(case, block, "assign")
+    if assign is not None:
+        tokens = case.form.tokens
+        assert torch.equal(partition(case.traces[block], tokens), partition(assign, tokens))
+
+
+@needs_numbers
+@every_block
+def test_golden_diffrate_caformer_cosines(case, block):
+    case, cosine = block_of(case, block, "node_max")
+    if cosine is not None:
+        found = case.cosines[block].sort().values
+        wanted = cosine.flatten(1).sort().values
+        torch.testing.assert_close(found, wanted, rtol=0, atol=1e-5)
 
 
 def test_golden_diffrate_caformer_macs():
@@ -125,19 +190,21 @@ def test_golden_diffrate_caformer_macs():
     assert published(model, form, steps) == 102_511_744
 
 
-@pytest.mark.skipif(
-    f"{FAMILY}/train/logits" not in GOLDEN, reason=f"no search of a CAFormer in {FILE}"
-)
-def test_golden_diffrate_caformer_search():
-    model, root = golden_model(), f"{FAMILY}/train"
-    prefix = f"{root}/rate_param/"
-    rates = {k.removeprefix(prefix): v for k, v in GOLDEN.items() if k.startswith(prefix)}
+@pytest.fixture(scope="module")
+def search():
+    """The published step, done by us: the method, the logits of the model, and the golden ones."""
+    golden = GOLDEN.below("train/")
+    if not golden:
+        pytest.skip(f"no search of a CAFormer in {GOLDEN.source}")
+    model = golden_model()
     # Blocks that keep all tokens have one candidate.
-    rates = {name: v for name, v in sorted(rates.items(), key=natural) if len(v) > 1}
-    patches = tokens_of(model).patches
+    given = sorted(golden.below("rate_param/").items(), key=natural)
+    rates = {name: v for name, v in given if len(v) > 1}
+    if not rates:
+        pytest.skip(f"no {golden.prefix}rate_param/<name> in {GOLDEN.source}")
     candidates = len(next(iter(rates.values())))
     config = DiffRateConfig(
-        granularity=-(-patches // candidates),
+        granularity=-(-tokens_of(model).patches // candidates),
         sizes="reference",
         mask_gradient="reference",
         min_gradient="both",
@@ -148,17 +215,34 @@ def test_golden_diffrate_caformer_search():
         method.counts.logits.copy_(torch.stack(list(rates.values())))
     method.prepare_()
     method.sample_(1.0, None)
-    merge = GOLDEN[f"{root}/merge_kept"].tolist()
+    return golden, list(rates), method, model(images())
+
+
+def test_golden_diffrate_caformer_search_counts(search):
+    golden, _, method, _ = search
+    merge = golden["merge_kept"].tolist()
     counts = dict(zip(method.rows, method.counts.counts(), strict=True))
     form = method.form
     assert counts == {form.site(b, "merge"): merge[b] for b in range(1, form.depth - 1)}
-    logits = model(IMAGES)
-    torch.testing.assert_close(logits, GOLDEN[f"{root}/logits"], rtol=0, atol=LOGITS)
-    entropy = torch.nn.functional.cross_entropy(logits, GOLDEN[f"{root}/labels"])
-    assert entropy.item() == pytest.approx(float(GOLDEN[f"{root}/ce"]), abs=1e-5)
-    (gradient,) = torch.autograd.grad(entropy, method.counts.logits)
-    for row, name in enumerate(rates):
-        expected = GOLDEN[f"{root}/grad_ce/{name}"]
+
+
+def test_golden_diffrate_caformer_search_logits(search):
+    golden, _, _, logits = search
+    torch.testing.assert_close(logits, golden["logits"], rtol=0, atol=LOGITS)
+
+
+def test_golden_diffrate_caformer_search_entropy(search):
+    golden, _, _, logits = search
+    entropy = torch.nn.functional.cross_entropy(logits, golden["labels"])
+    assert entropy.item() == pytest.approx(float(golden["ce"]), abs=1e-5)
+
+
+def test_golden_diffrate_caformer_search_gradients(search):
+    golden, names, method, logits = search
+    entropy = torch.nn.functional.cross_entropy(logits, golden["labels"])
+    (gradient,) = torch.autograd.grad(entropy, method.counts.logits, retain_graph=True)
+    for row, name in enumerate(names):
+        expected = golden[f"grad_ce/{name}"]
         torch.testing.assert_close(gradient[row], expected, rtol=0, atol=1e-6)
 
 
