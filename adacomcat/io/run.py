@@ -305,10 +305,11 @@ class Run:
         """Refuse a directory, for `--output`, in which there is anything, or that cannot be made.
 
         Raises:
-            ValueError: it is named, with the command that goes on with a run that is there.
+            ValueError: it is named, with the command that goes on with an unfinished run.
         """
         used = self.path.is_file() or (self.path.is_dir() and any(self.path.iterdir()))
-        go_on = f"; to go on with this one: {self.resume_command()}" if self.exists else ""
+        unfinished = self.exists and self.status != "finished"
+        go_on = f"; to go on with this one: {self.resume_command()}" if unfinished else ""
         require(not used, "--output", str(self.path), f"a new directory{go_on}")
         check_writable(self.path, "--output")
 

@@ -101,16 +101,16 @@ def test_other_methods_by_their_name(cli, tmp_path, method):
         (["--target-reduction", "1.2"], "--target-reduction: got 1.2, allowed: between 0 and 1"),
         (
             ["--target-reduction", "0.99"],
-            "budget.reduction: got 0.99, allowed: a total of at least",
+            "--target-reduction: got 0.99, allowed: a total of at least",
         ),
         (["--method", "diffrat"], "--method: got 'diffrat' (did you mean 'diffrate'?)"),
-        (["--strategy", "uniforn"], "search.strategy: got 'uniforn' (did you mean 'uniform'?)"),
+        (["--strategy", "uniforn"], "--strategy: got 'uniforn' (did you mean 'uniform'?)"),
         (
             ["--set", "search.lr=1"],
             "--set search.lr: got 1, allowed: model.options.X=Y, method.X=Y",
         ),
-        (["--weights", "missing.pth"], "dense.weights: got"),
-        (["--unit", "grams"], "budget.unit: got 'grams', allowed: params, macs"),
+        (["--weights", "missing.pth"], "--weights: got"),
+        (["--unit", "grams"], "--unit: got 'grams', allowed: params, macs"),
     ],
 )
 def test_what_cannot_be_is_refused(cli, tmp_path, words, message):
