@@ -17,6 +17,13 @@ cluster.set_environment(dashboard=False)
 os.environ.setdefault("RAY_worker_niceness", "0")
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Under `-n 2 --dist loadgroup`: one Ray at a time, and a file's fixtures made once."""
+    for item in items:
+        ray = item.get_closest_marker("ray") is not None
+        item.add_marker(pytest.mark.xdist_group("ray" if ray else item.nodeid.partition("::")[0]))
+
+
 @pytest.fixture(scope="session", autouse=True)
 def dense_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """A folder of dense models that the tests of a session share, in place of the user's."""
