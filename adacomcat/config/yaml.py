@@ -21,7 +21,8 @@ def _read_latency(constructor: _Constructor, node: Node) -> dict[str, Any]:
     So a configuration holds what was measured, whatever becomes of the file.
     """
     if not isinstance(node, ScalarNode):
-        raise ValueError("!latency takes the name of a file")
+        line = node.start_mark.line + 1
+        raise ValueError(f"line {line}: !latency takes the name of a file")
     return read_timetable(Path(node.value))
 
 

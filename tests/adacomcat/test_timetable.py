@@ -55,5 +55,5 @@ def test_a_file_that_is_no_table(tmp_path, content, message):
 
 
 def test_the_tag_wants_a_name():
-    with pytest.raises(ValueError, match="line 1: !latency wants the name of a file"):
+    with pytest.raises(ValueError, match="line 1: !latency takes the name of a file"):
         read_yaml("a: !latency [1]\nb: 2")

@@ -238,7 +238,7 @@ def test_nothing_is_left_of_a_file_that_is_not_the_model(tmp_path, monkeypatch):
     monkeypatch.setattr(torch.export, "load", lambda file: Other())
     with pytest.raises(ValueError, match="PyTorch .*: logits of 1 images"):
         export_program(tiny_vit(depth=1), tmp_path / "folder" / "model.pt2")
-    assert not list((tmp_path / "folder").iterdir())
+    assert not (tmp_path / "folder").exists()
 
 
 def searchable():

@@ -177,7 +177,7 @@ def edit_module(folder, **changes):
     [
         ({"merge": [9, 9]}, r"rates\.merge: got '2 counts', allowed: 3"),
         ({"merge": [None, 1, 1]}, r"blocks\.1\.merge: got 1, allowed: 2 or more"),
-        ({"sizes": None}, "sizes: got None, allowed: exact, reference"),
+        ({"sizes": None}, "sizes: got None, allowed: 'exact' or 'reference'"),
         ({"kind": "token"}, r"modules\.blocks\.kind: got 'token'"),
     ],
 )

@@ -15,7 +15,7 @@ from adacomcat.methods.lowrank.config import LowRankConfig
 from adacomcat.methods.lowrank.method import LowRank
 from adacomcat.methods.lowrank.spec import model_sites
 from adacomcat.methods.registry import build_method
-from adacomcat.methods.specs import plan_of, table
+from adacomcat.methods.specs import plan_of, summaries, table
 from adacomcat.models.registry import view_of
 from adacomcat.plan import Plan
 from adacomcat.testing.models import tiny_images, tiny_vit
@@ -127,7 +127,7 @@ def test_costs_are_those_of_what_is_committed(model):
         sites = sum(s.cost("macs", decisions.get(s.name)) for s in method.all_sites)
         rest = count_macs(changed, (3, 16, 16)) - sites
         assert rest == dense.patch_embed.num_patches * dense.patch_embed.proj.weight.numel()
-    content = table(model, dense)
+    content = table(summaries(model, dense))
     assert sum(row["dense_macs"] for row in content["sites"]) + rest == count_macs(
         dense, (3, 16, 16)
     )

@@ -161,4 +161,4 @@ def test_a_plan_with_a_rank_that_a_site_cannot_have(site, rank, allowed):
     with pytest.raises(ValueError, match=rf"plan\.decisions\.{site}: got {rank}, .*{allowed}"):
         method.commit_(Plan("lowrank", decisions | {site: rank}))
     with pytest.raises(ValueError, match=rf"plan\.decisions\.{site}: got 0"):
-        Plan("lowrank", decisions | {site: 0})
+        method.commit_(Plan("lowrank", decisions | {site: 0}))

@@ -133,7 +133,7 @@ GOOD = {"kind": "tokens", "prune": [None, 14, 9], "merge": [17, 12, 5], "sizes":
         ("blocks", {"prune": 9}, r"modules\.blocks\.prune: got 9, allowed: a list of integers or"),
         ("blocks", {"merge": [1.5, 2, 3]}, r"modules\.blocks\.merge: got \[1\.5, 2, 3\]"),
         ("blocks", {"merge": [True, 2, 3]}, r"modules\.blocks\.merge: got \[True, 2, 3\]"),
-        ("blocks", {"sizes": "larger"}, "sizes: got 'larger', allowed: exact, reference"),
+        ("blocks", {"sizes": "larger"}, "sizes: got 'larger', allowed: 'exact' or 'reference'"),
         ("blocks", {"rank": 3}, r"modules\.blocks: got \['rank'\], allowed: exactly kind, prune"),
     ],
 )
