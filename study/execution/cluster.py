@@ -32,7 +32,7 @@ REACH_S = 3.0
 ANSWER_S = 15.0
 """Seconds that it may take to answer; Ray itself would try for minutes."""
 LOOPBACK = ("127.0.0.1", "::1")
-LOCAL_PATIENCE_S, PATIENCE_S = 3.0, 30.0
+LOCAL_PATIENCE_S, PATIENCE_S = 1.0, 30.0
 """Seconds that a process of Ray on this machine, and one elsewhere, may not answer: Ray itself ends
 its driver after 60 s."""
 TOKEN_BYTES = 32

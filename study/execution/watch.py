@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from types import TracebackType
 from typing import Self
 
-EVERY_S = 1.0
+EVERY_S = 0.5
 CONNECT_S = 3.0
 LEAVE_S = 20.0
 """How long the main thread may take to hear of a loss: a call into Ray may never come back."""

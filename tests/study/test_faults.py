@@ -149,11 +149,17 @@ def test_the_traces_after_a_killed_ray_are_those_of_an_undisturbed_run(
     )
     (victim,) = (p for p in psutil.Process(driver.pid).children() if p.name() == name)
     victim.kill()
-    out = script.finish(driver)
+    out, _ = driver.communicate(timeout=300)
+    if driver.returncode:
+        # The driver was in the middle of a call to the dead process, which does not come back.
+        assert driver.returncode == 1 and "running" not in script.statuses(root), out
+        assert f"error: Ray's {name} has died; what was recorded is whole; --resume" in out
+        script.call("--resume", root)
+    else:
+        assert f"Ray's {name} has died; starting Ray again (1 of 3)" in out.splitlines()
+        assert_calm(out)
     assert script.statuses(root) == ["finished"] * 3
     assert script.traces(root) == script.traces(undisturbed / "results")
-    assert f"Ray's {name} has died; starting Ray again (1 of 3)" in out.splitlines()
-    assert_calm(out)
 
 
 def assert_calm(out: str) -> None:
@@ -307,7 +313,8 @@ def test_a_study_outlives_another_process_that_takes_the_memory(
 ) -> None:
     root = tmp_path / "results"
     # Room for the study and for what others do; what is left, the other process takes.
-    threshold = used_share() + 4 * 2**30 / psutil.virtual_memory().total
+    room = (6 if flags else 4) * 2**30
+    threshold = used_share() + room / psutil.virtual_memory().total
     hog = script.start_python("-c", HOG, root, threshold, 5 * 4, cwd=repository())
     asked = ("--config", undisturbed / "study.yaml", "--results", root, *flags)
     driver = script.start(*asked, cwd=tmp_path, RAY_memory_usage_threshold=f"{threshold:.3f}")
