@@ -12,6 +12,7 @@ from torch import nn
 from adacomcat.checks import require, require_known
 from adacomcat.methods.registry import JOIN, registrations
 from adacomcat.methods.summary import Summary, Tokens
+from adacomcat.models.heads import BlockContainer, HeadAttention, LinearStandIn
 from adacomcat.plan import Decision, Plan
 
 Shape = Mapping[str, Any]
@@ -105,8 +106,13 @@ def plan_of(model: nn.Module) -> Plan:
     """The decisions that a model shows, at all its sites; None where it is dense.
 
     Raises:
-        ValueError: a model that no method supports.
+        ValueError: a model that no method supports, or that is being searched.
     """
+    described = shapes_of(model)
+    for name, module in model.named_modules():
+        stands_in = isinstance(module, BlockContainer | HeadAttention | LinearStandIn)
+        allowed = "a model that no search is working on: commit or restore it first"
+        require(name in described or not stands_in, name, type(module).__name__, allowed)
     known, methods = specs(), _methods_in(model)
     if not methods:
         return _dense_plan(model)

@@ -24,7 +24,6 @@ from adacomcat.methods.lowrank.linear import LowRankLinear
 from adacomcat.methods.lowrank.space import Site, all_sites
 from adacomcat.methods.summary import Summary, Tokens
 from adacomcat.models.base import AttentionView, LinearView
-from adacomcat.models.heads import HeadAttention, LinearStandIn
 from adacomcat.models.registry import view_of
 from adacomcat.models.tensors import check_tensors
 from adacomcat.plan import Plan
@@ -265,14 +264,11 @@ def plan_of(model: nn.Module) -> Plan:
     One side of a factorized attention may be whole: it counts as factorized at its full rank.
 
     Raises:
-        ValueError: a model that the method does not support, or one that is being searched.
+        ValueError: a model that the method does not support.
     """
     decisions: dict[str, int | None] = {}
     for site in model_sites(model):
-        module = model.get_submodule(site.module)
-        shape = shape_of(module)
-        unknown = shape is None and isinstance(module, HeadAttention | LinearStandIn)
-        require(not unknown, site.module, type(module).__name__, "a dense module, or one of a plan")
+        shape = shape_of(model.get_submodule(site.module))
         name = f"{site.kind}_rank" if site.attention else "rank"
         decisions[site.name] = None if shape is None else shape[name] * site.groups
     return Plan("lowrank", decisions)
