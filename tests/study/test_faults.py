@@ -72,6 +72,7 @@ def undisturbed(
     yield folder
 
 
+@pytest.mark.smoke
 def test_the_traces_after_a_killed_driver_are_those_of_an_undisturbed_run(
     script: Any, undisturbed: Path, tmp_path: Path
 ) -> None:
