@@ -101,7 +101,8 @@ def test_a_search_batch_larger_than_the_split(refused):
 def test_a_directory_that_is_there(cli, asked, searched, command):
     more = asked if command == "search" else ["--from", searched]
     done = cli(command, *more, "--output", searched)
-    assert done.status == 2 and "--output" in done.err and "--resume" in done.err
+    assert done.status == 2
+    assert done.err == f"error: --output: got '{searched}', allowed: a new directory\n"
 
 
 def test_a_run_that_is_not_finished(cli, searched, tmp_path):
