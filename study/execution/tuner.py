@@ -183,7 +183,7 @@ class _Study:
 
         events = _Events(self, self._watch)
         outcome = tune.Tuner(
-            tune.with_resources(_trainable(job), resources),
+            _trainable(job, resources),
             param_space=space,
             tune_config=replace(
                 config,
@@ -284,13 +284,14 @@ def _tune_folder(root: str, *, logs: bool = False) -> Path:
     return Path(root) / "logs" if logs else ray_folder(root) / "tune"
 
 
-def _trainable(job: Job) -> type[Trainable]:
+def _trainable(job: Job, resources: Mapping[str, float]) -> type[Trainable]:
     """What Tune runs in an actor, of which Ray's dashboard shows the class and the `repr`."""
 
     def trial(config: dict[str, Any]) -> None:
         run_arm(config["trials"], job, tune.report)
 
-    function = wrap_function(trial)
+    # Of a class it would make another one, with another name.
+    function = wrap_function(tune.with_resources(trial, dict(resources)))
     # An actor that is used again keeps the `repr` that it has begun with.
     named = {"__repr__": lambda self: self.trial_name} if job.named else {}
     return type("Trial", (function,), named)

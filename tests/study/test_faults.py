@@ -191,7 +191,7 @@ def test_a_trial_that_diverges_is_recorded_and_the_study_goes_on(
     config = read_yaml((undisturbed / "study.yaml").read_text())
     for arm in config["arms"]:
         if arm["name"] == "never":
-            arm["overrides"]["search_phase.lr"] = 1e30
+            arm["overrides"]["search_phase.lr"] = 1000.0
     changed = tmp_path / "study.yaml"
     changed.write_text(write_yaml(config))
     root = tmp_path / "results"
