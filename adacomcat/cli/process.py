@@ -49,10 +49,14 @@ def interruptible() -> Iterator[None]:
         yield
         return
 
+    interrupted: Interrupted | None = None
+
     def end(number: int, frame: FrameType | None) -> None:
+        nonlocal interrupted
         for each in replaced:
             signal.signal(each, signal.SIG_IGN)
-        raise Interrupted(number)
+        interrupted = Interrupted(number)
+        raise interrupted
 
     before = {each: signal.getsignal(each) for each in ENDING}
     replaced = [each for each, handler in before.items() if handler is not signal.SIG_IGN]
@@ -60,6 +64,9 @@ def interruptible() -> Iterator[None]:
         signal.signal(each, end)
     try:
         yield
+    except KeyboardInterrupt as error:
+        # Ray raises a new one in place of what a handler has raised within a call of its own.
+        raise interrupted or error from None
     finally:
         for each in replaced:
             # None: a handler that Python did not install and cannot give back.

@@ -1,6 +1,5 @@
 """A study that goes on after its machine has taken memory, or Ray, away from it."""
 
-import errno
 import logging
 import os
 import sys
@@ -131,7 +130,7 @@ class Supervisor:
                 if is_disk_full(error):
                     full = "no space left, read-only, or not permitted"
                     text = f"cannot write to {self._root} ({full}); what was finished is whole"
-                    raise DiskFull(errno.ENOSPC, text) from error
+                    raise DiskFull(text) from error
                 if is_memory_short(error):
                     logger.warning("memory", exc_info=error)
                     return MemoryShort(str(error.__cause__ or error))

@@ -137,6 +137,21 @@ def test_a_signal_interrupts_once(number):
         signal.signal(number, before)
 
 
+def test_a_signal_that_a_library_has_taken_for_ctrl_c_keeps_its_status():
+    before = signal.signal(signal.SIGTERM, signal.SIG_DFL)
+
+    def run():
+        try:
+            signal.raise_signal(signal.SIGTERM)
+        except Interrupted:
+            raise KeyboardInterrupt from None
+
+    try:
+        assert guarded(run) == 143
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
 def test_an_ignored_signal_stays_ignored():
     """`nohup` ignores SIGHUP."""
     before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
