@@ -51,7 +51,8 @@ def register_family(family: Family) -> Family:
 def families() -> tuple[ModelFamily, ...]:
     """All families, in the order in which they are tried."""
     _load_known()
-    return tuple(sorted(_REGISTERED.values(), key=lambda family: family.order))
+    # By name among equals: whoever was imported first is no reason.
+    return tuple(sorted(_REGISTERED.values(), key=lambda family: (family.order, family.name)))
 
 
 def family_of(model: nn.Module) -> ModelFamily:

@@ -4,6 +4,7 @@ import pytest
 
 from adacomcat.config import PhaseConfig
 from adacomcat.config.overrides import build_config
+from adacomcat.methods import registry
 from adacomcat.methods.lowrank.recipe import imagenet_recipe
 from adacomcat.methods.lowrank.recipe import reference as upstream
 from adacomcat.methods.registry import build_method, register
@@ -118,7 +119,9 @@ def test_epochs_and_macs_that_are_known_replace_the_published_ones():
     assert (config.budget.reduction, config.budget.absolute) == (None, 10**6)
 
 
-def test_a_method_without_recipes_takes_what_is_there():
+def test_a_method_without_recipes_takes_what_is_there(monkeypatch):
+    monkeypatch.setattr(registry, "_REGISTERED", dict(registry._REGISTERED))
+
     @register("for the test of recipes", method="nowhere:Nothing")
     class Config:
         pass

@@ -31,7 +31,7 @@ class Penalized(LowRank):
         return WEIGHT * torch.stack(self.norms).sum()
 
 
-@register("plain", method=f"{__name__}:make_plain")
+@register("plain", method=f"{__name__}:Plain")
 @dataclass(frozen=True, kw_only=True)
 class PlainConfig(LowRankConfig):
     pass
@@ -42,7 +42,8 @@ class Plain(Method):
 
     name = "plain"
 
-    def __init__(self, inner):
+    def __init__(self, model, config):
+        inner = LowRank(model, config)
         self.inner, self.model = inner, inner.model
         self.sites, self.units = inner.sites, inner.units
 
@@ -88,10 +89,6 @@ class Plain(Method):
 
     def _theirs(self, plan):
         return Plan("lowrank", plan.decisions)
-
-
-def make_plain(model, config):
-    return Plain(LowRank(model, config))
 
 
 def test_a_methods_own_loss_is_trained_in_both_phases(run):
