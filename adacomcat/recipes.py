@@ -1,7 +1,7 @@
 """Recipes: a data set, a dense model, and settings for training, search and finetuning.
 
 Plain data, for the command line and for the study's workloads. Settings are those of
-`adacomcat.config`, as `adacomcat.config.overrides.build_config` takes them.
+`adacomcat.config`, as `adacomcat.overrides.build_config` takes them.
 """
 
 import os
@@ -10,9 +10,9 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol
 
 from adacomcat.checks import require, require_known
-from adacomcat.config.overrides import build_config
 from adacomcat.methods.lowrank.recipe import imagenet_recipe, reference
 from adacomcat.methods.registry import DEFAULT, JOIN, Registration, registrations_of
+from adacomcat.overrides import build_config
 
 if TYPE_CHECKING:
     from torch import nn

@@ -22,8 +22,8 @@ from record import write_record
 from timing import parser_of, positive, print_table, run, settings_of
 
 from adacomcat.config import DataConfig, DistillConfig, PhaseConfig, RuntimeConfig
-from adacomcat.config.overrides import build_config
 from adacomcat.data import Loader, build_splits, make_loader
+from adacomcat.overrides import build_config
 from adacomcat.recipes import deit_augmentation, find_recipe
 from adacomcat.testing.images import write_image_folder
 from adacomcat.timing import Times, Variant, take_turns

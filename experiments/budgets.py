@@ -7,7 +7,7 @@ and the published beta, `never` meets the same budget with uniform ranks.
 
 from adacomcat.budget import COUNTED_IN
 from adacomcat.checks import require
-from adacomcat.config.overrides import build_config
+from adacomcat.overrides import build_config
 from study.spec.exploration import Dimension, Exploration, Stopping, early_rungs
 from study.spec.objectives import METRICS
 from study.spec.schema import Arm, Experiment, Workload

@@ -8,7 +8,7 @@ ends between which every schedule lies.
 
 import math
 
-from adacomcat.config.overrides import build_config
+from adacomcat.overrides import build_config
 from adacomcat.schedule import Adaptive
 from study.spec.exploration import Dimension, Exploration, Stopping, early_rungs
 from study.spec.schema import Arm, Experiment, Workload

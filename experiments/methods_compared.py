@@ -16,8 +16,8 @@ from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Any
 
-from adacomcat.config.overrides import build_config
 from adacomcat.methods.tokens import recipe as diffrate
+from adacomcat.overrides import build_config
 from experiments.budget_sweep import centered_fractions
 from study.spec.schema import Arm, Experiment, Workload
 

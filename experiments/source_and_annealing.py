@@ -9,7 +9,7 @@ taken from the other.
 from typing import Any
 
 from adacomcat.checks import require
-from adacomcat.config.overrides import build_config
+from adacomcat.overrides import build_config
 from study.spec.schema import Arm, Experiment, Workload
 
 CHOICES: dict[str, tuple[str, Any, Any]] = {

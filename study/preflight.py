@@ -18,8 +18,8 @@ from typing import Any
 
 from adacomcat.checks import require
 from adacomcat.config import TrialConfig
-from adacomcat.config.overrides import differences
 from adacomcat.config.trial import identity
+from adacomcat.overrides import differences
 from study.record import extent, study_record
 from study.spec.expand import expand
 from study.spec.schema import Experiment

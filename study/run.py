@@ -18,7 +18,7 @@ from rich.table import Table
 
 from adacomcat.checks import require
 from adacomcat.cli.process import FAILED, OK, guarded
-from adacomcat.config.overrides import parse_settings
+from adacomcat.overrides import parse_settings
 from study import cli
 from study.execution.dryrun import dry_run
 from study.execution.session import Session

@@ -115,7 +115,7 @@ ROOMS = (
     {"methods.config", "methods.base", "methods.summary"},
     {"methods.compose"},
     {"methods.registry", "schedule"},
-    {"config.overrides"},
+    {"overrides"},
     {"methods.*"},
     {"methods.specs"},
     {"recipes"},
@@ -128,17 +128,13 @@ ROOMS = (
 )
 """The rooms of `adacomcat` from the bottom to the top; a room imports itself and what lies below
 its row, the lowest row also each other. Folders of methods are one row, and do not see each other.
-`config.overrides` checks whole configurations, the settings of methods and schedules too, so that
-it stands above both.
 """
 
 
 def room(module):
     """The room of a module of `adacomcat`, and its row."""
     parts = module.split(".")[1:]
-    name = ".".join(parts[:2])
-    if parts[0] != "methods" and name != "config.overrides":
-        name = parts[0]
+    name = ".".join(parts[:2] if parts[0] == "methods" else parts[:1])
     for row, rooms in enumerate(ROOMS):
         if name in rooms:
             return name, row

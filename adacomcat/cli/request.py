@@ -13,7 +13,6 @@ import torch
 from adacomcat import recipes
 from adacomcat.checks import require, require_known
 from adacomcat.config import DenseConfig, ModelConfig, TrialConfig
-from adacomcat.config.overrides import build_config, parse_settings
 from adacomcat.config.yaml import read_yaml
 from adacomcat.data.preprocessing import Preprocessing
 from adacomcat.files import default_cache, sha256_file
@@ -22,6 +21,7 @@ from adacomcat.methods.lowrank.recipe import imagenet_recipe, space
 from adacomcat.methods.registry import DEFAULT, registrations
 from adacomcat.models.registry import create_model, family_for, family_of
 from adacomcat.models.weights import TIMM, image_size_of_weights
+from adacomcat.overrides import build_config, parse_settings
 from adacomcat.schedule import Schedule
 from adacomcat.timetable import read_timetable
 

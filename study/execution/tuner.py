@@ -12,8 +12,8 @@ import ray
 from ray import tune
 from ray.tune.trainable import Trainable, wrap_function
 
-from adacomcat.config.overrides import build_config
 from adacomcat.io.run import FINAL, now
+from adacomcat.overrides import build_config
 from study.execution.causes import MemoryShort, is_memory_short
 from study.execution.cluster import Placement
 from study.execution.disk import is_disk_full

@@ -8,7 +8,7 @@ from types import MappingProxyType
 from typing import Any
 
 from adacomcat.checks import require_known
-from adacomcat.config.overrides import build_config
+from adacomcat.overrides import build_config
 from study.spec.expand import apply_settings, as_json
 from study.spec.schema import Experiment, Workload
 from study.store import Results

@@ -8,10 +8,10 @@ from typing import Any, get_args
 from pydantic import ValidationError
 
 from adacomcat.checks import require_known
-from adacomcat.config.overrides import build_config
 from adacomcat.config.yaml import read_yaml, write_yaml
 from adacomcat.files import atomic_write_bytes
 from adacomcat.io.run import SCHEMA_VERSION, check_version
+from adacomcat.overrides import build_config
 from study.spec.expand import apply_settings
 from study.spec.exploration import Record
 from study.spec.schema import Experiment

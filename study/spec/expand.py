@@ -7,7 +7,7 @@ from typing import Any
 
 from adacomcat.checks import require, require_known
 from adacomcat.config import TrialConfig
-from adacomcat.config.overrides import RESOLVED, build_config, dotted_keys
+from adacomcat.overrides import RESOLVED, build_config, dotted_keys
 from adacomcat.schedule import Schedule
 from adacomcat.schedule.base import coefficients
 from study.spec import space
@@ -107,7 +107,7 @@ def apply_settings(experiment: Experiment, settings: Mapping[str, Any]) -> Exper
 
     Args:
         experiment: what is asked.
-        settings: dotted key -> value, as `adacomcat.config.overrides.parse_settings` reads them.
+        settings: dotted key -> value, as `adacomcat.overrides.parse_settings` reads them.
 
     Raises:
         ValueError: an unknown key, a refused value, a setting that an arm fixes or the space

@@ -20,7 +20,7 @@ class Workload(Record):
     description: str
     """One line."""
     defaults: dict[str, Any] = {}
-    """Settings of `TrialConfig`, as `adacomcat.config.overrides.build_config` takes them."""
+    """Settings of `TrialConfig`, as `adacomcat.overrides.build_config` takes them."""
 
 
 class Need(Record):

@@ -41,7 +41,7 @@ def settings(space: Sequence[Dimension], params: Mapping[str, Any]) -> dict[str,
     Of two parameters that make the same setting the later one wins; a switch makes none.
 
     Returns:
-        dotted setting -> value, as `adacomcat.config.overrides.build_config` takes it.
+        dotted setting -> value, as `adacomcat.overrides.build_config` takes it.
     """
     return {
         dimension.setting: params[dimension.name]

@@ -3,7 +3,6 @@
 import pytest
 
 from adacomcat.config import PhaseConfig
-from adacomcat.config.overrides import build_config
 from adacomcat.methods import registry
 from adacomcat.methods.lowrank.recipe import imagenet_recipe
 from adacomcat.methods.lowrank.recipe import reference as upstream
@@ -11,6 +10,7 @@ from adacomcat.methods.registry import build_method, register
 from adacomcat.methods.tokens.recipe import adapt as diffrate
 from adacomcat.methods.tokens.recipe import reference as diffrate_reference
 from adacomcat.models.registry import create_model
+from adacomcat.overrides import build_config
 from adacomcat.recipes import find_recipe, for_method, recipes
 from adacomcat.schedule import build_schedule
 

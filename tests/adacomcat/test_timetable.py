@@ -1,7 +1,7 @@
 import pytest
 
-from adacomcat.config.overrides import build_config, parse_settings
 from adacomcat.config.yaml import read_yaml, write_yaml
+from adacomcat.overrides import build_config, parse_settings
 from adacomcat.timetable import read_timetable, write_timetable
 
 TABLE = {"on": "here", "model_ns": 12, "kinds": {"qk": {"dense_ns": 3, "rank_ns": {"60": 2}}}}

@@ -1,9 +1,9 @@
 import pytest
 import torch
 
-from adacomcat.config.overrides import build_config
 from adacomcat.methods.registry import build_method
 from adacomcat.models.registry import create_model
+from adacomcat.overrides import build_config
 from experiments.budget_sweep import REDUCTIONS, experiment
 from experiments.workloads import workloads
 from study.spec.expand import expand

@@ -3,9 +3,9 @@ from typing import Any
 import pytest
 import torch
 
-from adacomcat.config.overrides import build_config
 from adacomcat.methods.registry import build_method
 from adacomcat.models.registry import create_model
+from adacomcat.overrides import build_config
 from experiments.budgets import experiment
 from experiments.workloads import workloads
 from study.preflight import check_buildable

@@ -2,10 +2,10 @@ import math
 
 import pytest
 
-from adacomcat.config.overrides import build_config, dotted_keys
 from adacomcat.methods.base import Method
 from adacomcat.methods.registry import build_method
 from adacomcat.models.registry import create_model
+from adacomcat.overrides import build_config, dotted_keys
 from experiments.methods_compared import PATCHES, REDUCTIONS, experiment
 from experiments.workloads import workloads
 from study.spec.catalog import load_experiment

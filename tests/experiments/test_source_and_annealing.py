@@ -2,9 +2,9 @@ from typing import Any
 
 import pytest
 
-from adacomcat.config.overrides import build_config, differences
 from adacomcat.methods.lowrank.config import LowRankConfig
 from adacomcat.methods.lowrank.recipe import reference as upstream
+from adacomcat.overrides import build_config, differences
 from adacomcat.recipes import recipes
 from experiments.source_and_annealing import CHOICES, experiment
 from experiments.workloads import workloads

@@ -2,11 +2,11 @@ import pytest
 import torch
 
 from adacomcat.config import TrialConfig
-from adacomcat.config.overrides import build_config, dotted_keys
 from adacomcat.data import build_splits
 from adacomcat.methods.base import Method
 from adacomcat.methods.registry import build_method
 from adacomcat.models.registry import create_model
+from adacomcat.overrides import build_config, dotted_keys
 from adacomcat.recipes import recipes
 from experiments.adaptive_vs_fixed import experiment
 from experiments.workloads import workloads

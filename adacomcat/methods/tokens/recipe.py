@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
-from adacomcat.config.overrides import build_config
+from adacomcat.overrides import build_config
 
 EPOCHS = 3
 """Searches, one an epoch."""

@@ -8,7 +8,7 @@ import torch
 import adacomcat
 from adacomcat.cli.main import parse
 from adacomcat.cli.request import measured_config, search_config
-from adacomcat.config.overrides import build_config
+from adacomcat.overrides import build_config
 from adacomcat.testing.latency import made_up_table
 from adacomcat.timetable import read_timetable, write_timetable
 

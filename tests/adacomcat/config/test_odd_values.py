@@ -7,9 +7,9 @@ import pytest
 from pydantic import BaseModel
 
 from adacomcat.config.base import config_in
-from adacomcat.config.overrides import build_config
 from adacomcat.config.trial import TrialConfig
 from adacomcat.methods.registry import config_class, registrations
+from adacomcat.overrides import build_config
 from adacomcat.schedule import Schedule
 from adacomcat.schedule.base import coefficients
 

@@ -1,8 +1,8 @@
 import pytest
 
 from adacomcat.config import RuntimeConfig
-from adacomcat.config.overrides import build_config, parse_settings
 from adacomcat.data import build_splits
+from adacomcat.overrides import build_config, parse_settings
 from adacomcat.training.checkpoint import check_same
 from adacomcat.training.dense import dense_key
 from study.spec.catalog import load_experiment

@@ -8,8 +8,8 @@ import pytest
 import torch
 
 from adacomcat.config import BudgetConfig, DistillConfig, PhaseConfig, SearchConfig
-from adacomcat.config.overrides import build_config
 from adacomcat.methods.registry import build_method
+from adacomcat.overrides import build_config
 from adacomcat.plan import Plan
 from adacomcat.testing.models import draw_parameters_
 from adacomcat.training import engine

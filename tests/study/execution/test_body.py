@@ -6,9 +6,9 @@ import pytest
 
 import adacomcat
 from adacomcat.config import PhaseConfig
-from adacomcat.config.overrides import build_config
 from adacomcat.cost import count_params
 from adacomcat.data import build_splits, make_loader
+from adacomcat.overrides import build_config
 from adacomcat.training.epoch import evaluate
 from study.execution.body import prepare_dense, restore_trace
 from study.execution.cluster import Placement

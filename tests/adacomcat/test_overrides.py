@@ -5,8 +5,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from adacomcat.config import TrialConfig
-from adacomcat.config.overrides import build_config, differences, dotted_keys, parse_settings
 from adacomcat.config.yaml import read_yaml, write_yaml
+from adacomcat.overrides import build_config, differences, dotted_keys, parse_settings
 
 
 def test_values_of_the_command_line_mean_what_they_say() -> None:
