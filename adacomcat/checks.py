@@ -53,7 +53,7 @@ def require_known(name: str, known: Iterable[str], field: str) -> None:
         return
     near = difflib.get_close_matches(name, options, n=1, cutoff=0.5)
     hint = f" (did you mean {near[0]!r}?)" if near else ""
-    raise Refusal(field, f"got {name!r}{hint}, allowed: {', '.join(options)}")
+    raise Refusal(field, f"got {name!r}{hint}, allowed: {', '.join(options) or 'nothing'}")
 
 
 class NonFiniteLoss(RuntimeError):

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 
 from adacomcat import recipes
-from adacomcat.checks import require, require_known
+from adacomcat.checks import require
 from adacomcat.config import DenseConfig, ModelConfig, TrialConfig
 from adacomcat.config.yaml import read_yaml
 from adacomcat.data.preprocessing import Preprocessing
@@ -22,7 +22,7 @@ from adacomcat.methods.registry import DEFAULT, registrations
 from adacomcat.models.registry import create_model, family_for, family_of
 from adacomcat.models.weights import TIMM, image_size_of_weights
 from adacomcat.overrides import build_config, parse_settings
-from adacomcat.schedule import Schedule
+from adacomcat.schedule import schedule_kind
 from adacomcat.timetable import read_timetable
 
 LARGE = 300_000
@@ -384,8 +384,7 @@ def _entries(settings: Settings, prefix: str) -> Settings:
 
 
 def _schedule(kind: str) -> Settings:
-    require_known(kind, [known.kind for known in Schedule.__subclasses__()], "--schedule")
-    return {"kind": kind}
+    return {"kind": schedule_kind(kind, "--schedule").kind}
 
 
 def _precision(arguments: argparse.Namespace) -> Settings:

@@ -77,6 +77,11 @@ class Config(BaseModel):
         except ValidationError as error:
             raise refusal(error, cls, values).below(path) from None
 
+    @classmethod
+    def field_names(cls) -> list[str]:
+        """The names of the fields in data and in messages."""
+        return [field.alias or name for name, field in cls.model_fields.items()]
+
     def to_json(self) -> dict[str, Any]:
         """The configuration as JSON-able data; `from_json` reads it back."""
         return self.model_dump(mode="json", by_alias=True)
@@ -87,7 +92,8 @@ class Config(BaseModel):
         Raises:
             Refusal: as the constructor does.
         """
-        fields = {name: getattr(self, name) for name in type(self).model_fields}
+        values = [getattr(self, name) for name in type(self).model_fields]
+        fields = dict(zip(self.field_names(), values, strict=True))
         return type(self)(**(fields | changes))
 
 

@@ -1,18 +1,17 @@
 """Adaptive schedule of Adaptive-ComCAT: longer intervals while the plan stays the same."""
 
 import math
-from dataclasses import dataclass, field
-from typing import Any, ClassVar, Literal
+from typing import Annotated, ClassVar, Literal
 
-from adacomcat.checks import require
-from adacomcat.schedule.base import Schedule, is_number, require_whole
+from pydantic import Field, PositiveInt, PrivateAttr
+
+from adacomcat.schedule.base import Schedule
 
 # Beyond this a float no longer tells one epoch from the next; without a bound, growth would reach
 # infinity, which JSON cannot hold.
 LONGEST = 2.0**53
 
 
-@dataclass(init=False)
 class Adaptive(Schedule):
     """The interval F grows while searches confirm the plan, and shrinks when they change it.
 
@@ -38,71 +37,34 @@ class Adaptive(Schedule):
     searches at 1, 2, 3, 4, 8, 16; the next would be epoch 32. The modulo rule is what makes
     epoch 4 follow 3: 4 mod 2 = 0. Under `elapsed` the same plans would be searched at
     1, 2, 3, 5, 9, 17.
-
-    Raises:
-        ValueError: a coefficient out of range; the field is named as `schedule.growth`.
     """
 
     kind: ClassVar[str] = "adaptive"
 
-    growth: float
-    shrink: float | Literal["reset"]
-    tolerance: float
-    max_interval: float | None
-    warmup: int
-    rule: Literal["modulo", "elapsed"]
-    """The coefficient `due`, whose name the method has."""
+    growth: float = Field(default=2.0, ge=1)
+    """Factor of F when the plan stood still."""
+    shrink: Annotated[float, Field(gt=1)] | Literal["reset"] = "reset"
+    """Divisor of F when the plan changed; `reset` goes back to 1."""
+    tolerance: float = Field(default=0.0, ge=0)
+    """Plans at most this far apart (`Plan.distance`, 0 to 1) count as the same."""
+    max_interval: Annotated[float, Field(ge=1)] | None = None
+    """Upper bound of F, in epochs; None: no bound."""
+    warmup: PositiveInt = 1
+    """The first epochs, which never search; epoch 0 always is one of them."""
+    rule: Literal["modulo", "elapsed"] = Field(default="modulo", alias="due")
+    """The coefficient `due`, named otherwise here because the method has that name."""
 
-    interval: float = field(init=False, default=1.0)
-    """F(t), real: only the due rule takes its floor."""
+    _interval: float = PrivateAttr(default=1.0)
 
-    def __init__(
-        self,
-        growth: float = 2.0,
-        shrink: float | Literal["reset"] = "reset",
-        tolerance: float = 0.0,
-        max_interval: float | None = None,
-        warmup: int = 1,
-        due: Literal["modulo", "elapsed"] = "modulo",
-    ) -> None:
-        """Take the coefficients of the recurrence.
-
-        Args:
-            growth: factor of F when the plan stood still; 1 or more.
-            shrink: divisor of F when the plan changed, above 1; `reset` goes back to 1.
-            tolerance: plans at most this far apart (`Plan.distance`, 0 to 1) count as the same.
-            max_interval: F never exceeds it, in epochs; None: no cap.
-            warmup: the first epochs, which never search; epoch 0 always is one of them.
-            due: the rule by which F says when.
-        """
-        sound = is_number(growth) and growth >= 1
-        require(sound, "schedule.growth", growth, "a number of 1 or more")
-        sound = shrink == "reset" or (is_number(shrink) and shrink > 1)
-        require(sound, "schedule.shrink", shrink, "'reset' or a number above 1")
-        sound = is_number(tolerance) and tolerance >= 0
-        require(sound, "schedule.tolerance", tolerance, "a number of 0 or more")
-        sound = max_interval is None or (is_number(max_interval) and max_interval >= 1)
-        require(sound, "schedule.max_interval", max_interval, "a number of 1 or more, or None")
-        require_whole(warmup, 1, "warmup")
-        require(due in ("modulo", "elapsed"), "schedule.due", due, "modulo, elapsed")
-        self.growth, self.shrink, self.tolerance = growth, shrink, tolerance
-        self.max_interval, self.warmup, self.rule = max_interval, warmup, due
-
-    def config(self) -> dict[str, Any]:
-        return {
-            "kind": self.kind,
-            "growth": self.growth,
-            "shrink": self.shrink,
-            "tolerance": self.tolerance,
-            "max_interval": self.max_interval,
-            "warmup": self.warmup,
-            "due": self.rule,
-        }
+    @property
+    def interval(self) -> float:
+        """F(t), real: only the due rule takes its floor."""
+        return self._interval
 
     def due(self, epoch: int) -> bool:
         if epoch < self.warmup:
             return False
-        whole = math.floor(self.interval)
+        whole = math.floor(self._interval)
         if self.rule == "modulo":
             return epoch % whole == 0
         return self.last_search is None or epoch - self.last_search >= whole
@@ -113,8 +75,8 @@ class Adaptive(Schedule):
             return
         if distance <= self.tolerance:
             cap = LONGEST if self.max_interval is None else self.max_interval
-            self.interval = min(self.growth * self.interval, cap)
+            self._interval = min(self.growth * self._interval, cap)
         elif self.shrink == "reset":
-            self.interval = 1.0
+            self._interval = 1.0
         else:
-            self.interval = max(1.0, self.interval / self.shrink)
+            self._interval = max(1.0, self._interval / self.shrink)

@@ -1,32 +1,24 @@
 """Explicit schedule: a list of epochs."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import ClassVar
+from typing import Annotated, ClassVar
 
-from adacomcat.checks import require
-from adacomcat.schedule.base import Schedule, require_whole
+from pydantic import AfterValidator, NonNegativeInt
+
+from adacomcat.schedule.base import Schedule
 
 
-@dataclass
+def _sorted(epochs: Sequence[int]) -> tuple[int, ...]:
+    return tuple(sorted(set(epochs)))
+
+
 class Explicit(Schedule):
-    """A search at each of the listed epochs, epoch 0 included where it is listed.
-
-    Raises:
-        ValueError: not a list, or an entry that is not an integer of 0 or more.
-    """
+    """A search at each of the listed epochs, epoch 0 included where it is listed."""
 
     kind: ClassVar[str] = "explicit"
 
-    epochs: Sequence[int]
-    """Any order and repeats are taken; kept sorted, each once."""
-
-    def __post_init__(self) -> None:
-        is_list = isinstance(self.epochs, list | tuple)
-        require(is_list, "schedule.epochs", self.epochs, "a list of epochs")
-        for epoch in self.epochs:
-            require_whole(epoch, 0, "epochs")
-        self.epochs = tuple(sorted(set(self.epochs)))
+    epochs: Annotated[Sequence[NonNegativeInt], AfterValidator(_sorted)]
+    """Any order and repeats are allowed; stored sorted, each once."""
 
     def due(self, epoch: int) -> bool:
         return epoch in self.epochs

@@ -1,28 +1,20 @@
 """Schedules by rule: fixed, once, never."""
 
-from dataclasses import dataclass
 from typing import ClassVar
 
-from adacomcat.schedule.base import Schedule, require_whole
+from pydantic import PositiveInt
+
+from adacomcat.schedule.base import Schedule
 
 
-@dataclass
 class Fixed(Schedule):
-    """A search every `every` epochs: `start`, `start + every`, ...
-
-    Raises:
-        ValueError: a coefficient that is not an integer of 1 or more.
-    """
+    """A search every `every` epochs: `start`, `start + every`, ..."""
 
     kind: ClassVar[str] = "fixed"
 
-    every: int = 1
-    start: int = 1
+    every: PositiveInt = 1
+    start: PositiveInt = 1
     """Epoch of the first search; epoch 0 trains before anything is searched."""
-
-    def __post_init__(self) -> None:
-        require_whole(self.every, 1, "every")
-        require_whole(self.start, 1, "start")
 
     def due(self, epoch: int) -> bool:
         return epoch >= self.start and (epoch - self.start) % self.every == 0
@@ -32,26 +24,17 @@ class Fixed(Schedule):
         return float(self.every)
 
 
-@dataclass
 class Once(Schedule):
-    """One search, at epoch `at`.
-
-    Raises:
-        ValueError: `at` is not an integer of 1 or more.
-    """
+    """One search, at epoch `at`."""
 
     kind: ClassVar[str] = "once"
 
-    at: int = 1
-
-    def __post_init__(self) -> None:
-        require_whole(self.at, 1, "at")
+    at: PositiveInt = 1
 
     def due(self, epoch: int) -> bool:
         return epoch == self.at
 
 
-@dataclass
 class Never(Schedule):
     """No search: the control that shows what searching is worth at all."""
 

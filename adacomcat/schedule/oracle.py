@@ -104,7 +104,7 @@ def oracle(plans: Mapping[int, Plan], searches: int, epochs: int) -> Explicit:
     Raises:
         ValueError: as `best_epochs` does.
     """
-    return Explicit(best_epochs(plans, searches, epochs))
+    return Explicit(epochs=best_epochs(plans, searches, epochs))
 
 
 def _recorded(plans: Mapping[int, Plan], epochs: int) -> list[int]:

@@ -8,8 +8,7 @@ from typing import Any
 from adacomcat.checks import require, require_known
 from adacomcat.config import TrialConfig
 from adacomcat.overrides import RESOLVED, build_config, dotted_keys
-from adacomcat.schedule import Schedule
-from adacomcat.schedule.base import coefficients
+from adacomcat.schedule import schedule_kind
 from study.spec import space
 from study.spec.exploration import Dimension, Exploration
 from study.spec.resolve import RESOLVERS
@@ -269,11 +268,9 @@ def _fixes(overrides: Mapping[str, Any], key: str, value: Any) -> bool:
 def _coefficients(defaults: Mapping[str, Any], overrides: Mapping[str, Any]) -> set[str]:
     """The settings that an arm's kind of schedule knows; none while it waits for its resolver."""
     kind = build_config(defaults, overrides).schedule.get("kind")
-    kinds = {kind.kind: kind for kind in Schedule.__subclasses__()}
     if kind == RESOLVED:
         return set()
-    require_known(str(kind), kinds, "schedule.kind")
-    return {f"schedule.{name}" for name in coefficients(kinds[str(kind)])}
+    return {f"schedule.{name}" for name in schedule_kind(kind).field_names()}
 
 
 def _refuse_duplicates(specs: list[TrialSpec]) -> None:

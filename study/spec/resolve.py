@@ -86,7 +86,7 @@ def _count(traces: Mapping[str, Trace]) -> int:
 
 
 def _at(epochs: Iterable[int]) -> dict[str, Any]:
-    return {"schedule": Explicit(sorted(epochs)).config()}
+    return {"schedule": Explicit(epochs=sorted(epochs)).config()}
 
 
 RESOLVERS: Mapping[str, Resolver] = MappingProxyType(

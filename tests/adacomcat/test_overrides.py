@@ -108,7 +108,7 @@ def test_a_layer_is_not_changed() -> None:
         ("method.ranks=16", "method.ranks: got 16, allowed: a mapping"),
         ("method.sites=[1]", "method.sites.0: got 1, allowed: text"),
         ("method.name=lowrnk", "method.name: got 'lowrnk' (did you mean 'lowrank'?)"),
-        ("schedule.growth=0.5", "schedule.growth: got 0.5, allowed: a number of 1 or more"),
+        ("schedule.growth=0.5", "schedule.growth: got 0.5, allowed: 1 or more"),
         ("schedule.kind=adaptve", "schedule.kind: got 'adaptve' (did you mean 'adaptive'?)"),
         ("search_phase.epochs=100000000000", "search_phase.epochs: got 100000000000, allowed: at"),
         ("search_phase.lr_batch_size=0", "search_phase.lr_batch_size: got 0, allowed: 1 or more"),

@@ -11,7 +11,6 @@ from adacomcat.config.trial import TrialConfig
 from adacomcat.methods.registry import config_class, registrations
 from adacomcat.overrides import build_config
 from adacomcat.schedule import Schedule
-from adacomcat.schedule.base import coefficients
 
 ODD: tuple[Any, ...] = (
     *(None, True, False, "", "abc", "\x00", -1, 0, 1, 16, 0.5, -0.5, 1e-300, 1e300),
@@ -40,7 +39,7 @@ def cases() -> Iterator[tuple[str, dict[str, Any]]]:
             yield setting, {"method": {"name": name}}
     for kind in Schedule.__subclasses__():
         if kind.__module__.startswith("adacomcat."):
-            for setting in coefficients(kind):
+            for setting in kind.field_names():
                 base = {"epochs": [1]} if kind.kind == "explicit" else {}
                 yield f"schedule.{setting}", {"schedule": {"kind": kind.kind, **base}}
     for part in ("data.options", "model.options", "budget.latency"):

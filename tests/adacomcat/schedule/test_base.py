@@ -10,7 +10,7 @@ from adacomcat.schedule import Adaptive, Explicit, Fixed, Never, Once, build_sch
         ({"kind": "fixed", "every": 8, "start": 2}, Fixed(every=8, start=2)),
         ({"kind": "once", "at": 5}, Once(at=5)),
         ({"kind": "never"}, Never()),
-        ({"kind": "explicit", "epochs": [3, 1]}, Explicit([1, 3])),
+        ({"kind": "explicit", "epochs": [3, 1]}, Explicit(epochs=[1, 3])),
         ({"kind": "adaptive", "due": "elapsed"}, Adaptive(due="elapsed")),
     ],
 )
@@ -28,8 +28,8 @@ def test_each_kind_is_built_by_name(config, schedule):
         ({"kind": "adaptve"}, r"schedule\.kind: got 'adaptve' \(did you mean 'adaptive'\?\)"),
         ({"kind": "adaptive", "grow": 2}, r"schedule\.grow: .*did you mean 'growth'"),
         ({"kind": "fixed", "growth": 2}, r"schedule\.growth: .*allowed: every, start"),
-        ({"kind": "never", "at": 2}, r"schedule\.at: .*never has no coefficients"),
-        ({"kind": "explicit"}, r"schedule\.epochs: got 'nothing'.*explicit needs it"),
+        ({"kind": "never", "at": 2}, r"schedule\.at: .*allowed: nothing"),
+        ({"kind": "explicit"}, r"schedule\.epochs: got nothing, allowed: a value"),
         ({"kind": "fixed", "last_search": 3}, r"schedule\.last_search"),
     ],
 )

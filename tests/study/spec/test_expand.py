@@ -249,7 +249,7 @@ def test_an_arm_is_its_content_however_its_numbers_are_written(growth: Any, shri
 def test_a_suggestion_is_refused_like_any_other_arm() -> None:
     experiment = exploring()
     arm = suggested_arm(experiment, POINT | {"growth": 0.5})
-    with pytest.raises(ValueError, match=r"schedule\.growth: got 0\.5, allowed: a number of 1"):
+    with pytest.raises(ValueError, match=r"schedule\.growth: got 0\.5, allowed: 1 or more"):
         arm_specs(experiment, arm)
 
 
