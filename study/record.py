@@ -33,7 +33,7 @@ def study_record(experiment: Experiment) -> dict[str, Any]:
         "workload": experiment.workload.name,
         "arms": arms,
         "seeds": list(experiment.seeds),
-        "exploration": exploration.model_dump(mode="json") if exploration else None,
+        "exploration": exploration.to_json() if exploration else None,
     }
 
 

@@ -18,8 +18,11 @@ DEEPEST = 20
 WORDS: Mapping[str, str] = MappingProxyType(
     {
         "int_type": "a whole number",
+        "int_parsing": "a whole number",
         "float_type": "a number",
+        "float_parsing": "a number",
         "bool_type": "true or false",
+        "bool_parsing": "true or false",
         "string_type": "text",
         "tuple_type": "a list",
         "dict_type": "a mapping",
@@ -44,7 +47,8 @@ class Config(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
     place: ClassVar[str] = ""
-    """Dotted name under which a configuration of this class is known where it stands alone."""
+    """Dotted name of a configuration of this class that stands alone; `{name}` is replaced by the
+    value of that field."""
 
     def __init__(self, **values: Any) -> None:
         """
@@ -54,7 +58,8 @@ class Config(BaseModel):
         try:
             super().__init__(**values)
         except ValidationError as error:
-            raise refusal(error, type(self), values).below(self.place) from None
+            place = self.place.format(name=values.get("name"))
+            raise refusal(error, type(self), values).below(place) from None
 
     # Without this mark pydantic would call `__init__` for nested configurations too.
     __init__.__pydantic_base_init__ = True  # type: ignore[attr-defined]
@@ -131,7 +136,9 @@ def refusal(error: ValidationError, cls: type[BaseModel], values: Any) -> Refusa
         values: field -> value, as given.
     """
     problems = error.errors(include_url=False)
-    first = problems[0]
+    # A misspelled field is also a missing one: the misspelling is the cause.
+    misspelled = (problem for problem in problems if problem["type"] == "extra_forbidden")
+    first = next(misspelled, problems[0])
     ours = first.get("ctx", {}).get("error")
     path = _path(first["loc"], values)
     where = ".".join(_names(path, values))

@@ -1,14 +1,9 @@
 """Changes that command-line flags make to an experiment."""
 
-from typing import Any, TypeVar
-
-from pydantic import ValidationError
+from typing import Any
 
 from adacomcat.checks import require
-from study.spec.exploration import Record
 from study.spec.schema import Experiment
-
-AnyRecord = TypeVar("AnyRecord", bound=Record)
 
 
 def with_flags(
@@ -34,7 +29,7 @@ def with_flags(
         ValueError: a refused value, or a flag of explorations for a grid.
     """
     if seeds is not None:
-        experiment = changed(experiment, seeds=tuple(range(seeds)))
+        experiment = experiment.replace(seeds=tuple(range(seeds)))
     names = None if objectives is None else tuple(map(str.strip, objectives.split(",")))
     asked = {"samples": samples, "sampler": sampler, "objectives": names}
     changes: dict[str, Any] = {name: value for name, value in asked.items() if value is not None}
@@ -47,20 +42,4 @@ def with_flags(
         flag, got = ("--no-stopping", True) if name == "stopping" else (f"--{name}", changes[name])
         require(False, flag, got, f"nothing: {experiment.name} is a grid, it explores nothing")
     assert experiment.exploration is not None
-    return changed(experiment, exploration=changed(experiment.exploration, **changes))
-
-
-def changed(record: AnyRecord, **changes: Any) -> AnyRecord:
-    """A record with other values, validated like a new one.
-
-    Raises:
-        ValueError: a refused value, in one line.
-    """
-    values = {name: getattr(record, name) for name in type(record).model_fields}
-    try:
-        return type(record)(**(values | changes))
-    except ValidationError as error:
-        first = error.errors()[0]
-        reason = first.get("ctx", {}).get("error")
-        where = ".".join(str(part) for part in first["loc"])
-        raise ValueError(str(reason) if reason else f"{where}: {first['msg']}") from None
+    return experiment.replace(exploration=experiment.exploration.replace(**changes))

@@ -1,31 +1,36 @@
 """Description of an exploration: space, objectives, sampler, early stopping."""
 
 import math
+import re
 from collections.abc import Mapping
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import AfterValidator, Field, model_validator
 
 from adacomcat.checks import require, require_known
+from adacomcat.config.base import Config
 from study.spec.objectives import METRICS
 
-Name = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]*$")]
+
+def _check_name(name: str) -> str:
+    sound = re.fullmatch(r"[a-z][a-z0-9_]*", name) is not None
+    require(sound, "", name, "lower-case letters, digits and _, a letter first")
+    return name
+
+
+Name = Annotated[str, AfterValidator(_check_name)]
 """File-name safe, without the dash that separates the parts of a trial id."""
 
 
-class Record(BaseModel):
-    """Typed data that refuses what it does not know."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-
-class Dimension(Record):
+class Dimension(Config):
     """One parameter of a space.
 
     Raises:
         ValueError: bounds and choices mixed up, low not below high, a choice alone or given twice,
             or one that Optuna cannot store.
     """
+
+    place: ClassVar[str] = "space.{name}"
 
     name: Name
     """Name of the parameter in Optuna."""
@@ -43,27 +48,26 @@ class Dimension(Record):
 
     @model_validator(mode="after")
     def _check(self) -> "Dimension":
-        where = f"space.{self.name}"
         if self.kind == "choice":
             bounds = (self.low, self.high)
-            require(bounds == (None, None) and not self.log, where, bounds, "choices alone")
+            require(bounds == (None, None) and not self.log, "", bounds, "choices alone")
             scalars = all(isinstance(c, str | int | float | None) for c in self.choices)
             plain = "numbers, texts, true, false or null"
-            require(scalars, f"{where}.choices", self.choices, plain)
+            require(scalars, "choices", self.choices, plain)
             # By equality: Optuna finds a choice by its value, and 1, 1.0 and true are equal.
             sound = len(set(self.choices)) == len(self.choices) >= 2
-            require(sound, f"{where}.choices", self.choices, "two or more, each once")
+            require(sound, "choices", self.choices, "two or more, each once")
             return self
-        require(self.setting is not None, f"{where}.setting", None, "a setting, or kind: choice")
-        require(not self.choices, f"{where}.choices", self.choices, "low and high alone")
+        require(self.setting is not None, "setting", None, "a setting, or kind: choice")
+        require(not self.choices, "choices", self.choices, "low and high alone")
         for name, bound in (("low", self.low), ("high", self.high)):
             finite = bound is not None and math.isfinite(bound)
-            require(finite, f"{where}.{name}", bound, "a finite number")
+            require(finite, name, bound, "a finite number")
             whole = self.kind == "float" or bound == int(bound or 0)
-            require(whole, f"{where}.{name}", bound, "a whole number")
+            require(whole, name, bound, "a whole number")
         low, high = self.bounds
-        require(low < high, f"{where}.low", low, f"below high, {high}")
-        require(not self.log or low > 0, f"{where}.low", low, "above 0, with log")
+        require(low < high, "low", low, f"below high, {high}")
+        require(not self.log or low > 0, "low", low, "above 0, with log")
         return self
 
     @property
@@ -93,33 +97,31 @@ class Dimension(Record):
         require(inside, field, value, f"{word} from {low:g} to {high:g}")
 
 
-class Stopping(Record):
+class Stopping(Config):
     """Settings of early stopping; see `study.explore.pruner` for the rule.
 
     Raises:
         ValueError: rungs that do not ascend, or a figure out of range.
     """
 
+    place: ClassVar[str] = "stopping"
+
     rungs: tuple[int, ...] = Field(min_length=1)
     """Epochs, counted over both phases, after which an arm may be stopped."""
-    keep: float = 0.5
+    keep: float = Field(default=0.5, gt=0, lt=1)
     """Share of the arms of a rung, the best by rank, that always goes on."""
-    peers: int = 4
+    peers: int = Field(default=4, ge=2)
     """Nobody is stopped at a rung that fewer arms have reached, the asking one included."""
-    dominators: int = 1
+    dominators: int = Field(default=1, ge=1)
     """Only who is dominated with margin by this many arms is stopped."""
-    margin: float = 0.02
+    margin: float = Field(default=0.02, ge=0)
     """By more than this, as a share of what the arms of the rung span in an objective, a dominating
     arm must be better in at least one of them."""
 
     @model_validator(mode="after")
     def _check(self) -> "Stopping":
         rising = all(a < b for a, b in zip((0, *self.rungs), self.rungs, strict=False))
-        require(rising, "stopping.rungs", self.rungs, "epochs of 1 or more that ascend")
-        require(0 < self.keep < 1, "stopping.keep", self.keep, "between 0 and 1")
-        require(self.peers >= 2, "stopping.peers", self.peers, "2 or more")
-        require(self.dominators >= 1, "stopping.dominators", self.dominators, "1 or more")
-        require(self.margin >= 0, "stopping.margin", self.margin, "0 or more")
+        require(rising, "rungs", self.rungs, "epochs of 1 or more that ascend")
         return self
 
 
@@ -128,7 +130,7 @@ def early_rungs(epochs: int) -> tuple[int, ...]:
     return tuple(sorted({part * epochs // 12 for part in (3, 5, 7)} - {0}))
 
 
-class Exploration(Record):
+class Exploration(Config):
     """A search, by Optuna, for the settings whose trials are the best compromises.
 
     The arms of the experiment are its references: they run first, are never stopped, and count
@@ -140,13 +142,13 @@ class Exploration(Record):
             space, a figure out of range.
     """
 
-    space: tuple[Dimension, ...]
-    objectives: tuple[str, ...]
+    space: tuple[Dimension, ...] = Field(min_length=1)
+    objectives: tuple[str, ...] = Field(min_length=1)
     """Names of `study.spec.objectives.METRICS`; the direction is the metric's own."""
-    samples: int
+    samples: int = Field(ge=1)
     """Arms that are suggested."""
     sampler: Literal["tpe", "nsga2"] = "tpe"
-    start: int = 8
+    start: int = Field(default=8, ge=0)
     """Number of quasi-random first suggestions, spread evenly over the space."""
     seed: int = 0
     """Seed of the sampler."""
@@ -159,19 +161,15 @@ class Exploration(Record):
     @model_validator(mode="after")
     def _check(self) -> "Exploration":
         self._check_space()
-        require(bool(self.objectives), "objectives", self.objectives, "one or more")
         for name in self.objectives:
             require_known(name, METRICS, "objectives")
         once = len(set(self.objectives)) == len(self.objectives)
         require(once, "objectives", self.objectives, "each objective once")
-        require(self.samples >= 1, "samples", self.samples, "1 or more")
-        require(self.start >= 0, "start", self.start, "0 or more")
         for arm, point in self.points.items():
             self._check_point(f"points.{arm}", point)
         return self
 
     def _check_space(self) -> None:
-        require(bool(self.space), "space", self.space, "one parameter or more")
         seen: dict[str, Dimension] = {}
         asked = {name for dimension in self.space for name in dimension.when}
         for dimension in self.space:

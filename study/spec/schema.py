@@ -3,17 +3,18 @@
 import hashlib
 import json
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, ClassVar
 
-from pydantic import Field, model_validator
+from pydantic import Field, NonNegativeInt, model_validator
 
 from adacomcat.checks import require, require_known
 from adacomcat.config import TrialConfig
+from adacomcat.config.base import Config
 from adacomcat.config.trial import identity
-from study.spec.exploration import Exploration, Name, Record
+from study.spec.exploration import Exploration, Name
 
 
-class Workload(Record):
+class Workload(Config):
     """A data set, a dense model and a training recipe."""
 
     name: Name
@@ -23,7 +24,7 @@ class Workload(Record):
     """Settings of `TrialConfig`, as `adacomcat.overrides.build_config` takes them."""
 
 
-class Need(Record):
+class Need(Config):
     """A finished trial of the same seed that another one needs before it can start."""
 
     arm: Name
@@ -32,12 +33,14 @@ class Need(Record):
     """Role of the trial in the resolver."""
 
 
-class Arm(Record):
+class Arm(Config):
     """One setting of the factor under study.
 
     Raises:
         ValueError: a resolver without needs, needs without a resolver, or a role given twice.
     """
+
+    place: ClassVar[str] = "arms.{name}"
 
     name: Name
     label: str
@@ -51,13 +54,13 @@ class Arm(Record):
     @model_validator(mode="after")
     def _check(self) -> "Arm":
         both = (self.resolver is None) == (not self.needs)
-        require(both, f"arms.{self.name}.resolver", self.resolver, "together with needs")
+        require(both, "resolver", self.resolver, "together with needs")
         roles = [need.role for need in self.needs]
-        require(len(set(roles)) == len(roles), f"arms.{self.name}.needs", roles, "each role once")
+        require(len(set(roles)) == len(roles), "needs", roles, "each role once")
         return self
 
 
-class Experiment(Record):
+class Experiment(Config):
     """A question, and the trials that answer it: every arm with every seed on one workload.
 
     Raises:
@@ -69,7 +72,7 @@ class Experiment(Record):
     question: str
     workload: Workload
     arms: tuple[Arm, ...] = Field(min_length=1)
-    seeds: tuple[int, ...] = Field(min_length=1)
+    seeds: tuple[NonNegativeInt, ...] = Field(min_length=1)
     figures: tuple[Name, ...] = ()
     """Modules of `analysis` that are run on the results when the trials have ended."""
     exploration: Exploration | None = None
@@ -80,7 +83,6 @@ class Experiment(Record):
         names = [arm.name for arm in self.arms]
         require(len(set(names)) == len(names), "arms", names, "each arm once")
         require(len(set(self.seeds)) == len(self.seeds), "seeds", self.seeds, "each seed once")
-        require(min(self.seeds) >= 0, "seeds", self.seeds, "0 or more")
         for arm in self.arms:
             for need in arm.needs:
                 require_known(need.arm, names, f"arms.{arm.name}.needs")
@@ -93,7 +95,7 @@ class Experiment(Record):
         return self
 
 
-class TrialSpec(Record):
+class TrialSpec(Config):
     """One arm x workload x seed, ready to run (or to be resolved, where it has needs)."""
 
     trial_id: str

@@ -5,7 +5,6 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from pydantic import ValidationError
 
 from adacomcat.config import TrialConfig
 from study.spec.schema import Arm, Experiment, Need, TrialSpec, Workload, levels, make_trial_id
@@ -27,10 +26,10 @@ def waits(name: str, *others: str) -> Arm:
 
 
 def test_unknown_fields_and_unsafe_names_are_refused() -> None:
-    with pytest.raises(ValidationError, match="defautls"):
-        Workload(name="w", description="", defautls={})  # type: ignore[call-arg]
+    with pytest.raises(ValueError, match=r"^defautls: .*did you mean 'defaults'"):
+        Workload(name="w", description="", defautls={})
     for name in ("../up", "a-b", "", "A", "a b"):
-        with pytest.raises(ValidationError, match="name"):
+        with pytest.raises(ValueError, match=rf"^arms\.{name}\.name: got .*lower-case"):
             arm(name)
 
 
@@ -39,7 +38,7 @@ def test_unknown_fields_and_unsafe_names_are_refused() -> None:
     [
         ((arm("a"), arm("a")), (0,), "arms: got .*each arm once"),
         ((arm("a"),), (1, 1), "seeds: got .*each seed once"),
-        ((arm("a"),), (-1,), "seeds: got .*0 or more"),
+        ((arm("a"),), (-1,), r"seeds\.0: got .*0 or more"),
         ((arm("a"), waits("b", "aa")), (0,), r"arms\.b\.needs: got 'aa' \(did you mean 'a'\?\)"),
         ((waits("a", "a"),), (0,), r"arms\.needs: got \['a'\], allowed: no circle"),
         ((arm("c"), waits("a", "b"), waits("b", "a")), (0,), r"got \['a', 'b'\].*no circle"),
