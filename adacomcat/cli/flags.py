@@ -10,6 +10,7 @@ from pathlib import Path
 from adacomcat.checks import require
 from adacomcat.files import check_writable
 from adacomcat.methods.registry import registrations
+from adacomcat.overrides import parse_settings
 from adacomcat.recipes import recipes
 
 Add = Callable[..., argparse.Action]
@@ -83,7 +84,7 @@ def add_machine(add: Add) -> None:
 
 
 def check_resumed(arguments: argparse.Namespace) -> bool:
-    """Whether a run is resumed; refuse anything else beside that.
+    """Whether a run is resumed; only settings that cannot change a number go together with that.
 
     Raises:
         ValueError: names the flags that are too many, or `--output` where neither is given.
@@ -91,10 +92,15 @@ def check_resumed(arguments: argparse.Namespace) -> bool:
     if arguments.resume is None:
         require(arguments.output is not None, "--output", None, "a new directory (or --resume DIR)")
         return False
-    free = ("command", "resume", "device")
+    free = ("command", "resume", "device", "data", "runtime.num_workers", "settings")
     others = given(arguments, (name for name in vars(arguments) if name not in free))
-    allowed = "nothing beside --resume but --device: the rest is stored"
+    allowed = (
+        "--device, --data, --workers and --set runtime.X=Y beside --resume: the rest is stored"
+    )
     require(not others, ", ".join(others), "given", allowed)
+    for key, value in parse_settings(arguments.settings).items():
+        fixed = key != "data.root" and key.partition(".")[0] != "runtime"
+        require(not fixed, f"--set {key}", value, allowed)
     return True
 
 

@@ -115,6 +115,22 @@ def finetune_config(arguments: argparse.Namespace, origin: Origin) -> TrialConfi
     return _folded(_origin_base(arguments, origin), _weights(arguments), arguments)
 
 
+def resumed_config(arguments: argparse.Namespace, stored: TrialConfig) -> TrialConfig:
+    """The configuration of a run that is resumed, with the machine's settings of today.
+
+    Args:
+        arguments: as parsed; `adacomcat.cli.flags.check_resumed` lets nothing else pass.
+        stored: configuration in the run's record.
+
+    Raises:
+        ValueError: a value that is refused, or one setting given twice.
+    """
+    flags = flagged(arguments)
+    if arguments.data is not None:
+        flags["data.root"] = str(Path(arguments.data).absolute())
+    return build_config(stored.to_json(), *_layers(arguments, flags))
+
+
 def eval_config(arguments: argparse.Namespace, sizes: Settings) -> TrialConfig:
     """Data and dense model of an `eval` that names them; the rest of it does not matter.
 
@@ -337,12 +353,18 @@ def _images(plain: Any, image_size: int | None) -> Settings:
 
 def _folded(base: Settings, flags: Settings, arguments: argparse.Namespace) -> TrialConfig:
     """The configuration of a recipe, the file of `--config`, flags and `--set`, the last to win."""
-    settings, flags = _settings(arguments), flags | flagged(arguments)
-    for key in settings:
-        require(key not in flags, f"--set {key}", settings[key], "this or its flag, not both")
     recipe = base | _precision(arguments)
     path = getattr(arguments, "config", None)
-    return build_config(recipe, {} if path is None else _file(path), flags, settings)
+    file = {} if path is None else _file(path)
+    return build_config(recipe, file, *_layers(arguments, flags | flagged(arguments)))
+
+
+def _layers(arguments: argparse.Namespace, flags: Settings) -> tuple[Settings, Settings]:
+    """Flags and `--set`, once it is known that none of them is given twice."""
+    settings = _settings(arguments)
+    for key in settings:
+        require(key not in flags, f"--set {key}", settings[key], "this or its flag, not both")
+    return flags, settings
 
 
 def flagged(arguments: argparse.Namespace) -> Settings:

@@ -15,7 +15,7 @@ import adacomcat
 from adacomcat.checks import require
 from adacomcat.cli.console import Display
 from adacomcat.cli.process import is_first
-from adacomcat.cli.request import finetune_config, search_config
+from adacomcat.cli.request import finetune_config, resumed_config, search_config
 from adacomcat.cli.sources import origin_of
 from adacomcat.cli.workers import Workers
 from adacomcat.config import TrialConfig, leakage_note
@@ -159,7 +159,8 @@ def _resumed(arguments: argparse.Namespace) -> Job:
         allowed = f"that of a {arguments.command}; this one goes on with {run.resume_command()}"
         require(False, "--resume", str(run.path), allowed)
     assert command is not None
-    return Job(run, command, run.config(), record["workload"], stored=True)
+    config = resumed_config(arguments, run.config())
+    return Job(run, command, config, record["workload"], stored=True)
 
 
 def _dense(job: Job, splits: Splits, workers: Workers, display: Display) -> nn.Module:
@@ -193,7 +194,13 @@ def _recorded(job: Job) -> Iterator[None]:
     run = job.run
     with run.locked():
         if job.stored:
-            run.update("running", finished=None, error=None, summary=None)
+            begun = {
+                "config": job.config.to_json(),
+                "finished": None,
+                "error": None,
+                "summary": None,
+            }
+            run.update("running", **begun)
         else:
             run.write(_new_record(job))
         try:

@@ -109,6 +109,29 @@ def test_a_finetune_resumes_with_its_own_source(cli, searched, tmp_path, monkeyp
     assert (tuned / name).read_bytes() == (undisturbed / name).read_bytes()
 
 
+@pytest.mark.timeout(240)
+def test_a_resume_takes_other_settings_of_the_machine(cli, asked, images, tmp_path, monkeypatch):
+    """Loaders, and the place of the same images, cannot change a number."""
+    whole, broken = tmp_path / "whole", tmp_path / "broken"
+    assert cli("search", *asked, "--output", whole).status == 0
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Trial, "run", _stop_after_one(Trial.run))
+        assert cli("search", *asked, "--output", broken).status == 130
+    moved = shutil.copytree(images, tmp_path / "moved")
+    more = ["--workers", "2", "--data", moved, "--set", "runtime.skip_unreadable=true"]
+    done = cli("search", "--resume", broken, "--device", "cpu", *more)
+    assert done.status == 0, done.err
+    for name in ("model.safetensors", "plan.json"):
+        assert (broken / name).read_bytes() == (whole / name).read_bytes()
+    assert rows(broken / "epochs.jsonl") == rows(whole / "epochs.jsonl")
+    config = Run(broken).config()
+    assert config.runtime.num_workers == 2 and config.runtime.skip_unreadable
+    assert config.data.root == str(moved)
+    done = cli("search", "--resume", broken, "--workers", "-1")
+    assert done.status == 2 and "--workers: got -1, allowed: 0 or more" in done.err
+
+
 def test_a_finetune_refuses_another_source(cli, searched, tmp_path, monkeypatch):
     """A resume before the first checkpoint starts from the very model that it began with."""
     source, tuned = shutil.copytree(searched, tmp_path / "source"), tmp_path / "tuned"
@@ -124,3 +147,13 @@ def test_a_finetune_refuses_another_source(cli, searched, tmp_path, monkeypatch)
 
 def _interrupt(self, until=None):
     raise KeyboardInterrupt
+
+
+def _stop_after_one(run):
+    """`Trial.run` with an interrupt after the first epoch."""
+
+    def stopped(self, until=None):
+        run(self, until=1)
+        raise KeyboardInterrupt
+
+    return stopped

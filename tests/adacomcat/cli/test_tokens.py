@@ -324,8 +324,8 @@ def test_every_method_of_the_flag_there_is(method):
         ),
         (
             "search --resume x --method diffrate",
-            "--method: got 'given', allowed: nothing beside "
-            "--resume but --device: the rest is stored",
+            "--method: got 'given', allowed: --device, --data, --workers and --set runtime.X=Y "
+            "beside --resume: the rest is stored",
         ),
         (
             "eval --model m --data y --published-rate 2.9",
