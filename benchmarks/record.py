@@ -5,7 +5,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from study.execution.provenance import collect
+from adacomcat.versions import collect
 
 
 def write_record(output: Path, benchmark: str, settings: dict[str, Any], **found: Any) -> None:

@@ -3,7 +3,7 @@
 import argparse
 from pathlib import Path
 
-from study.execution.cluster import Request
+from study.execution.placement import Request
 
 
 def parser() -> argparse.ArgumentParser:

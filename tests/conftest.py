@@ -8,11 +8,11 @@ from typing import Any
 
 import pytest
 
-from study.execution import cluster
+from study.execution import environment
 from study.spec.schema import Arm, Experiment, Need, Workload
 
 # Here, at import: Ray reads its settings when it is imported, whichever test comes first.
-cluster.set_environment(dashboard=False)
+environment.set_environment(dashboard=False)
 # By default Ray's workers stand back for every other process: on a busy machine, for minutes.
 os.environ.setdefault("RAY_worker_niceness", "0")
 

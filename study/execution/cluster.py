@@ -1,11 +1,10 @@
-"""Ray settings, cluster start, and placement of trials (how many run at once).
+"""Ray on this machine or on a cluster: start, dashboard, nodes, end.
 
 This module imports Ray inside its functions only: the settings must be in the environment before.
 """
 
 import json
 import logging
-import math
 import os
 import secrets
 import signal
@@ -14,18 +13,16 @@ import subprocess
 import sys
 import threading
 import urllib.request
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import chdir, contextmanager, suppress
-from dataclasses import dataclass
 from pathlib import Path
 from tempfile import NamedTemporaryFile
-from typing import Any, Literal
+from typing import Any
 
 from adacomcat.checks import require
-from study.execution.provenance import python_path, repository
+from adacomcat.versions import repository
+from study.execution.environment import FORWARDED, asked_cluster, set_environment
 from study.execution.watch import Endpoint
-
-Executor = Literal["tune", "train"]
 
 REACH_S = 3.0
 """Seconds that the head of a cluster may take to accept a connection."""
@@ -37,159 +34,6 @@ LOCAL_PATIENCE_S, PATIENCE_S = 1.0, 30.0
 its driver after 60 s."""
 TOKEN_BYTES = 32
 """As many as Ray's own tokens have."""
-FORWARDED = ("PYTHONPATH", "PYTHONSAFEPATH", "RAY_TRAIN_", "RAY_ACCEL_", "TUNE_")
-"""Prefixes of settings that the workers of a joined cluster also need."""
-
-
-@dataclass(frozen=True)
-class Request:
-    """Requested resources; None and `auto` leave the choice to `place`."""
-
-    executor: Literal["auto", "tune", "train"] = "auto"
-    workers: int = 1
-    cpus_per_worker: float | None = None
-    gpus_per_worker: float | None = None
-
-    def __post_init__(self) -> None:
-        require(self.workers >= 1, "--workers", self.workers, "1 or more")
-        one = self.executor != "tune" or self.workers == 1
-        require(one, "--executor", self.executor, "auto or train, with two or more --workers")
-        cpus, gpus = self.cpus_per_worker, self.gpus_per_worker
-        require(cpus is None or cpus > 0, "--cpus-per-worker", cpus, "above 0")
-        if gpus is not None:
-            whole = gpus == int(gpus)
-            require(gpus >= 0, "--gpus-per-worker", gpus, "0 or more")
-            require(gpus < 1 or whole, "--gpus-per-worker", gpus, "a share below 1, or whole GPUs")
-            # NCCL refuses two ranks of one group on the same device.
-            require(self.workers == 1 or whole, "--gpus-per-worker", gpus, "whole, with --workers")
-
-
-@dataclass(frozen=True)
-class Placement:
-    """Resources of every trial of a study.
-
-    Attributes:
-        executor: `tune`, a plain Tune function; `train`, a Ray Train run nested in one.
-        workers: of one trial.
-        cpus: of one worker.
-        gpus: of one worker.
-        concurrent: trials that run at once.
-    """
-
-    executor: Executor
-    workers: int
-    cpus: float
-    gpus: float
-    concurrent: int
-
-    @property
-    def threads(self) -> int:
-        """Torch threads of one worker."""
-        return max(1, int(self.cpus))
-
-    @property
-    def device(self) -> str:
-        return "cuda" if self.gpus else "cpu"
-
-
-def place(request: Request, nodes: Iterable[Mapping[str, float]]) -> Placement:
-    """Fit trials into a cluster.
-
-    A worker gets a GPU where there are any, and one CPU, or per GPU as many as the node with the
-    fewest can give each of its own. A share of a GPU lies on one GPU: of shares of 0.4 two fit on
-    each.
-
-    Args:
-        request: what is asked for.
-        nodes: resources of each node, by Ray's names (`CPU`, `GPU`).
-
-    Raises:
-        ValueError: not even one trial can be placed; names what was asked and what there is.
-    """
-    sizes = [(node.get("CPU", 0.0), node.get("GPU", 0.0)) for node in nodes]
-    cpus, gpus = sum(c for c, _ in sizes), sum(g for _, g in sizes)
-    each_gpu = request.gpus_per_worker
-    if each_gpu is None:
-        each_gpu = 1.0 if gpus else 0.0
-    each_cpu = request.cpus_per_worker
-    if each_cpu is None:
-        each_cpu = _cpu_share(sizes, each_gpu)
-    slots = sum(min(_fit(c, each_cpu), _fit_gpus(g, each_gpu)) for c, g in sizes)
-    asked = f"{request.workers} workers of {each_cpu:g} CPUs and {each_gpu:g} GPUs for one trial"
-    require(
-        slots >= request.workers,
-        "--workers, --cpus-per-worker, --gpus-per-worker",
-        asked,
-        f"what fits into {cpus:g} CPUs and {gpus:g} GPUs on {len(sizes)} nodes: "
-        f"{min(slots, 10**6)} such workers",
-    )
-    executor: Executor = "train" if request.workers > 1 else "tune"
-    if request.executor != "auto":
-        executor = request.executor
-    return Placement(executor, request.workers, each_cpu, each_gpu, slots // request.workers)
-
-
-def _cpu_share(sizes: Iterable[tuple[float, float]], each_gpu: float) -> float:
-    """The CPUs of a worker: so many that those of a node never leave one of its GPUs idle."""
-    per_gpu = [cpus / gpus for cpus, gpus in sizes if gpus]
-    if not per_gpu or not each_gpu:
-        return 1.0
-    share = 1 / _fit(1.0, each_gpu) if each_gpu < 1 else each_gpu
-    return float(max(1, math.floor(min(per_gpu) * share + 1e-9)))
-
-
-def _fit_gpus(have: float, each: float) -> int:
-    # Ray puts a share on one GPU, and several whole ones are no shares.
-    return int(have) * _fit(1.0, each) if 0 < each < 1 else _fit(have, each)
-
-
-def _fit(have: float, each: float) -> int:
-    # 1 / 0.1 workers must be 10 though 10 * 0.1 is not exactly 1.
-    return int(have / each + 1e-9) if each else sys.maxsize
-
-
-def set_environment(*, dashboard: bool = False, address: str | None = None) -> None:
-    """Set what Ray reads from the environment; before `import ray`, since workers inherit it.
-
-    What the user has set stays.
-
-    Args:
-        dashboard: whether there is to be one.
-        address: of the cluster to join, as `start` takes it.
-    """
-    settings = {
-        # The default of 2 s makes every report of a Train run cost as much.
-        "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.2",
-        "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0",
-        "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": "60",
-        # The record is ours: nobody reads what Tune would save of its own, again and again.
-        "TUNE_GLOBAL_CHECKPOINT_S": "3600",
-        # Tune's handler makes an interrupted run look like a finished one.
-        "TUNE_DISABLE_SIGINT_HANDLER": "1",
-        # The trace is ours; Tune's own loggers would write a second one.
-        "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
-        # A worker that is stopped is in the middle of an epoch, and would be waited for.
-        "TUNE_FORCE_TRIAL_CLEANUP_S": "10",
-        "TUNE_WARN_EXCESSIVE_EXPERIMENT_CHECKPOINT_SYNC_THRESHOLD_S": "0",
-        "RAY_AIR_NEW_OUTPUT": "0",
-        # What Ray's threads print goes to the study's log; at its end it would print what is left.
-        "RAY_DEDUP_LOGS": "0",
-        "RAY_SCHEDULER_EVENTS": "0",
-        "RAY_USAGE_STATS_ENABLED": "0",
-        "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
-    }
-    if dashboard:
-        settings["RAY_TRAIN_ENABLE_STATE_TRACKING"] = "1"
-    if _asked(address) is None:
-        # Ray's switch between an address that other hosts reach and 127.0.0.1, for every process.
-        settings["RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"] = "0"
-        if sys.platform == "linux":
-            # The workers of one trial talk to each other by the same way.
-            settings |= {"GLOO_SOCKET_IFNAME": "lo", "NCCL_SOCKET_IFNAME": "lo"}
-    for name, value in settings.items():
-        os.environ.setdefault(name, value)
-    # Workers import these packages too, from wherever the command was started.
-    os.environ["PYTHONPATH"] = python_path()
 
 
 def _dashboard_port() -> int:
@@ -222,7 +66,7 @@ def start(*, dashboard: bool = False, address: str | None = None) -> str | None:
     Raises:
         ValueError: no cluster answers at the address, or it is not one that can be joined.
     """
-    asked = _asked(address)
+    asked = asked_cluster(address)
     field = "--address" if asked == address else "RAY_ADDRESS"
     set_environment(dashboard=dashboard, address=address)
     import ray
@@ -301,13 +145,6 @@ def _make_token(path: Path) -> None:
         # Never over the token of a driver that has started at the same time.
         with suppress(FileExistsError):
             os.link(file.name, path)
-
-
-def _asked(address: str | None) -> str | None:
-    """The cluster to join; None to start a Ray of our own. `auto` leaves it to RAY_ADDRESS."""
-    given = os.environ.get("RAY_ADDRESS") or None
-    chosen = given or address if address in (None, "auto") else address
-    return None if chosen == "local" else chosen
 
 
 def _require_cluster(address: str, field: str) -> None:

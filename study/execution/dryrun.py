@@ -5,7 +5,7 @@ from rich.table import Table
 
 from adacomcat.config import leakage_note
 from adacomcat.versions import hardware
-from study.execution.cluster import Placement, Request, place
+from study.execution.placement import Placement, Request, place
 from study.spec.catalog import recorder
 from study.spec.expand import expand
 from study.spec.schema import Experiment

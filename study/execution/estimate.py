@@ -18,7 +18,7 @@ from adacomcat.schedule import build_schedule
 from adacomcat.training import Trial
 from adacomcat.training.dense import is_cached
 from study.execution.body import untrained
-from study.execution.cluster import Placement
+from study.execution.placement import Placement
 from study.spec.expand import RESOLVED, expand
 from study.spec.schema import Experiment
 

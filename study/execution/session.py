@@ -15,8 +15,11 @@ from rich.console import Console
 from adacomcat.checks import require
 from adacomcat.files import default_cache
 from adacomcat.io.run import FINAL
-from study.execution import cluster, provenance
+from adacomcat.versions import collect, git_state, repository
+from study.execution import cluster
+from study.execution.environment import python_path, set_environment
 from study.execution.log import study_log
+from study.execution.placement import Placement, Request, place
 from study.explore.export import export
 from study.preflight import check_buildable
 from study.show.progress import StudyProgress
@@ -34,7 +37,7 @@ class Session:
         self,
         experiment: Experiment,
         results: Results,
-        request: cluster.Request,
+        request: Request,
         arguments: argparse.Namespace,
         console: Console,
     ) -> None:
@@ -91,7 +94,7 @@ class Session:
     def _read_log(self, record: Callable[[Results, str], None]) -> None:
         specs = expand(self.experiment)
         require(len(specs) == 1, "arms, seeds", len(specs), "one trial: no other was published")
-        self._begin(specs, provenance.git_state(provenance.repository()))
+        self._begin(specs, git_state(repository()))
         record(self.results, specs[0].trial_id)
 
     def _begin(self, specs: Sequence[TrialSpec], git: Mapping[str, Any]) -> None:
@@ -99,7 +102,7 @@ class Session:
             self.experiment,
             extend=self.arguments.extend,
             command=shlex.join(sys.argv),
-            provenance=provenance.collect(git),
+            provenance=collect(git),
         )
         for spec in specs:
             self.results.add(spec)
@@ -111,7 +114,7 @@ class Session:
         specs = expand(self.experiment)
         by_arm = {spec.arm: spec.trial_config() for spec in specs}
         check_buildable(list(by_arm.values()))
-        cluster.set_environment(dashboard=self.arguments.dashboard, address=self.arguments.address)
+        set_environment(dashboard=self.arguments.dashboard, address=self.arguments.address)
         # Not at the top: Ray reads its settings when imported.
         from study.execution.loggers import make_callbacks
         from study.execution.trial import Job
@@ -120,7 +123,7 @@ class Session:
         loggers = make_callbacks(self.arguments.log_to, self.results.root, self.experiment.name)
         restart = None if cluster.is_running() else self._start_ray
         placement = self._start_ray()
-        git = provenance.git_state(provenance.repository())
+        git = git_state(repository())
         self._begin(specs, git)
         where = (str(self.results.root), str(default_cache()))
         job = Job(*where, placement, git, named=self.arguments.dashboard)
@@ -132,9 +135,9 @@ class Session:
                 prepare_dense(config, Path(job.cache), placement.device, progress.dense)
             run_study(self.experiment, job, progress, loggers, restart=restart, say=self._say)
 
-    def _start_ray(self) -> cluster.Placement:
+    def _start_ray(self) -> Placement:
         url = cluster.start(dashboard=self.arguments.dashboard, address=self.arguments.address)
-        placement = cluster.place(self.request, cluster.node_resources())
+        placement = place(self.request, cluster.node_resources())
         if url:
             self._say(cluster.describe_dashboard(url))
         return placement
@@ -161,7 +164,7 @@ class Session:
         """Draw a figure in a process of its own: `analysis` is no part of a study."""
         # Without -P a folder `analysis` of the current directory would run in place of ours.
         command = [sys.executable, "-P", "-m", f"analysis.{figure}", str(self.results.root)]
-        env = {"PYTHONPATH": provenance.python_path(), "MPLBACKEND": "Agg"}
+        env = {"PYTHONPATH": python_path(), "MPLBACKEND": "Agg"}
         # Its text is read here, whatever the console takes.
         env |= {"PYTHONIOENCODING": "utf-8"}
         done = subprocess.run(

@@ -12,8 +12,8 @@ from typing import Protocol
 from adacomcat.cli.process import FAILED
 from study.execution import cluster, memory
 from study.execution.causes import MemoryShort, behind, is_memory_short, is_of_ray
-from study.execution.cluster import Placement
 from study.execution.disk import is_disk_full
+from study.execution.placement import Placement
 from study.execution.watch import Watch
 
 logger = logging.getLogger(__name__)

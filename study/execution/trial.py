@@ -16,11 +16,11 @@ from adacomcat.io.run import FINAL, lock, now
 from adacomcat.io.trace import TraceWriter
 from adacomcat.parallel import from_first_worker
 from adacomcat.training.rows import Row
+from adacomcat.versions import collect
 from study.execution.body import Body, Outcome, train_trial
 from study.execution.causes import is_memory_short, is_of_ray
-from study.execution.cluster import Placement
 from study.execution.disk import is_disk_full
-from study.execution.provenance import collect
+from study.execution.placement import Placement
 from study.explore.pruner import Decision
 from study.spec.objectives import mean_values
 from study.spec.schema import TrialSpec

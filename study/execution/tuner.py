@@ -15,9 +15,9 @@ from ray.tune.trainable import Trainable, wrap_function
 from adacomcat.io.run import FINAL, now
 from adacomcat.overrides import build_config
 from study.execution.causes import MemoryShort, is_memory_short
-from study.execution.cluster import Placement
 from study.execution.disk import is_disk_full
 from study.execution.nested import RETRIES
+from study.execution.placement import Placement
 from study.execution.supervisor import Halt, Supervisor
 from study.execution.trial import (
     Job,

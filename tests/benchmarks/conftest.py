@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from study.execution.provenance import repository
+from adacomcat.versions import repository
 
 FOLDER = repository() / "benchmarks"
 TINY = (

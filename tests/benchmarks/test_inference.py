@@ -9,9 +9,9 @@ from adacomcat.io.trace import TraceWriter
 from adacomcat.methods.tokens.rates import published_at
 from adacomcat.models.timm_vit import VisionTransformerSteps
 from adacomcat.models.tokens import TokenSequence
+from adacomcat.versions import repository
 from analysis import fig_methods
 from study.execution.body import untrained
-from study.execution.provenance import repository
 from study.spec.catalog import load_experiment
 from study.spec.expand import expand
 from study.spec.schema import Experiment

@@ -8,7 +8,7 @@ import sys
 import pytest
 import torch
 
-from study.execution.provenance import repository
+from adacomcat.versions import repository
 
 
 @pytest.mark.slow

@@ -19,7 +19,7 @@ import pytest
 
 from adacomcat.io.run import Status
 from adacomcat.io.trace import EPOCHS
-from study.execution.provenance import repository
+from adacomcat.versions import repository
 from study.run import main
 from study.spec.exploration import Dimension, Exploration, Stopping
 from study.spec.schema import Arm, Experiment, TrialSpec, Workload

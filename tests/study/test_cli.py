@@ -4,9 +4,9 @@ from pathlib import Path
 
 import pytest
 
+from adacomcat.versions import repository
 from study import cli
-from study.execution.cluster import Request
-from study.execution.provenance import repository
+from study.execution.placement import Request
 from study.preflight import check_flags
 
 

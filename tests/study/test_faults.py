@@ -11,8 +11,8 @@ import psutil
 import pytest
 
 from adacomcat.config.yaml import read_yaml, write_yaml
+from adacomcat.versions import repository
 from study.execution.memory import used_share
-from study.execution.provenance import repository
 from study.store import Results
 
 pytestmark = [pytest.mark.ray, pytest.mark.timeout(400)]
@@ -205,8 +205,8 @@ def test_a_trial_that_diverges_is_recorded_and_the_study_goes_on(
 NODES = """
 import json, sys, threading, time
 from pathlib import Path
-import study.execution.cluster
-study.execution.cluster.set_environment(dashboard=False)
+import study.execution.environment
+study.execution.environment.set_environment(dashboard=False)
 import ray
 from ray.cluster_utils import Cluster
 

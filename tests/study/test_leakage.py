@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from study.execution.cluster import Request
 from study.execution.dryrun import dry_run
+from study.execution.placement import Request
 from study.explore.export import export
 from study.show.status import describe
 from study.spec.expand import apply_settings, expand

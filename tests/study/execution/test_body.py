@@ -11,7 +11,7 @@ from adacomcat.data import build_splits, make_loader
 from adacomcat.overrides import build_config
 from adacomcat.training.epoch import evaluate
 from study.execution.body import prepare_dense, restore_trace
-from study.execution.cluster import Placement
+from study.execution.placement import Placement
 from study.execution.trial import Job, run_arm
 from study.preflight import check_buildable
 from study.spec.expand import expand

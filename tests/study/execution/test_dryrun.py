@@ -6,8 +6,8 @@ import pytest
 from rich.console import Console
 
 from adacomcat.versions import hardware
-from study.execution.cluster import Request
 from study.execution.dryrun import dry_run
+from study.execution.placement import Request
 from study.spec.expand import expand
 from study.spec.schema import Experiment
 from study.store import Results

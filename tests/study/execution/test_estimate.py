@@ -8,7 +8,7 @@ import pytest
 from adacomcat.config import TrialConfig
 from study.execution import estimate
 from study.execution.body import prepare_dense, untrained
-from study.execution.cluster import Placement
+from study.execution.placement import Placement
 from study.spec.expand import apply_settings, expand
 from study.spec.schema import Arm, Experiment, Workload
 

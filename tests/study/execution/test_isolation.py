@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from study.execution.provenance import repository
+from adacomcat.versions import repository
 
 LOOK = """
 import json, os, sys

@@ -10,7 +10,7 @@ from ray.exceptions import OutOfMemoryError
 
 from study.execution import supervisor
 from study.execution.causes import MemoryShort
-from study.execution.cluster import Placement
+from study.execution.placement import Placement
 from study.execution.supervisor import DiskFull, GivenUp, Halt, Supervisor
 from study.execution.watch import Watch
 

@@ -9,7 +9,7 @@ from ray.exceptions import OutOfMemoryError
 
 from adacomcat.config import TrialConfig
 from study.execution.body import Outcome, train_trial
-from study.execution.cluster import Placement
+from study.execution.placement import Placement
 from study.execution.trial import TOLD, ArmRun, Job, Pruning, failure_text, run_arm
 from study.explore.pruner import Pruner
 from study.spec.expand import expand

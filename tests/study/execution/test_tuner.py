@@ -13,9 +13,10 @@ from tensorboardX.proto.event_pb2 import Event
 
 from adacomcat.config import TrialConfig
 from study.execution.body import Outcome, prepare_dense, train_trial
-from study.execution.cluster import Request, node_resources, place
+from study.execution.cluster import node_resources
 from study.execution.loggers import make_callbacks
 from study.execution.nested import RETRIES
+from study.execution.placement import Request, place
 from study.execution.trial import Job, ray_folder
 from study.execution.tuner import resolve_spec, run_study
 from study.show.progress import StudyProgress

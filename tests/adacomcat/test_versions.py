@@ -4,8 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from adacomcat.versions import hardware
-from study.execution.provenance import PACKAGES, collect, git_state, repository
+from adacomcat.versions import PACKAGES, collect, git_state, hardware, repository
 
 
 def git(folder: Path, *arguments: str) -> str:
