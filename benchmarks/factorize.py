@@ -80,7 +80,7 @@ WAYS: dict[str, Way] = {THIN: thin, ONE_BY_ONE: one_by_one, BATCHED: batched}
 def decompose_linears(layers: Sequence[nn.Module]) -> None:
     """Factorization of the linear sites."""
     for layer in layers:
-        decompose_linear(layer, None, None)
+        decompose_linear(layer, None, (None, None))
 
 
 @torch.no_grad()

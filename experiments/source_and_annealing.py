@@ -18,7 +18,7 @@ CHOICES: dict[str, tuple[str, Any, Any]] = {
     "search_split": ("data.search_from", "train", "test"),
     "optimizer": ("search_phase.optimizer_state", "migrate", "rebuild"),
     "biases": ("method.biases", "exact", "drop"),
-    "truncation": ("method.calibrated", True, False),
+    "truncation": ("method.metrics", "inputs", "plain"),
 }
 """Choice -> setting, our value, the reference's."""
 ENDS = ("ours", "reference")

@@ -21,12 +21,16 @@ class SearchConfig(Config):
     place: ClassVar[str] = "search"
 
     strategy: str = "gradient"
-    """How a plan is found: `gradient` trains the logits of a supernet, `uniform` takes the method's
-    default plan; or another class of `adacomcat.search`, by its name."""
+    """How a plan is found. `gradient` trains the logits of a supernet. `sensitivity` estimates what
+    each option does to the model's output, `measured` corrects that by measurements, and `energy`
+    and `effective_rank` look at each layer alone: none of these trains. `uniform` takes the
+    method's default plan. Another subclass of `adacomcat.search.strategy.Strategy` goes by its own
+    name."""
     steps: Steps | None = None
     """Steps of one search; None: one pass over the search split. More than a pass goes round."""
     images: Steps | None = None
-    """In place of `steps`: a pass that ends before it has seen more than so many images."""
+    """In place of `steps`: a pass that ends before it has seen more than so many images. Also the
+    images of a calibration, which are 64 where this is None."""
     stable_steps: Steps | None = None
     """End a search once the plan that it would propose stood still for so many steps; None: no."""
     batch_size: BatchSize = 64

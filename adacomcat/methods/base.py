@@ -293,10 +293,31 @@ class SupportsCalibration(Protocol):
 
 @runtime_checkable
 class SupportsOptionLosses(Protocol):
-    """A method that knows, without a search, what each option does to the loss."""
+    """A method that estimates, without a search, the loss of each option."""
 
-    def losses_of_options(self) -> Mapping[str, Mapping[Decision, float]]:
-        """Site -> decision -> estimated increase of the loss, on one scale for all sites."""
+    def check_estimate(self, estimate: str) -> None:
+        """Raise unless the settings allow an estimate, which has its strategy's name.
+
+        Raises:
+            ValueError: they do not; names the setting.
+        """
+
+    def losses_of_options(
+        self, unit: Unit, estimate: str, images: Tensor | None
+    ) -> Mapping[str, Sequence[tuple[Option, float]]]:
+        """Site -> (option, estimated increase of the loss), on one scale for all sites.
+
+        Leaving a site as it is in the dense model is always an option, where the plan in force
+        allows it. `calibrate` comes first.
+
+        Args:
+            unit: of the options' costs.
+            estimate: name of the strategy that asks.
+            images: (B, C, H, W) on which to measure; None where none were kept.
+
+        Raises:
+            ValueError: the method's settings do not allow this estimate.
+        """
 
 
 @runtime_checkable

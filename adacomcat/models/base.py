@@ -9,7 +9,7 @@ of a value head.
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal
 
@@ -317,6 +317,21 @@ class ModelFamily(ABC):
     def blocks(self, model: nn.Module) -> tuple[str, ...]:
         """Names of the blocks, whose outputs a teacher's may be compared with."""
 
+    def probe(self, model: nn.Module) -> Callable[[Tensor], Tensor]:
+        """What a truncation shall change as little as possible, as a function of images.
+
+        It takes images (B, C, H, W) and gives the logits (B, classes) of a classifier; of a
+        backbone its final tokens (B, N, D), where all patches together weigh as much as one prefix
+        token.
+        """
+        if self.view(model).classifiers:
+            return model
+        return lambda images: weighted_tokens(*self.final_tokens(model, images))
+
+    @abstractmethod
+    def final_tokens(self, model: nn.Module, images: Tensor) -> tuple[Tensor, int]:
+        """Tokens (B, N, D) after the last norm, and how many of them are prefix tokens."""
+
     # Parts.
 
     @abstractmethod
@@ -343,3 +358,10 @@ class ModelFamily(ABC):
         embeddings = sum(model.get_parameter(name).numel() for name in self.embeddings(model))
         sizes: Any = model
         return int(tokens.tokens * embeddings + sizes.num_features * sizes.num_classes)
+
+
+def weighted_tokens(tokens: Tensor, prefix: int) -> Tensor:
+    """Tokens (B, N, D) with each of the n patches, which follow the prefix, times n ** -0.5."""
+    weights = tokens.new_ones(tokens.shape[1], 1)
+    weights[prefix:] = max(tokens.shape[1] - prefix, 1) ** -0.5
+    return tokens * weights

@@ -6,7 +6,7 @@ from typing import Any, ClassVar
 import timm
 import torch
 from timm.models import get_pretrained_cfg, model_entrypoint
-from torch import nn
+from torch import Tensor, nn
 
 from adacomcat.checks import require
 from adacomcat.config import ModelConfig
@@ -63,6 +63,14 @@ class TimmFamily(ModelFamily):
         model.model_args = {k: v for k, v in options.items() if not k.startswith("pretrained_cfg")}
         assert isinstance(model, nn.Module)
         return model
+
+    def final_tokens(self, model: nn.Module, images: Tensor) -> tuple[Tensor, int]:
+        backbone: Any = model
+        features: Tensor = backbone.forward_features(images)
+        if features.ndim == 4:
+            # (B, D, H, W) of a convolutional model.
+            features = features.flatten(2).mT
+        return features, int(getattr(model, "num_prefix_tokens", 0))
 
     def creation(self, model: nn.Module) -> tuple[str, dict[str, Any]]:
         """(architecture, arguments) with which `timm.create_model` makes a model anew.

@@ -10,7 +10,6 @@ import logging
 import math
 import time
 from collections.abc import Iterable, Iterator, Mapping
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +22,7 @@ from adacomcat.config import PhaseConfig, TrialConfig
 from adacomcat.config.trial import identity
 from adacomcat.cost import count_macs, count_params
 from adacomcat.data import Split, Splits, cycle
-from adacomcat.methods.base import ParameterMap, SupportsTrainingLoss
+from adacomcat.methods.base import ParameterMap, SupportsCalibration, SupportsTrainingLoss
 from adacomcat.methods.registry import build_method
 from adacomcat.models.registry import input_shape
 from adacomcat.plan import Plan
@@ -41,6 +40,9 @@ from adacomcat.training.preflight import check_trial, due_epochs
 from adacomcat.training.rows import Reporter, Row, epoch_line, epoch_row, search_row, summary_row
 
 PHASES = ("search", "finetune")
+CALIBRATION_IMAGES = 64
+"""Images of a calibration where `search.images` does not say: more change little, and each costs a
+forward and a backward."""
 LOG = logging.getLogger("adacomcat")
 
 
@@ -188,7 +190,7 @@ class Trial:
             return True
         self.phase.finish_()
         if self.method.plan is None:
-            self.method.commit_(self.method.default_plan(self.budget))
+            self._default_commit()
         self.phase_name, self.epoch = PHASES[1], 0
         self._model_changed()
         return self.recipe.epochs == 0
@@ -207,7 +209,7 @@ class Trial:
             return self._search()
         if self.method.plan is None and self.epoch >= 1 and not self._due_epochs():
             with self.clock.span("rebuild"):
-                self._commit(self.method.default_plan(self.budget))
+                self._model_changed(self._default_commit())
         return None
 
     def _search(self) -> int:
@@ -238,20 +240,30 @@ class Trial:
             return self._calibration_images(), (), 0
         loader = self.loaders.search(config.batch_size)
         steps = config.most_steps(len(loader))
-        seen = len(loader) if config.images is None else steps
         first = self.epoch * math.ceil(steps / len(loader))
-        loader.set_epoch(first)
-        images = (images for images, _ in islice(loader, seen))
-        return images, cycle(loader, steps, first_epoch=first), steps
+        batches = cycle(loader, steps, first_epoch=first)
+        return self._calibration_images(), batches, steps
 
     def _calibration_images(self) -> Iterator[Tensor]:
-        """Images for a calibration alone; they are only loaded if it looks at them."""
-        loader = self.loaders.search(self.config.search.batch_size)
+        """This worker's share of the images of a calibration, loaded if it looks at them."""
+        config = self.config.search
+        loader = self.loaders.search(config.batch_size)
         loader.set_epoch(self.epoch)
-        yield from (images for images, _ in loader)
+        left = math.ceil((config.images or CALIBRATION_IMAGES) / parallel.world())
+        for images, _ in loader:
+            yield images[:left]
+            left -= len(images)
+            if left <= 0:
+                return
 
     def _commit(self, plan: Plan) -> None:
         self._model_changed(self.method.commit_(plan))
+
+    def _default_commit(self) -> ParameterMap:
+        """Commit to the plan that needs no search, truncated as after a search."""
+        if isinstance(self.method, SupportsCalibration):
+            self.method.calibrate(self._calibration_images())
+        return self.method.commit_(self.method.default_plan(self.budget))
 
     def _train(self) -> dict[str, Any]:
         """Train for an epoch: loss, base_loss, images, lr, align_weight."""

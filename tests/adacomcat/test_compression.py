@@ -151,11 +151,11 @@ class Blind(Strategy):
             "images: got 'some', allowed: None with",
         ),
         (
-            {"images": tiny_images(2), "method": {"name": "lowrank", "calibrated": False}},
+            {"images": tiny_images(2), "method": {"name": "lowrank", "metrics": "plain"}},
             "images: got 'some', allowed: None with method 'lowrank' of these settings",
         ),
         (
-            {"method": {"name": "lowrank", "calibrated": True}},
+            {"method": {"name": "lowrank", "metrics": "inputs"}},
             "images: got 'none', allowed: one or",
         ),
     ],

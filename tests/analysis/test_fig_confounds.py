@@ -28,7 +28,7 @@ def config(arm):
             else "current"
         },
         "data": {"search_from": "test" if arm in LEAKING else "train"},
-        "calibrated": not arm.startswith("reference"),
+        "metrics": "plain" if arm.startswith("reference") else "inputs",
         "seed": 0,
     }
 
@@ -84,8 +84,8 @@ def test_a_change_of_one_setting_is_named(confounds):
     assert table["ours", "source"] == "dense → current"
     assert table["ours", "search_split"] == "train → test"
     assert table["ours", fig.ALL] == ""
-    assert fig.change({"a": {"calibrated": True}}, {"a": {"calibrated": False}}) == (
-        "calibrated → not calibrated"
+    assert fig.change({"a": {"metrics": "inputs"}}, {"a": {"metrics": "plain"}}) == (
+        "inputs → plain"
     )
     assert fig.change({"a": 1, "b": 1}, {"a": 2, "b": 2}) == ""
     assert fig.change({}, {}) == ""

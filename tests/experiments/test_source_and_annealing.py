@@ -34,7 +34,7 @@ def test_the_end_that_is_ours_is_the_workload_but_for_the_method() -> None:
     """The default method is the published one; what a search truncates is ours by choice only."""
     default = build_config(
         WORKLOADS["digits"].defaults,
-        {"schedule": {"kind": "adaptive"}, "method.source": "dense", "method.calibrated": True},
+        {"schedule": {"kind": "adaptive"}, "method.source": "dense", "method.metrics": "inputs"},
     ).to_json()
     config = arms("digits")["ours"].trial_config().to_json()
     methods = [LowRankConfig(**without_name(c.pop("method"))) for c in (config, default)]
@@ -46,7 +46,7 @@ def test_the_other_end_is_what_the_preset_of_the_reference_says() -> None:
     settings = next(recipe for recipe in recipes() if recipe.name == "digits").settings
     preset = build_config(upstream(settings)).to_json()
     # It says nothing of truncation: the reference's is the default.
-    preset["method"].setdefault("calibrated", LowRankConfig().calibrated)
+    preset["method"].setdefault("metrics", LowRankConfig().metrics)
     reference = arms("digits")["reference"].trial_config().to_json()
     for path, _, _ in CHOICES.values():
         section, name = path.split(".")

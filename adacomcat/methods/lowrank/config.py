@@ -13,6 +13,7 @@ BLOCK_KINDS = ("qk", "vo", "fc1", "fc2")
 """Kinds of the sites of a block."""
 KINDS = (*BLOCK_KINDS, "head")
 Fraction = Annotated[float, Field(gt=0, le=1)]
+Metrics = Literal["plain", "inputs", "attention", "gradients"]
 
 
 @register(
@@ -26,10 +27,10 @@ class LowRankConfig(Config):
 
     place: ClassVar[str] = "method"
 
-    space: Literal["paper", "fractions", "aligned"] = "fractions"
+    space: Literal["paper", "fractions", "aligned", "fine"] = "fractions"
     """`paper`: ComCAT's menus for widths 192, 384, 768; `fractions`: of each site's full rank, for
     any width; `aligned`: the fractions rounded to multiples of 8, for the hardware's matrix
-    units."""
+    units; `fine`: steps of 1/32 of each site's full rank."""
     fractions: tuple[Fraction, ...] = Field(
         default=(1 / 6, 1 / 3, 1 / 2, 2 / 3, 5 / 6), min_length=1
     )
@@ -47,8 +48,10 @@ class LowRankConfig(Config):
     source: Literal["current", "dense"] = "current"
     """What a later search truncates. `current`: the factors in force, so a rank can only fall
     (reference). `dense`: the factors and what earlier searches cut off, so a rank can grow back."""
-    calibrated: bool = False
-    """Truncate for the inputs that `calibrate` saw, not for the weights alone."""
+    metrics: Metrics = "plain"
+    """Which error a truncation minimizes. `plain`: of the weights (reference); `inputs`: of the
+    site's output, on the images that `calibrate` saw; `attention`: likewise, with keys weighted by
+    their attention; `gradients`: of the model's output, to first order and without labels."""
 
     @field_validator("ranks")
     @classmethod

@@ -20,10 +20,6 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-RIDGE = 1e-6
-"""Share of a second moment's mean eigenvalue that is added to its diagonal: inputs behind a
-LayerNorm have a direction without any variance, and a Cholesky factor needs one."""
-
 
 @dataclass(frozen=True)
 class Spectrum:
@@ -83,14 +79,26 @@ def decompose(
     return Spectrum(*(t.to(a.dtype) for t in (left, right, s, left_map, right_map)))
 
 
-def cholesky(second_moment: Tensor) -> Tensor:
-    """The lower Cholesky factor, float64, of a symmetric (..., n, n) with a small ridge."""
-    moment = second_moment.double()
+def cholesky(second_moment: Tensor, ridge: float) -> Tensor:
+    """The lower Cholesky factor, float64, of a symmetric (..., n, n) with a ridge on its diagonal.
+
+    Args:
+        second_moment: symmetric up to rounding.
+        ridge: share of the mean eigenvalue that is added. Inputs behind a LayerNorm have a
+            direction without any variance; where products in float32 have left eigenvalues below
+            -ridge, it is raised until the factor exists.
+    """
+    moment = (second_moment.double() + second_moment.double().mT) / 2
     mean = moment.diagonal(dim1=-2, dim2=-1).mean(-1)
     # All-zero inputs (a dead layer) must not make the factor singular.
-    ridge = torch.where(mean > 0, RIDGE * mean, torch.ones_like(mean))
+    scale = torch.where(mean > 0, mean, torch.ones_like(mean) / ridge)
     eye = torch.eye(moment.shape[-1], dtype=moment.dtype, device=moment.device)
-    return torch.linalg.cholesky(moment + ridge[..., None, None] * eye)
+    share = torch.full_like(scale, ridge)
+    while True:
+        factor, failed = torch.linalg.cholesky_ex(moment + (share * scale)[..., None, None] * eye)
+        if not bool((failed > 0).any()):
+            return factor
+        share = torch.where(failed > 0, 4 * share, share)
 
 
 def _unweight(factor: Tensor, metric: Tensor | None) -> Tensor:

@@ -48,11 +48,13 @@ def linear_sides(module: nn.Module, rest: tuple[Tensor, Tensor] | None) -> tuple
 
 
 def decompose_linear(
-    module: nn.Module, rest: tuple[Tensor, Tensor] | None, metric: Tensor | None
+    module: nn.Module,
+    rest: tuple[Tensor, Tensor] | None,
+    metrics: tuple[Tensor | None, Tensor | None],
 ) -> Spectrum:
-    """The layer's spectrum, in the metric of its inputs where one is given."""
+    """The layer's spectrum, in the metrics of its inputs and outputs where they are given."""
     left, right = linear_sides(module, rest)
-    return decompose(left, right, left_metric=metric)
+    return decompose(left, right, *metrics)
 
 
 def build_linear(module: nn.Module, spectrum: Spectrum, rank: int) -> LowRankLinear:

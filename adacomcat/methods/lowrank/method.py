@@ -1,13 +1,13 @@
 """Low-rank factorization of a model: dense to searchable, searchable to committed, and back."""
 
 from collections.abc import Iterable, Mapping, Sequence
-from functools import partial
 from types import MappingProxyType
 from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 
+from adacomcat import parallel
 from adacomcat.budget import COUNTED_IN, Budget, Unit, project
 from adacomcat.checks import require
 from adacomcat.cost import BlockMacs, Number, count_macs
@@ -17,15 +17,11 @@ from adacomcat.methods.lowrank.attention import (
     attention_factors,
     between_of,
     build_attention,
-    carry_heads,
     decompose_heads,
-    factors_of,
-    heads_of,
-    put_together,
     truncate_heads,
-    without_value_bias,
 )
-from adacomcat.methods.lowrank.calibrate import Metrics, input_metrics
+from adacomcat.methods.lowrank.calibrate import Metrics, site_metrics
+from adacomcat.methods.lowrank.commit import committed_attention, committed_linear
 from adacomcat.methods.lowrank.config import LowRankConfig
 from adacomcat.methods.lowrank.factorize import Spectrum
 from adacomcat.methods.lowrank.latency import (
@@ -38,11 +34,15 @@ from adacomcat.methods.lowrank.latency import (
 from adacomcat.methods.lowrank.linear import (
     bias_of,
     build_linear,
-    carry_bias,
-    carry_linear,
     decompose_linear,
-    merge_linear,
 )
+from adacomcat.methods.lowrank.losses import (
+    Estimate,
+    measured_losses,
+    measured_ranks,
+    option_losses,
+)
+from adacomcat.methods.lowrank.replay import Replay
 from adacomcat.methods.lowrank.space import Site, all_sites, ranks_of, searched_sites
 from adacomcat.methods.lowrank.spec import adoptable_modules, shape_, shape_of
 from adacomcat.methods.lowrank.supernet import Mixture, SupernetAttention, SupernetLinear
@@ -52,6 +52,7 @@ from adacomcat.models.plain import require_dense
 from adacomcat.models.registry import family_of
 from adacomcat.models.tensors import require_finite
 from adacomcat.plan import Decision, Plan
+from adacomcat.seeds import generator
 from adacomcat.timing import Times
 
 
@@ -86,6 +87,7 @@ class LowRank(Searchable):
         view = family.view(model)
         require_dense(model)
         require_finite(dict(model.named_parameters()), "model")
+        self._family = family
         self.attentions = view.attentions
         self.all_sites = all_sites(view)
         self.sites = searched_sites(self.all_sites, config)
@@ -160,12 +162,24 @@ class LowRank(Searchable):
         self._adoptable(model, plan)
 
     def calibrate(self, batches: Iterable[Tensor]) -> None:
-        """Collect second moments of the sites' inputs, if configured; images (B, C, H, W)."""
-        if self.config.calibrated:
-            biases = self.config.biases == "exact"
-            self._metrics = input_metrics(
-                self.model, self.sites, self.attentions, batches, biases=biases
-            )
+        """Collect second moments, where `metrics` asks for them; images (B, C, H, W).
+
+        Raises:
+            ValueError: no images, or activations or gradients that are not finite.
+        """
+        if self.config.metrics == "plain":
+            return
+        self._spectra = {}
+        self._metrics = site_metrics(
+            self.model,
+            self.sites,
+            self.attentions,
+            batches,
+            kind=self.config.metrics,
+            biases=self.config.biases == "exact",
+            output=self._family.probe(self.model),
+            generator=generator(0, "calibration", parallel.rank()),
+        )
 
     # The search.
 
@@ -216,6 +230,49 @@ class LowRank(Searchable):
                 ranks = [c.rank for c in site.candidates if c.rank <= now] or [now]
                 found[site.name] = [Option(rank, site.cost(unit, rank)) for rank in ranks]
         return found
+
+    def check_estimate(self, estimate: str) -> None:
+        if estimate in ("sensitivity", "measured"):
+            allowed = f"gradients, with search.strategy {estimate!r}"
+            right = self.config.metrics == "gradients"
+            require(right, "method.metrics", self.config.metrics, allowed)
+
+    def losses_of_options(
+        self, unit: Unit, estimate: str, images: Tensor | None
+    ) -> dict[str, Sequence[tuple[Option, float]]]:
+        self.check_estimate(estimate)
+        kind = cast(Estimate, estimate)
+        replay = None
+        if kind == "measured":
+            assert images is not None, "measured wants images"
+            family = self._family
+            replay = Replay(self.model, family.blocks(self.model), family.probe(self.model), images)
+        found: dict[str, Sequence[tuple[Option, float]]] = {}
+        for name, options in self.options(unit).items():
+            site = self.sites[self._rows[name]]
+            if self._limit(site) is None:
+                options = [*options, Option(None, site.cost(unit, None))]
+            ranks = [cast(int | None, option.decision) for option in options]
+            spectrum = self._decomposed(self.model.get_submodule(site.module), site)
+            losses = option_losses(site, spectrum, ranks, kind)
+            if replay is not None:
+                points = {
+                    rank: replay.error(site.module, self._truncated(site, rank))
+                    for rank in measured_ranks(site)
+                }
+                losses = measured_losses(ranks, losses, points)
+            found[name] = list(zip(options, losses, strict=True))
+        return found
+
+    def _truncated(self, site: Site, rank: int) -> nn.Module:
+        """The module of a site with this site alone at a rank; the model stays as it is."""
+        module = self.model.get_submodule(site.module)
+        spectrum = self._decomposed(module, site)
+        if not site.attention:
+            return build_linear(module, spectrum, rank)
+        parts = self._factors(module, site.module)
+        parts = truncate_heads(parts, site.kind, spectrum, rank // site.groups)
+        return build_attention(self.attentions[site.module], module, parts)
 
     # Costs.
 
@@ -395,7 +452,7 @@ class LowRank(Searchable):
                 parts = self._factors(module, site.module)
                 spectrum = decompose_heads(parts, site.kind, rest, metrics)
             else:
-                spectrum = decompose_linear(module, rest, metrics[0])
+                spectrum = decompose_linear(module, rest, metrics)
             self._spectra[site.name] = spectrum
         return self._spectra[site.name]
 
@@ -434,44 +491,12 @@ class LowRank(Searchable):
         for site in changed:
             self._keep_rest(site, spectra[site.kind], columns[site.kind])
         if changed[0].attention:
-            return self._committed_attention(module, changed[0].module, spectra, columns)
+            name, biases = changed[0].module, self.config.biases == "exact"
+            view, parts = self.attentions[name], self._factors(module, name)
+            return committed_attention(view, module, parts, spectra, columns, biases=biases)
         (site,) = changed
-        spectrum, rank = spectra[site.kind], columns[site.kind]
-        factors = build_linear(module, spectrum, rank)
         to_dense = ranks[site.name] is None
-        new = merge_linear(factors) if to_dense else factors
-        carry = carry_bias if to_dense else partial(carry_linear, spectrum=spectrum, rank=rank)
-        return new, Move(dict(module.named_parameters()), dict(new.named_parameters()), carry)
-
-    def _committed_attention(
-        self,
-        module: nn.Module,
-        name: str,
-        spectra: Mapping[str, Spectrum],
-        ranks: Mapping[str, int],
-    ) -> tuple[nn.Module, Move]:
-        biases, view = self.config.biases == "exact", self.attentions[name]
-        parts = self._factors(module, name)
-        for kind, spectrum in spectra.items():
-            parts = truncate_heads(parts, kind, spectrum, ranks[kind])
-        new = build_attention(view, module, parts)
-        weights = {name: p.detach() for name, p in module.named_parameters()}
-        value_bias = heads_of(view, module, weights).v_bias
-
-        def carry(state: Mapping[str, Tensor], power: int) -> dict[str, Tensor]:
-            heads = heads_of(view, module, state)
-            moments = factors_of(heads, biases=biases, key_bias="qk" not in view.products)
-            if power == 1:
-                moments = without_value_bias(moments, heads, value_bias)
-            for kind, spectrum in spectra.items():
-                moments = carry_heads(moments, power, kind, spectrum, ranks[kind])
-            return put_together(moments)
-
-        # What stands between queries and keys stays, with its parameters.
-        kept = [] if new.between is None else [id(p) for p in new.between.parameters()]
-        old = {n: p for n, p in module.named_parameters() if id(p) not in kept}
-        made = {n: p for n, p in new.named_parameters() if id(p) not in kept}
-        return new, Move(old, made, carry)
+        return committed_linear(module, spectra[site.kind], columns[site.kind], to_dense=to_dense)
 
     def _columns(self, site: Site, rank: int | None) -> int:
         """Columns a group that a decision keeps; dense keeps all."""

@@ -64,8 +64,8 @@ def part(method: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def one_shot(method: Mapping[str, Any], *, images: bool) -> dict[str, Any]:
-    """Own settings for a compression in one call: calibrated where there are images."""
-    return {"calibrated": True, **method} if images else dict(method)
+    """Own settings for a compression in one call: for the loss where there are images."""
+    return {"space": "fine", **({"metrics": "gradients"} if images else {}), **method}
 
 
 def space(width: int, classes: int) -> str:

@@ -26,6 +26,8 @@ from adacomcat.methods.lowrank.recipe import PAPER_MENUS
 from adacomcat.models.base import AttentionView, LinearView, ModelView
 from adacomcat.plan import Decision, Plan, relative_distance
 
+FINE_STEPS = 32
+"""Steps of the space `fine` between nothing and the full rank."""
 ALIGNMENT = 8
 """Matrix units of current accelerators want sizes in multiples of 8 (bf16)."""
 
@@ -265,6 +267,11 @@ def _candidates(site: Site, config: LowRankConfig) -> tuple[Candidate, ...]:
         found = [_asked_for(site, rank) for rank in sorted(set(config.ranks[site.kind]))]
     elif config.space == "paper":
         found = [_rounded_down(site, nominal) for nominal in _paper_menu(site)]
+    elif config.space == "fine":
+        per_group = site.full // site.groups
+        step = max(1, per_group // FINE_STEPS)
+        ranks = {columns * site.groups for columns in range(step, per_group + 1, step)}
+        found = [Candidate(rank, rank) for rank in sorted(ranks)]
     else:
         step = ALIGNMENT if config.space == "aligned" else 1
         ranks = {_fraction(site, fraction, step) for fraction in config.fractions}

@@ -38,7 +38,7 @@ def test_the_product_of_queries_and_keys_is_no_site(model):
 def test_full_rank_is_the_dense_model(model, mode):
     expected = model.train(mode)(IMAGES)
     norms = [block.attn.q_norm.weight for block in model.blocks]
-    method = LowRank(model, LowRankConfig(fractions=(1.0,), allow_larger=True, calibrated=True))
+    method = LowRank(model, LowRankConfig(fractions=(1.0,), allow_larger=True, metrics="inputs"))
     method.calibrate([IMAGES])
     method.commit_(Plan("lowrank", {site.name: site.full for site in method.sites}))
     torch.testing.assert_close(model(IMAGES), expected, rtol=0, atol=2e-5)

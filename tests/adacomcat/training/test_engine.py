@@ -9,6 +9,7 @@ from adacomcat.config import DistillConfig, PhaseConfig
 from adacomcat.methods.lowrank.method import LowRank
 from adacomcat.plan import Plan
 from adacomcat.training import Trial
+from adacomcat.training.engine import CALIBRATION_IMAGES
 
 SCHEDULES = [
     {"kind": "fixed"},
@@ -17,7 +18,7 @@ SCHEDULES = [
 ]
 
 
-METHODS = [{"source": "current"}, {"source": "dense"}, {"calibrated": True}]
+METHODS = [{"source": "current"}, {"source": "dense"}, {"metrics": "inputs"}]
 
 
 @pytest.mark.parametrize("method", METHODS, ids=["current", "dense", "calibrated"])
@@ -88,22 +89,18 @@ def test_the_clocks_stay_apart_and_add_up(config, dense, splits, tmp_path):
 
 
 def test_a_search_sees_as_many_images_as_it_may(config, run, splits, monkeypatch):
-    """Its calibration, too; without a cap that sees the whole split, as a pass does."""
+    """Its calibration, too; without a cap that sees 64."""
     seen = []
     monkeypatch.setattr(
         LowRank, "calibrate", lambda _, batches: seen.append(sum(len(images) for images in batches))
     )
     size, whole = config.search.batch_size, len(splits.search)
     assert 2 * size < whole
+    in_steps = whole // size * size
     for name, given, images, calibrated in (
         ("capped", {"steps": None, "images": 2 * size + 1}, 2 * size, 2 * size),
-        (
-            "pass",
-            {"steps": None, "images": whole + size},
-            whole // size * size,
-            whole // size * size,
-        ),
-        ("steps", {"steps": 1}, size, whole // size * size),
+        ("pass", {"steps": None, "images": whole + size}, in_steps, in_steps),
+        ("steps", {"steps": 1}, size, min(CALIBRATION_IMAGES, in_steps)),
     ):
         seen.clear()
         _, rows = run(name, search=config.search.replace(**given))
@@ -183,7 +180,7 @@ def test_rebuilding_the_optimizer_is_another_training(run):
 
 def test_the_calibrated_method_runs_through_the_engine(run):
     plain, _ = run("plain")
-    whitened, _ = run("whitened", method={"name": "lowrank", "calibrated": True})
+    whitened, _ = run("whitened", method={"name": "lowrank", "metrics": "inputs"})
     assert whitened["test_loss"] != plain["test_loss"]
 
 

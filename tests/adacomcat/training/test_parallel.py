@@ -64,7 +64,7 @@ def work(rank, world, folder):
 def test_two_workers_equal_one(config, tmp_path):
     """Four trials: the two processes take longer to start than to train."""
     # Calibrated: the second moments, too, must be those of all images together.
-    plain = config.to_json() | {"method": {**config.method, "calibrated": True}}
+    plain = config.to_json() | {"method": {**config.method, "metrics": "inputs"}}
     folders = [tmp_path / name for name in ("calibrated", "files", "short", "tokens")]
     settings_of = (plain, on_files(config, tmp_path), ending_early(config), token_rates(config))
     for folder, settings in zip(folders, settings_of, strict=True):

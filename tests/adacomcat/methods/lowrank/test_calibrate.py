@@ -1,7 +1,8 @@
 import pytest
 import torch
 
-from adacomcat.methods.lowrank.calibrate import input_metrics
+from adacomcat.methods.lowrank import calibrate
+from adacomcat.methods.lowrank.calibrate import Moment, site_metrics
 from adacomcat.methods.lowrank.config import LowRankConfig
 from adacomcat.methods.lowrank.method import LowRank
 from adacomcat.plan import Plan
@@ -38,7 +39,7 @@ def rows_of(site, seen, heads):
         return x.reshape(1, -1, x.shape[-1]), None
     if site.kind == "qk":
         flat = x.flatten(0, 1)
-        return torch.cat([flat, torch.ones(len(flat), 1)], -1)[None], flat[None]
+        return torch.cat([flat, flat.new_ones(len(flat), 1)], -1)[None], flat[None]
     probabilities = seen[f"{site.module}.attn_drop"]
     mixed = probabilities @ x[:, None]
     return mixed.transpose(0, 1).reshape(heads, -1, x.shape[-1]), None
@@ -69,11 +70,24 @@ def product_of(site, module):
     return q.mT @ k.view(heads, -1, k.shape[1])
 
 
+def moments_of(model, method, kind, images=IMAGES):
+    return site_metrics(
+        model,
+        method.sites,
+        method.attentions,
+        images.split(16),
+        kind=kind,
+        biases=True,
+        output=model,
+        generator=torch.Generator().manual_seed(0),
+    )
+
+
 def test_metrics_are_the_moments_of_what_the_sites_see():
-    model = tiny_vit()
+    model = tiny_vit().double()
     method = LowRank(model, LowRankConfig())
-    metrics = input_metrics(model, method.sites, method.attentions, IMAGES.split(16), biases=True)
-    seen = inputs_of(model, IMAGES)
+    metrics = moments_of(model, method, "inputs", IMAGES.double())
+    seen = inputs_of(model, IMAGES.double())
     for site in method.sites:
         for factor, rows in zip(metrics[site.name], rows_of(site, seen, 4), strict=True):
             if rows is None:
@@ -82,7 +96,11 @@ def test_metrics_are_the_moments_of_what_the_sites_see():
             expected = second_moment(rows)
             found = (factor @ factor.mT).expand(expected.shape)
             scale = expected.diagonal(dim1=-2, dim2=-1).mean()
-            torch.testing.assert_close(found / scale, expected / scale, rtol=0, atol=1e-5)
+            # The ridge is at most this, on the diagonal alone.
+            torch.testing.assert_close(found / scale, expected / scale, rtol=0, atol=1.001e-5)
+            off = ~torch.eye(expected.shape[-1], dtype=torch.bool)
+            pair = ((each / scale)[..., off] for each in (found, expected))
+            torch.testing.assert_close(*pair, rtol=0, atol=1e-9)
 
 
 @pytest.mark.parametrize("kind", ["fc1", "fc2", "head", "qk", "vo"])
@@ -90,8 +108,8 @@ def test_calibrated_truncation_errs_less_on_what_the_sites_see(kind):
     """By brute force over the inputs: for qk, over all pairs of a query's and a key's input."""
     errors, tails = {}, {}
     for calibrated in (True, False):
-        model = tiny_vit()
-        method = LowRank(model, LowRankConfig(calibrated=calibrated, sites=(kind,)))
+        model, metrics = tiny_vit(), "inputs" if calibrated else "plain"
+        method = LowRank(model, LowRankConfig(metrics=metrics, sites=(kind,)))
         seen = inputs_of(tiny_vit(), IMAGES)
         before = {s.name: product_of(s, model.get_submodule(s.module)) for s in method.sites}
         method.calibrate([IMAGES])
@@ -109,6 +127,72 @@ def test_calibrated_truncation_errs_less_on_what_the_sites_see(kind):
         # Eckart and Young: no product of this rank errs less than the whitened spectrum's tail.
         torch.testing.assert_close(errors[name, True], tail, rtol=1e-3, atol=0)
         assert (errors[name, True] < errors[name, False]).all()
+
+
+def test_keys_without_gradients_are_weighted_by_attention():
+    """The mean over queries of the covariance of keys under the query's own attention."""
+    model = tiny_vit().double()
+    method = LowRank(model, LowRankConfig())
+    metrics = moments_of(model, method, "attention", IMAGES.double())
+    seen = inputs_of(model, IMAGES.double())
+    for site in (site for site in method.sites if site.kind == "qk"):
+        x, attention = seen[site.module], seen[f"{site.module}.attn_drop"]
+        means = attention @ x[:, None]
+        covariance = torch.einsum("bhij,bjd,bje->hde", attention, x, x)
+        covariance -= torch.einsum("bhid,bhie->hde", means, means)
+        expected = covariance / attention[:, 0].flatten(0, 1).shape[0]
+        found = metrics[site.name][1] @ metrics[site.name][1].mT
+        scale = expected.diagonal(dim1=-2, dim2=-1).mean()
+        torch.testing.assert_close(found / scale, expected / scale, rtol=0, atol=2e-5)
+
+
+@torch.enable_grad()
+def test_gradients_are_those_of_autograd(monkeypatch):
+    """Rows on both sides of a site multiply to the gradient of its weights, as autograd has it."""
+    model = tiny_vit().double()
+    method = LowRank(model, LowRankConfig())
+
+    def add(self, found):
+        self.total = found
+
+    monkeypatch.setattr(Moment, "add", add)
+    monkeypatch.setattr(Moment, "factor", lambda self, ridge: self.total)
+    images = IMAGES[: calibrate.CHUNK].double()
+    found = moments_of(model, method, "gradients", images)
+    logits = model(images)
+    noise = torch.randn(logits.shape, generator=torch.Generator().manual_seed(0))
+    (noise * logits).sum().backward()
+    for site in method.sites:
+        left, right = found[site.name]
+        product = left.mT @ right  # (G, m, n): the gradient of the site's product
+        module = model.get_submodule(site.module)
+        if not site.attention:
+            torch.testing.assert_close(product, module.weight.grad.T)
+            continue
+        heads, width = module.num_heads, site.inputs
+        q, k, v = module.qkv.weight.detach().view(3, heads, -1, width)
+        dq, _, dv = module.qkv.weight.grad.view(3, heads, -1, width)
+        if site.kind == "qk":
+            # d/dWq of x Wq (x Wk)^T is the gradient of the product times Wk.
+            torch.testing.assert_close(product[:, :width] @ k.mT, dq.mT)
+            bias = module.qkv.bias.grad.view(3, heads, -1)[0]
+            torch.testing.assert_close((product[:, width:] @ k.mT)[:, 0], bias)
+        else:
+            o = module.proj.weight.detach().T.reshape(heads, -1, width)
+            torch.testing.assert_close(product @ o.mT, dv.mT)
+
+
+def test_metrics_of_gradients_keep_the_output():
+    """The error of the output at one plan falls from weights to inputs to gradients."""
+    others, errors = tiny_images(64, seed=7), {}
+    for metrics in ("plain", "inputs", "gradients"):
+        model = tiny_vit()
+        expected = model(others)
+        method = LowRank(model, LowRankConfig(metrics=metrics, keep_dense=("head",)))
+        method.calibrate([IMAGES])
+        method.commit_(Plan("lowrank", {s.name: s.candidates[1].rank for s in method.sites}))
+        errors[metrics] = ((model(others) - expected).norm() / expected.norm()).item()
+    assert errors["gradients"] < errors["inputs"] < errors["plain"]
 
 
 def whitened_tail(product, left, right, plan, site):
@@ -143,7 +227,7 @@ def test_few_or_empty_inputs_are_enough(scale):
         for block in model.blocks:
             block.mlp.fc1.weight.mul_(0.01 * scale)
             block.mlp.fc1.bias.mul_(scale)
-    method = LowRank(model, LowRankConfig(calibrated=True))
+    method = LowRank(model, LowRankConfig(metrics="inputs"))
     method.calibrate([IMAGES[:8]])
     method.commit_(Plan("lowrank", {s.name: s.candidates[-1].rank for s in method.sites}))
     assert model(IMAGES).isfinite().all()
@@ -151,9 +235,10 @@ def test_few_or_empty_inputs_are_enough(scale):
 
 def test_calibration_leaves_the_model_as_it_was():
     model = tiny_vit(attn_drop_rate=0.5).train()
-    method = LowRank(model, LowRankConfig(calibrated=True))
+    method = LowRank(model, LowRankConfig(metrics="inputs"))
     weights = {name: value.clone() for name, value in model.state_dict().items()}
     method.calibrate([IMAGES])
     assert model.training
     assert all(torch.equal(value, weights[name]) for name, value in model.state_dict().items())
-    assert not any(module._forward_pre_hooks for module in model.modules())
+    assert not any(module._forward_hooks for module in model.modules())
+    assert all(p.requires_grad and p.grad is None for p in model.parameters())

@@ -52,7 +52,7 @@ class TestLowRank(MethodConformance):
 
 class TestLowRankSettings(MethodConformance):
     configs = (
-        {"source": "dense", "calibrated": True},
+        {"source": "dense", "metrics": "inputs"},
         {"biases": "drop", "space": "aligned", "keep_dense": ["blocks.0.qk", "head"]},
     )
     models = {"two heads": lambda: tiny_vit(num_heads=2)}
