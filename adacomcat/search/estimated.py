@@ -52,11 +52,12 @@ class EstimatedLosses(Strategy):
 
     def prepare_(self, images: Iterable[Tensor]) -> None:
         """Calibrate the method, and keep some of the images where errors are to be measured."""
-        self._images, kept = 0, []
+        self._images = 0
+        kept: list[Tensor] = []
 
         def seen() -> Iterator[Tensor]:
             for batch in images:
-                missing = self.measured_images - sum(map(len, kept))
+                missing = self.measured_images - sum(len(each) for each in kept)
                 if missing > 0:
                     kept.append(batch[:missing])
                 self._images += len(batch)

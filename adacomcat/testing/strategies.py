@@ -90,7 +90,7 @@ class StrategyConformance:
         strategy = self.make(method)
         row = search_row(self.run(strategy, 1), strategy.budget, None, [], 1.0)
         assert json.loads(json.dumps(row, allow_nan=False)) == row
-        assert (row["images"] > 0) == (row["loss"] is not None)
+        assert row["images"] > 0 or row["loss"] is None
 
     def test_it_runs_under_any_schedule(
         self, method: Mapping[str, Any], schedule: Mapping[str, Any]

@@ -131,10 +131,11 @@ def site_metrics(
                 with torch.no_grad():
                     output(images)
                 continue
-            # No parameter takes a gradient: it reaches the sites from the images.
-            found = output(images.detach().clone().requires_grad_())
-            noise = torch.randn(found.shape, generator=generator).to(found)
-            (noise * found).sum().backward()
+            with torch.enable_grad():
+                # No parameter takes a gradient: it reaches the sites from the images.
+                found = output(images.detach().clone().requires_grad_())
+                noise = torch.randn(found.shape, generator=generator).to(found)
+                (noise * found).sum().backward()
     require(seen > 0, "images", "none", f"one or more, with method.metrics {kind!r}")
     return {name: found.metrics() for name, found in moments.items()}
 

@@ -14,7 +14,7 @@ def test_survives_json():
 @pytest.mark.parametrize(
     ("settings", "field", "allowed"),
     [
-        ({"space": "papers"}, "method.space", "'paper', 'fractions' or 'aligned'"),
+        ({"space": "papers"}, "method.space", "'paper', 'fractions', 'aligned' or 'fine'"),
         ({"biases": "fold"}, "method.biases", "'exact' or 'drop'"),
         ({"source": "sparse"}, "method.source", "'current' or 'dense'"),
         ({"fractions": []}, "method.fractions", "one or more"),

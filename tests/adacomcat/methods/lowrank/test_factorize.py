@@ -44,7 +44,9 @@ def test_values_are_the_singular_values_and_split_evenly():
 @pytest.mark.parametrize("whitened", [False, True])
 def test_maps_lead_from_the_old_factors_to_the_new(whitened):
     a, b = draw(2, 9, 4, seed=1), draw(2, 7, 4, seed=2)
-    metrics = (cholesky(moment(9, 3)), cholesky(moment(7, 4))) if whitened else (None, None)
+    metrics = (
+        (cholesky(moment(9, 3), 1e-6), cholesky(moment(7, 4), 1e-6)) if whitened else (None, None)
+    )
     spectrum = decompose(a, b, *metrics)
     torch.testing.assert_close(a @ spectrum.left_map, spectrum.left, rtol=0, atol=1e-10)
     torch.testing.assert_close(b @ spectrum.right_map, spectrum.right, rtol=0, atol=1e-10)
@@ -101,7 +103,16 @@ def moment(width, seed):
 def test_cholesky_of_too_few_rows(rows):
     x = draw(rows, 8)
     second = x.T @ x / max(rows, 1)
-    factor = cholesky(second)
+    factor = cholesky(second, 1e-6)
     assert factor.isfinite().all()
     if rows:
         torch.testing.assert_close(factor @ factor.T, second, rtol=0, atol=1e-5)
+
+
+def test_a_ridge_grows_until_a_factor_exists():
+    """Rounding in float32 leaves eigenvalues below zero that the ridge does not cover."""
+    moment = torch.diag(torch.tensor([1.0, 1.0, -1e-3], dtype=torch.float64))
+    factor = cholesky(torch.stack([moment, torch.eye(3, dtype=torch.float64)]), 1e-6)
+    added = factor @ factor.mT - torch.stack([moment, torch.eye(3, dtype=torch.float64)])
+    assert 1e-3 < float(added[0, 2, 2]) < 4e-3 * 1.01
+    torch.testing.assert_close(added[1], 1e-6 * torch.eye(3, dtype=torch.float64))

@@ -161,7 +161,7 @@ def test_second_moments_are_those_of_uncorrelated_gradients(shape):
     inputs, outputs = shape
     layer = nn.Linear(inputs, outputs)
     draw_parameters_(layer, 0)
-    spectrum, rank = decompose_linear(layer, None, None), 4
+    spectrum, rank = decompose_linear(layer, None, (None, None)), 4
     new = build_linear(layer, spectrum, rank)
     source = torch.Generator().manual_seed(0)
     variance = torch.rand(outputs, inputs, generator=source)
