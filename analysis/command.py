@@ -10,7 +10,8 @@ from pathlib import Path
 import pandas as pd
 from matplotlib.figure import Figure
 
-from adacomcat.cli.process import tolerant_output
+from adacomcat.cli.process import FAILED, OK, USAGE, tolerant_output
+from adacomcat.files import WriteError, atomic_write_bytes
 from analysis import style
 
 KINDS = ("png", "pdf", "csv", "txt")
@@ -52,10 +53,12 @@ class Exhibit:
         Args:
             table: of `data`.
             results: the directory.
+
+        Raises:
+            WriteError: a file cannot be written.
         """
         summary, note = self.summary(table), self.note(table)
         path = results / "figures" / self.name
-        path.parent.mkdir(parents=True, exist_ok=True)
         paths = []
         if self.draw is not None:
             with style.shared_style():
@@ -64,10 +67,10 @@ class Exhibit:
                 style.note(figure, note)
                 paths = style.save(figure, path)
         csv, text = (path.with_name(f"{self.name}.{kind}") for kind in ("csv", "txt"))
-        table.to_csv(csv, index=False)
+        atomic_write_bytes(csv, table.to_csv(index=False).encode())
         paths.append(csv)
         if self.draw is None:
-            text.write_text(f"{as_text(summary, note)}\n", encoding="utf-8")
+            atomic_write_bytes(text, f"{as_text(summary, note)}\n".encode())
             paths.append(text)
         return Made(self, tuple(paths), summary, note)
 
@@ -132,7 +135,8 @@ def run(exhibits: Sequence[Exhibit], argv: Sequence[str] | None = None) -> int:
         argv: the arguments; those of the process for None.
 
     Returns:
-        The exit code: 2 where the results lack something, which is said in one line.
+        The exit code: `USAGE` if the results lack something, `FAILED` if a file cannot be written;
+        both are reported in one line.
     """
     first, *others = exhibits
     parser = argparse.ArgumentParser(description=first.question)
@@ -149,7 +153,16 @@ def run(exhibits: Sequence[Exhibit], argv: Sequence[str] | None = None) -> int:
         table = exhibit.data(results, **options)
     except ValueError as error:
         print(f"{exhibit.name}: {error}", file=sys.stderr)
-        return 2
-    made = exhibit.write(table, results)
+        return USAGE
+    try:
+        made = exhibit.write(table, results)
+    except WriteError as error:
+        return unwritable(exhibit.name, error)
     say("\n".join([as_text(made.summary, made.note), "", *map(str, made.paths)]))
-    return 0
+    return OK
+
+
+def unwritable(command: str, error: WriteError) -> int:
+    """Report in one line a file that cannot be written, and return the exit code."""
+    print(f"{command}: cannot write {error.filename} ({error.strerror})", file=sys.stderr)
+    return FAILED

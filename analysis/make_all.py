@@ -14,15 +14,22 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import analysis
-from adacomcat.cli.process import tolerant_output
+from adacomcat.cli.process import USAGE, tolerant_output
+from adacomcat.files import WriteError
 from analysis import load
-from analysis.command import KINDS, Exhibit, Made, say
+from analysis.command import KINDS, Exhibit, Made, say, unwritable
 
 
-def exhibits() -> list[Exhibit]:
-    """The tables and then the figures of all modules `table_*` and `fig_*` of this package."""
+def exhibits(first: Sequence[str] = ()) -> list[Exhibit]:
+    """The exhibits of all modules `table_*` and `fig_*` of this package.
+
+    Args:
+        first: modules that precede all others, in this order; unknown ones are ignored. Tables
+            and then figures follow, by name.
+    """
     names = sorted(info.name for info in pkgutil.iter_modules(analysis.__path__))
-    ordered = [n for prefix in ("table_", "fig_") for n in names if n.startswith(prefix)]
+    by_name = [n for prefix in ("table_", "fig_") for n in names if n.startswith(prefix)]
+    ordered = dict.fromkeys([*(n for n in first if n in by_name), *by_name])
     modules = [importlib.import_module(f"analysis.{name}") for name in ordered]
     return [exhibit for module in modules for exhibit in module.EXHIBITS]
 
@@ -30,8 +37,9 @@ def exhibits() -> list[Exhibit]:
 def make_all(results: Path) -> list[Made]:
     """Make everything that the results allow, in their folder `figures`.
 
-    An exhibit that the results do not allow, or that fails, does not keep the others from being
-    made. Its files from an earlier call are deleted: files show the current results.
+    The exhibits that the experiment names come first: they answer its question. An exhibit that
+    the results do not allow, or that fails, does not keep the others from being made. Its files
+    from an earlier call are deleted: files show the current results.
 
     Args:
         results: a results directory.
@@ -39,14 +47,16 @@ def make_all(results: Path) -> list[Made]:
     Raises:
         ValueError: no results directory at all, or none of its trials is usable: as
             `load.require_usable`.
+        WriteError: a file cannot be written.
     """
     load.require_usable(results)
-    return [_make(exhibit, results) for exhibit in exhibits()]
+    first = load.study(results).get("figures", [])  # Studies of earlier versions have none.
+    return [_make(exhibit, results) for exhibit in exhibits(first)]
 
 
 def _make(exhibit: Exhibit, results: Path) -> Made:
     for kind in KINDS:
-        (results / "figures" / f"{exhibit.name}.{kind}").unlink(missing_ok=True)
+        _remove(results / "figures" / f"{exhibit.name}.{kind}")
     start = time.perf_counter()
     try:
         try:
@@ -55,12 +65,21 @@ def _make(exhibit: Exhibit, results: Path) -> Made:
             made = Made(exhibit, reason=str(error).removeprefix(f"{results}: "))
         else:
             made = exhibit.write(table, results)
+    except WriteError:
+        raise  # On a full disk none of the others could be written either.
     except Exception as error:
         # One exhibit's fault must not cost the others.
         reason = f"{type(error).__name__}: {error}".partition("\n")[0]
         made = Made(exhibit, reason=reason, fault=True)
         traceback.print_exc()
     return dataclasses.replace(made, seconds=time.perf_counter() - start)
+
+
+def _remove(path: Path) -> None:
+    try:
+        path.unlink(missing_ok=True)
+    except OSError as error:
+        raise WriteError(error.errno, error.strerror, str(path)) from None
 
 
 def as_text(made: Sequence[Made]) -> str:
@@ -85,7 +104,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         made = make_all(results)
     except ValueError as error:
         print(f"make_all: {error}", file=sys.stderr)
-        return 2
+        return USAGE
+    except WriteError as error:
+        return unwritable("make_all", error)
     say(f"{as_text(made)}\nin {results / 'figures'}")
     return int(all(one.reason for one in made))
 

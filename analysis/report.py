@@ -18,9 +18,9 @@ from typing import Any
 import jinja2
 import pandas as pd
 
-from adacomcat.cli.process import tolerant_output
+from adacomcat.cli.process import OK, USAGE, tolerant_output
 from adacomcat.config import leakage_note
-from adacomcat.files import atomic_write_bytes
+from adacomcat.files import WriteError, atomic_write_bytes
 from analysis import command, load
 from analysis.command import Made
 from analysis.make_all import make_all
@@ -268,16 +268,17 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         made = make_all(given.results)
         content = build(given.results, made).encode()
+        path = given.out or given.results / "report.html"
+        atomic_write_bytes(path, content)
     except ValueError as error:
         print(f"report: {error}", file=sys.stderr)
-        return 2
-    path = given.out or given.results / "report.html"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    atomic_write_bytes(path, content)
+        return USAGE
+    except WriteError as error:
+        return command.unwritable("report", error)
     written = sum(not one.reason for one in made)
     size = f"{len(content) / 1e6:.1f} MB"
     command.say(f"{path}: {size}, {written} of {len(made)} figures and tables")
-    return 0
+    return OK
 
 
 if __name__ == "__main__":

@@ -21,6 +21,8 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 
+from adacomcat.files import replacing
+
 INK = "#222222"
 """Text, axes and the edges of markers."""
 
@@ -186,15 +188,24 @@ def note(figure: Figure, text: str) -> None:
 
 
 def save(figure: Figure, path: Path) -> list[Path]:
-    """Write a figure as PNG and PDF; the same drawing gives the same bytes.
+    """Write a figure as PNG and PDF, atomically; the same drawing gives the same bytes.
 
     Args:
         figure: what was drawn.
         path: of the files, without an ending.
+
+    Raises:
+        WriteError: a file cannot be written.
     """
-    paths = [path.with_name(f"{path.name}.{kind}") for kind in ("png", "pdf")]
-    figure.savefig(paths[0], metadata={"Software": None})
-    figure.savefig(paths[1], metadata={"CreationDate": None, "Producer": None, "Creator": None})
+    metadata = {
+        "png": {"Software": None},
+        "pdf": {"CreationDate": None, "Producer": None, "Creator": None},
+    }
+    paths = []
+    for kind, entries in metadata.items():
+        paths.append(path.with_name(f"{path.name}.{kind}"))
+        with replacing(paths[-1]) as temporary:
+            figure.savefig(temporary, format=kind, metadata=entries)
     return paths
 
 

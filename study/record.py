@@ -31,6 +31,7 @@ def study_record(experiment: Experiment) -> dict[str, Any]:
         "experiment": experiment.name,
         "question": experiment.question,
         "workload": experiment.workload.name,
+        "figures": list(experiment.figures),
         "arms": arms,
         "seeds": list(experiment.seeds),
         "exploration": exploration.to_json() if exploration else None,

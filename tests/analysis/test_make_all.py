@@ -1,11 +1,14 @@
+import errno
 import pkgutil
+import re
 
 import pandas as pd
 import pytest
 
 import analysis
 from analysis import make_all as tool
-from analysis.command import Exhibit
+from analysis import report
+from analysis.command import Exhibit, run
 
 TABLE = pd.DataFrame({"arm": ["a"]})
 
@@ -34,7 +37,7 @@ def made_up(results, monkeypatch):
         exhibit("faulty", lambda results: TABLE, crash),
         exhibit("broken", fail),
     ]
-    monkeypatch.setattr(tool, "exhibits", lambda: found)
+    monkeypatch.setattr(tool, "exhibits", lambda first: found)
     return results
 
 
@@ -46,6 +49,45 @@ def test_every_figure_and_table_of_the_package_is_found_and_asks_a_question():
     assert all(one.question.endswith("?") for one in found)
     # Tables have the name of their module, figures that without `fig_`.
     assert {m.removeprefix("fig_") for m in modules} <= {one.name for one in found}
+
+
+def test_what_the_experiment_names_comes_first(record, write_results, tmp_path):
+    named = ["fig_time", "table_staleness", "fig_gone"]
+    root = write_results(tmp_path / "results", [record("never", 0)], figures=named)
+    made = [one.exhibit.name for one in tool.make_all(root)]
+    assert made[:2] == ["time", "table_staleness"]
+    assert made[2:] == [
+        one.name for one in tool.exhibits() if one.name not in ("time", "table_staleness")
+    ]
+    # The report shows them in the same order.
+    page = report.build(root, tool.make_all(root))
+    drawn = re.findall('section id="figure-([a-z_]+)"', page)
+    assert drawn == [name for name in made if name in drawn] and "table_arms" in drawn
+
+
+@pytest.mark.parametrize("draw", [None, lambda figure, table: None])
+def test_a_full_disk_leaves_the_old_files_whole_and_is_one_line(results, monkeypatch, capsys, draw):
+    one = exhibit("there", lambda results: TABLE, draw)
+    made = one.write(TABLE, results)
+    before = {path: path.read_bytes() for path in (results / "figures").iterdir()}
+    assert set(made.paths) == set(before)
+
+    def full(path):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("adacomcat.files._sync_file", full)
+    first = made.paths[0]
+    assert run([one], [str(results)]) == 1
+    said = capsys.readouterr()
+    assert said.err == f"there: cannot write {first} (No space left on device)\n"
+    assert said.out == ""
+    assert {path: path.read_bytes() for path in (results / "figures").iterdir()} == before
+    monkeypatch.setattr(tool, "exhibits", lambda first: [one, one])
+    for main, name in ((tool.main, "make_all"), (report.main, "report")):
+        assert main([str(results)]) == 1
+        said = capsys.readouterr()
+        assert said.err == f"{name}: cannot write {first} (No space left on device)\n"
+        assert said.out == ""
 
 
 def test_each_is_written_or_its_reason_is_given(made_up, capsys):
@@ -82,7 +124,7 @@ def test_main_prints_one_table(made_up, capsys):
 
 def test_nothing_written_is_code_1_and_no_study_is_code_2(made_up, monkeypatch, tmp_path, capsys):
     only = [one for one in tool.exhibits() if one.name == "absent"]
-    monkeypatch.setattr(tool, "exhibits", lambda: only)
+    monkeypatch.setattr(tool, "exhibits", lambda first: only)
     assert tool.main([str(made_up)]) == 1
     assert tool.main([str(tmp_path / "none")]) == 2
     said = capsys.readouterr()
