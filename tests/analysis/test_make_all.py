@@ -123,7 +123,7 @@ def test_main_prints_one_table(made_up, capsys):
 
 
 def test_nothing_written_is_code_1_and_no_study_is_code_2(made_up, monkeypatch, tmp_path, capsys):
-    only = [one for one in tool.exhibits() if one.name == "absent"]
+    only = [one for one in tool.exhibits(()) if one.name == "absent"]
     monkeypatch.setattr(tool, "exhibits", lambda first: only)
     assert tool.main([str(made_up)]) == 1
     assert tool.main([str(tmp_path / "none")]) == 2

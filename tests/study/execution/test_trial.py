@@ -1,4 +1,5 @@
 import errno
+import shutil
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -8,11 +9,12 @@ import torch
 from ray.exceptions import OutOfMemoryError
 
 from adacomcat.config import TrialConfig
+from adacomcat.testing.images import write_image_folder
 from study.execution.body import Outcome, train_trial
 from study.execution.placement import Placement
 from study.execution.trial import TOLD, ArmRun, Job, Pruning, failure_text, run_arm
 from study.explore.pruner import Pruner
-from study.spec.expand import expand
+from study.spec.expand import apply_settings, expand
 from study.spec.exploration import Stopping
 from study.spec.schema import Experiment, TrialSpec
 from study.store import Results
@@ -78,6 +80,26 @@ def test_a_trial_leaves_its_trace_and_its_summary(
     assert provenance["versions"]["torch"] == torch.__version__.partition("+")[0]
     assert provenance["execution"]["executor"] == "tune"
     assert sorted(provenance["split_hashes"]) == ["search", "test", "train", "val"]
+
+
+@pytest.mark.parametrize("copied", [False, True])
+def test_leakage_that_only_contents_show_is_in_the_record(
+    tmp_path: Path, dense_cache: Path, tiny_experiment: Experiment, copied: bool
+) -> None:
+    root = write_image_folder(tmp_path / "images", classes=2, train=72, val=12, side=8)
+    if copied:
+        # Under other names, as in a data set that was put together carelessly. (Where all images of
+        # `val` are in `train`, it is refused.)
+        for path in sorted((root / "val").rglob("*.jpg"))[1:]:
+            shutil.copy(path, root / "train" / path.parent.name / f"again_{path.name}")
+    data = {"name": "imagefolder", "root": str(root), "image_size": 8, "options": {}}
+    spec = expand(apply_settings(tiny_experiment, {"data": data}))[0]
+    assert spec.leakage == ()
+    results = add(tmp_path / "results", spec)
+    run_arm([spec.trial_id], job(tmp_path / "results", dense_cache), lambda row: None)
+    record = results.trial(spec.trial_id)
+    assert record is not None and record["status"] == "finished"
+    assert record["leakage"] == (["training", "search", "selection"] if copied else [])
 
 
 def test_a_resumed_trial_ends_with_the_trace_of_an_undisturbed_one(
