@@ -6,7 +6,8 @@ import shlex
 from torch import Tensor, nn
 
 from adacomcat.cli.console import Display
-from adacomcat.cli.request import one_shot_config, skeleton
+from adacomcat.cli.folder import skeleton
+from adacomcat.cli.request import one_shot_config
 from adacomcat.cli.workers import Workers
 from adacomcat.compression import Report, compress
 from adacomcat.config import TrialConfig

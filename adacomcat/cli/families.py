@@ -9,7 +9,7 @@ from rich.console import Console
 from rich.table import Table
 
 from adacomcat.checks import require
-from adacomcat.cli.request import skeleton
+from adacomcat.cli.folder import skeleton
 from adacomcat.config import ModelConfig
 from adacomcat.methods.lowrank.space import all_sites
 from adacomcat.models.base import ModelFamily

@@ -9,7 +9,8 @@ from rich.console import Console
 from rich.table import Table
 from torch import nn
 
-from adacomcat.cli.request import model_options, published_of, skeleton
+from adacomcat.cli.folder import skeleton
+from adacomcat.cli.request import model_options, published_of
 from adacomcat.cli.sources import stored_model
 from adacomcat.config import ModelConfig
 from adacomcat.cost import count_macs, count_params

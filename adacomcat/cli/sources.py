@@ -8,7 +8,8 @@ from typing import Any
 from torch import nn
 
 import adacomcat
-from adacomcat.cli.request import Origin, model_options, skeleton
+from adacomcat.cli.folder import skeleton
+from adacomcat.cli.request import Origin, model_options
 from adacomcat.config import ModelConfig
 from adacomcat.data.preprocessing import Preprocessing
 from adacomcat.io.comcat import BLOCK_KINDS, CHECKPOINT, LAYER, RANKS, load_comcat, read_numbers

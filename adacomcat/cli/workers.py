@@ -10,7 +10,7 @@ import torch.distributed as dist
 
 from adacomcat.checks import require
 from adacomcat.cli.process import environment_number, launched_workers
-from adacomcat.cli.request import default_device
+from adacomcat.cli.settings import default_device
 
 LONGEST_WAIT = timedelta(days=7)
 """That the others wait while one worker trains the dense model."""
