@@ -3,6 +3,7 @@
 import logging
 import os
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -18,10 +19,30 @@ os.environ.setdefault("RAY_worker_niceness", "0")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Under `-n 2 --dist loadgroup`: one Ray at a time, and a file's fixtures made once."""
-    for item in items:
-        ray = item.get_closest_marker("ray") is not None
-        item.add_marker(pytest.mark.xdist_group("ray" if ray else item.nodeid.partition("::")[0]))
+    """Long files first, or under `-n 2` one would be left for the end: Ray's, then slow ones."""
+    ray, slow = (
+        {item.path for item in items if item.get_closest_marker(name)} for name in ("ray", "slow")
+    )
+    items.sort(key=lambda item: (item.path not in ray, item.path not in slow))
+
+
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """Under `-n 2`: one Ray at a time, and a file's fixtures made once."""
+    from xdist.scheduler import LoadFileScheduling
+
+    @cache
+    def starts_ray(file: str) -> bool:
+        return "pytest.mark.ray" in (config.rootpath / file).read_text()
+
+    # Not by the mark `xdist_group`: the process that distributes has names of tests alone, to which
+    # `--dist loadgroup` of xdist 3.8 adds no group under pytest 9.2.
+    class OneRay(LoadFileScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            file = super()._split_scope(nodeid)
+            return "ray" if starts_ray(file) else file
+
+    config.option.loadscopereorder = False
+    return OneRay(config, log)
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -9,6 +9,7 @@ from adacomcat.config import leakage_note
 from adacomcat.plan import Plan
 from experiments.published import WORKLOAD, experiment
 from experiments.workloads import workloads
+from study.execution.session import Session
 from study.run import main
 from study.spec.catalog import load_experiment
 from study.spec.configfile import write_config
@@ -111,13 +112,15 @@ def test_one_of_49_sites_changed_after_the_first_search(results: Results) -> Non
 
 
 def test_it_is_a_study_that_loads_and_is_not_read_again(
-    results: Results, capsys: pytest.CaptureFixture[str]
+    results: Results, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert expand(load(results)) == expand(load_experiment("published", None, None))
-    before = only(results)
+    before, drawn = only(results), []
+    monkeypatch.setattr(Session, "_draw", lambda self, figure: drawn.append(figure) or True)
     assert main(["--resume", str(results.root)]) == 0
     assert "all 1 trials have ended already" in capsys.readouterr().out
     assert only(results) == before
+    assert drawn == ["fig_intervals", "fig_ranks", "fig_time"]
 
 
 def test_its_figures_are_drawn(results: Results) -> None:

@@ -100,7 +100,9 @@ def events(out: str) -> list[list[str]]:
 
 
 @pytest.fixture(scope="module")
-def explored(script: Any, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Explored]:
+def explored(
+    script: Any, ray_cluster: Any, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Explored]:
     folder = tmp_path_factory.mktemp("explored")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("RAY_OVERRIDE_RESOURCES", TWO_CPUS)
@@ -111,7 +113,7 @@ def explore(script: Any, folder: Path) -> Explored:
     root = folder / "results"
     driver = script.start(*EXPLORE, "--results", root, cwd=folder)
     script.wait_for(lambda: "running" in script.statuses(root), driver)
-    status = script.run("--status", root, cwd=folder)
+    status = script.call("--status", root)
 
     def midway() -> bool:
         there = script.records(root).values()
@@ -124,7 +126,7 @@ def explore(script: Any, folder: Path) -> Explored:
     driver.communicate()
     ended = {name: r for name, r in script.records(root).items() if r["status"] in OVER}
     files = written(*(folder_of(root, record) for record in ended.values()))
-    resumed = script.run("--resume", root, cwd=folder)
+    resumed = script.call("--resume", root)
     return Explored(root, status, ended, files, resumed)
 
 

@@ -28,6 +28,7 @@ def logits(searched, noise):
         return adacomcat.load(searched)(noise)
 
 
+@pytest.mark.slow
 def test_to_onnx(searched, cli, tmp_path, noise, logits):
     runtime = pytest.importorskip("onnxruntime")
     pytest.importorskip("onnxscript")

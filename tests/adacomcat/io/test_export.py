@@ -89,6 +89,7 @@ def test_a_full_disk_is_an_error_that_leaves_nothing(tmp_path, form):
 # ONNX.
 
 
+@pytest.mark.slow
 def test_onnx_runtime_gives_the_model_s_logits(written):
     runtime = pytest.importorskip("onnxruntime")
     model, path, exported = written
@@ -102,6 +103,7 @@ def test_onnx_runtime_gives_the_model_s_logits(written):
     assert list(path.parent.iterdir()) == [path]
 
 
+@pytest.mark.slow
 def test_the_file_is_what_onnx_allows(written):
     onnx = pytest.importorskip("onnx")
     _, path, exported = written
@@ -115,6 +117,7 @@ def test_the_file_is_what_onnx_allows(written):
     assert [v.name for v in (*found.graph.input, *found.graph.output)] == ["images", "logits"]
 
 
+@pytest.mark.slow
 def test_without_a_runtime_the_export_says_so(tmp_path, monkeypatch):
     pytest.importorskip("onnxscript")
     hide(monkeypatch, "onnxruntime")
@@ -147,6 +150,7 @@ def hide(monkeypatch, *names):
 # torch.export.
 
 
+@pytest.mark.slow
 def test_a_program_runs_without_this_package(tmp_path):
     notes = {"config.json": json.dumps({"names": ["\u00e4", "b"]})}
     pairs = {}

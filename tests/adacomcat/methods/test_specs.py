@@ -188,12 +188,14 @@ def test_a_damaged_directory_is_refused_by_name(tmp_path, changes, message):
         adacomcat.load(tmp_path)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["tokens", "both"])
 def test_what_is_exported_agrees_with_the_model(tmp_path, kind):
     done = export_program(build(kind), tmp_path / "model.pt2")
     assert set(done.differences) == {1, 3, 5} and max(done.differences.values()) <= 1e-4
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("options", [{}, {"global_pool": "avg", "fc_norm": True}])
 def test_onnx_runtime_agrees_with_the_model(tmp_path, options):
     pytest.importorskip("onnxruntime")

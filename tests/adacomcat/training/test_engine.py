@@ -11,24 +11,37 @@ from adacomcat.plan import Plan
 from adacomcat.training import Trial
 from adacomcat.training.engine import CALIBRATION_IMAGES
 
-SCHEDULES = [
-    {"kind": "fixed"},
-    {"kind": "adaptive"},
-    {"kind": "adaptive", "due": "elapsed", "tolerance": 0.5},
-]
+SCHEDULES = {
+    "fixed": {"kind": "fixed"},
+    "adaptive": {"kind": "adaptive"},
+    "elapsed": {"kind": "adaptive", "due": "elapsed", "tolerance": 0.5},
+}
+METHODS = {
+    "current": {"source": "current"},
+    "dense": {"source": "dense"},
+    "calibrated": {"metrics": "inputs"},
+}
+CUTS = (1, 2, 5)
 
 
-METHODS = [{"source": "current"}, {"source": "dense"}, {"metrics": "inputs"}]
+def resumes():
+    """Every schedule with every method: by default one cut each, and the other cuts if `slow`."""
+    for row, (kind, schedule) in enumerate(SCHEDULES.items()):
+        for column, (source, method) in enumerate(METHODS.items()):
+            one = CUTS[(row + column) % len(CUTS)]
+            others = tuple(cut for cut in CUTS if cut != one)
+            for cuts, marks in (((one,), ()), (others, pytest.mark.slow)):
+                name = "-".join([kind, source, *map(str, cuts)])
+                yield pytest.param(schedule, method, cuts, id=name, marks=marks)
 
 
-@pytest.mark.parametrize("method", METHODS, ids=["current", "dense", "calibrated"])
-@pytest.mark.parametrize("schedule", SCHEDULES, ids=["fixed", "adaptive", "elapsed"])
+@pytest.mark.parametrize(("schedule", "method", "cuts"), list(resumes()))
 def test_resume_equals_an_undisturbed_run_bit_for_bit(
-    run, timeless, assert_same_state, method, schedule
+    run, timeless, assert_same_state, schedule, method, cuts
 ):
     changes = {"schedule": schedule, "method": {"name": "lowrank", **method}}
     whole, rows = run("whole", **changes)
-    for stop_after in (1, 2, 5):
+    for stop_after in cuts:
         cut = f"cut after {stop_after}"
         stopped, before = run(cut, stop_after=stop_after, **changes)
         assert stopped is None, cut

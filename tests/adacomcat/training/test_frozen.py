@@ -46,9 +46,10 @@ def dense(config, splits):
 
 AVERAGED = {**RATES, "search_phase": PhaseConfig(epochs=3, frozen=True, ema_decay=0.9)}
 RANKS = {"search_phase": FROZEN}
+KINDS = {"rates": RATES, "averaged": AVERAGED, "ranks": RANKS}
 
 
-@pytest.mark.parametrize("changes", [RATES, AVERAGED, RANKS], ids=["rates", "averaged", "ranks"])
+@pytest.mark.parametrize("changes", KINDS.values(), ids=KINDS)
 def test_a_frozen_phase_leaves_the_dense_weights_committed_to_its_plan(
     make_trial, dense, monkeypatch, changes
 ):
@@ -101,10 +102,21 @@ def test_an_epoch_without_search_or_training_is_no_division_by_zero(run, caplog)
     assert caplog.records[0].getMessage().endswith(", 0 searches")
 
 
-@pytest.mark.parametrize("changes", [RATES, AVERAGED, RANKS], ids=["rates", "averaged", "ranks"])
-def test_a_frozen_phase_resumes_bit_for_bit(run, timeless, assert_same_state, changes):
+CUTS = (2, 3, 4)
+
+
+def resumes():
+    """By default one cut each, and the other cuts if `slow`."""
+    for (kind, changes), one in zip(KINDS.items(), CUTS, strict=True):
+        others = tuple(cut for cut in CUTS if cut != one)
+        for cuts, marks in (((one,), ()), (others, pytest.mark.slow)):
+            yield pytest.param(changes, cuts, id="-".join([kind, *map(str, cuts)]), marks=marks)
+
+
+@pytest.mark.parametrize(("changes", "cuts"), list(resumes()))
+def test_a_frozen_phase_resumes_bit_for_bit(run, timeless, assert_same_state, changes, cuts):
     whole, rows = run("whole", **changes)
-    for stop_after in (2, 3, 4):
+    for stop_after in cuts:
         cut = f"cut after {stop_after}"
         run(cut, stop_after=stop_after, **changes)
         resumed, after = run(cut, **changes)
@@ -126,6 +138,7 @@ def test_a_token_method_trains_between_its_searches_too(run):
     assert summary["test_loss"] != plain["test_loss"]
 
 
+@pytest.mark.slow
 def test_a_compiled_student_follows_its_rates(run, counted):
     """Each new plan is compiled once, though no parameter of the model is replaced."""
     phases = [

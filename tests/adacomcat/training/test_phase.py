@@ -134,6 +134,7 @@ def test_bf16_covers_student_and_teacher_and_spares_the_losses():
     assert (losses.view(torch.int32) & 0xFFFF).all()
 
 
+@pytest.mark.slow
 @torch._dynamo.config.patch(recompile_limit=GRAPHS)
 def test_compiled_training_follows_every_plan(counted):
     """More plans than graphs that dynamo keeps for one piece of code, each with two epochs."""
@@ -177,6 +178,7 @@ def test_a_search_that_changes_nothing_compiles_nothing(counted):
     assert (counted.graphs, counted.calls) == (1, 6)
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(shutil.which("g++") is None, reason="inductor needs a C++ compiler")
 def test_inductor_trains_as_eager_does():
     found = []

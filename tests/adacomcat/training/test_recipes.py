@@ -66,6 +66,7 @@ def test_the_result_is_what_was_evaluated_and_what_finetuning_begins_with(
             assert torch.equal(value, saved["average"][name]), name
 
 
+@pytest.mark.slow
 def test_a_compiled_trial_is_the_eager_one(run, counted):
     short = {"epochs": 3, "batch_size": 32, "lr": 1e-2}
     _, eager = run("eager", search_phase=PhaseConfig(**short), finetune=PhaseConfig(**short))

@@ -46,18 +46,23 @@ def trial_ids(experiment: Experiment) -> list[str]:
     return [spec.trial_id for spec in expand(experiment)]
 
 
-def pairs() -> list[tuple[str, str]]:
-    """Every experiment with every workload that it is asked of."""
+def pairs() -> list[Any]:
+    """Every experiment with every workload that it is asked of.
+
+    By default each experiment once and each workload once; the others are `slow`.
+    """
     refused = {
         "published": set(workloads()) - {published.WORKLOAD},
         "source_and_annealing": {name for name in workloads() if name.endswith("_upstream")},
     }
-    return [
-        (name, workload)
-        for name in experiment_names()
-        for workload in workloads()
-        if workload not in refused.get(name, ())
-    ]
+    found, seen = [], set()
+    for name in experiment_names():
+        for workload in workloads():
+            if workload not in refused.get(name, ()):
+                often = {name, workload} <= seen
+                found.append(pytest.param(name, workload, marks=[pytest.mark.slow] * often))
+                seen |= {name, workload}
+    return found
 
 
 @pytest.mark.parametrize(("name", "workload"), pairs())

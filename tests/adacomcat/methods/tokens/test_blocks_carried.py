@@ -110,6 +110,7 @@ def test_a_copy_can_be_made_in_the_middle_of_training(model):
     copy.deepcopy(model)
 
 
+@pytest.mark.slow
 @GRAPHS
 def test_it_compiles_as_one_graph(kind):
     model = built(kind)
@@ -127,6 +128,7 @@ def test_it_compiles_as_one_graph(kind):
     assert len(graphs) == 1
 
 
+@pytest.mark.slow
 @GRAPHS
 def test_it_is_exported_for_every_batch_size(kind):
     model = built(kind)
@@ -135,6 +137,7 @@ def test_it_is_exported_for_every_batch_size(kind):
         close(program.module()(tiny_images(count)), model(tiny_images(count)), atol=1e-5)
 
 
+@pytest.mark.slow
 @GRAPHS
 def test_onnx_runtime_gives_the_same_logits(kind, tmp_path):
     model = built(kind)
