@@ -22,7 +22,7 @@ from adacomcat.overrides import parse_settings
 from study import cli
 from study.execution.dryrun import dry_run
 from study.execution.session import Session
-from study.preflight import check_flags
+from study.refusals import check_flags
 from study.show.status import describe
 from study.spec.catalog import (
     describe_experiment,

@@ -29,8 +29,8 @@ from adacomcat.io.run import (
     read_record,
     read_trial,
 )
-from study.preflight import changes, check_results, refusal
 from study.record import study_record, union
+from study.refusals import changes, check_results, refusal
 from study.spec.configfile import read_config, write_config
 from study.spec.schema import Experiment, TrialSpec
 

@@ -11,7 +11,7 @@ from ruamel.yaml import YAML
 from adacomcat.config.yaml import read_yaml
 from study import cli
 from study.execution.placement import place
-from study.preflight import check_flags
+from study.refusals import check_flags
 from study.spec.catalog import experiment_names, load_experiment
 
 DOCS = Path(__file__).resolve().parent.parent / "docs"

@@ -21,7 +21,7 @@ from study.execution.environment import python_path, set_environment
 from study.execution.log import study_log
 from study.execution.placement import Placement, Request, place
 from study.explore.export import export
-from study.preflight import check_buildable
+from study.refusals import check_buildable
 from study.show.progress import StudyProgress
 from study.show.status import describe
 from study.spec.catalog import recorder

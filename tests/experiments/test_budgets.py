@@ -8,7 +8,7 @@ from adacomcat.models.registry import create_model
 from adacomcat.overrides import build_config
 from experiments.budgets import experiment
 from experiments.workloads import workloads
-from study.preflight import check_buildable
+from study.refusals import check_buildable
 from study.spec.expand import arm_specs, expand, suggested_arm
 from study.spec.exploration import Exploration
 from study.spec.schema import Experiment, Workload

@@ -10,7 +10,7 @@ from adacomcat.overrides import build_config, dotted_keys
 from adacomcat.recipes import recipes
 from experiments.adaptive_vs_fixed import experiment
 from experiments.workloads import workloads
-from study.preflight import check_buildable
+from study.refusals import check_buildable
 from study.spec.expand import expand
 from study.spec.schema import Workload
 

@@ -7,7 +7,7 @@ import pytest
 from adacomcat.versions import repository
 from study import cli
 from study.execution.placement import Request
-from study.preflight import check_flags
+from study.refusals import check_flags
 
 
 def parse(*arguments: str) -> argparse.Namespace:

@@ -13,7 +13,7 @@ from adacomcat.training.epoch import evaluate
 from study.execution.body import prepare_dense, restore_trace
 from study.execution.placement import Placement
 from study.execution.trial import Job, run_arm
-from study.preflight import check_buildable
+from study.refusals import check_buildable
 from study.spec.expand import expand
 from study.spec.schema import Experiment, Workload
 from study.store import Results
