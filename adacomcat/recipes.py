@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 Settings = Mapping[str, Any]
 
 IMAGENET_VARIABLE = "ADACOMCAT_IMAGENET"
-"""Names the folder of ImageNet where no setting does."""
+"""Environment variable with the folder of ImageNet, if no setting names one."""
 
 
 @dataclass(frozen=True)

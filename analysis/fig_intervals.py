@@ -86,7 +86,7 @@ def _draw_curves(ax: Axes, table: pd.DataFrame, arms: Sequence[str]) -> None:
 
 
 def _longest(table: pd.DataFrame) -> float:
-    """Where the scale of F(t) ends: the longest interval, or the phase where that is shorter."""
+    """Upper end of the scale of F(t): the longest interval, or the length of a shorter phase."""
     return float(max(min(table["interval"].max(), table["epoch"].max() + 1), 2))
 
 

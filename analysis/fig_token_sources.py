@@ -40,7 +40,7 @@ KEPT, SLATE = 0.2, (0.2, 0.2, 0.27)
 from a black background."""
 
 GOLDEN = (5**0.5 - 1) / 2
-"""Of the circle of hues, from one token to the next: neighbors differ most."""
+"""Step in hue from one token to the next, as a share of the circle: neighbors differ most."""
 
 Pixels = NDArray[np.float64]
 

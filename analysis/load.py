@@ -211,7 +211,7 @@ def _fault(
 
 
 def _named(folder: str, asked: Mapping[str, Any]) -> dict[str, Any]:
-    """What the name of a trial's folder tells: the trial's id, its arm and its seed."""
+    """Trial id, arm and seed from the name of a trial's folder."""
     match = _FOLDER.fullmatch(folder)
     known = match is not None and match["workload"] == asked["workload"]
     arm, seed = (match["arm"], int(match["seed"])) if match and known else (STRAY, NO_SEED)

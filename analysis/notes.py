@@ -78,7 +78,7 @@ def attach(trials: pd.DataFrame, rows: pd.DataFrame, columns: Sequence[str]) -> 
 
 
 def count(numbers: Iterable[float], noun: str, plural: str | None = None) -> str:
-    """How many, where that may differ: `1 seed`, `3 to 5 seeds`, `1,200 images`; without nan."""
+    """A count that may differ, in words: `1 seed`, `3 to 5 seeds`, `1,200 images`; without nan."""
     counts = [number for number in numbers if not math.isnan(number)]
     low, high = (f"{bound:,.0f}" for bound in (min(counts), max(counts)))
     said = noun if high == "1" else plural or f"{noun}s"

@@ -38,7 +38,7 @@ KINDS: Mapping[str, str] = MappingProxyType(
         "splits": "split_hashes",
     }
 )
-"""What trials share, and its key in their provenance."""
+"""Kind of shared information -> its key in the provenance of trials."""
 
 # Neither control characters nor surrogates nor non-characters may stand in HTML.
 _LAST = "".join(f"{chr(end - 1)}{chr(end)}" for end in range(0xFFFF, 0x110000, 0x10000))

@@ -97,7 +97,7 @@ def _draw_arms(ax: Axes, table: pd.DataFrame, cost: str) -> None:
 
 
 def _aside(ax: Axes, values: pd.Series) -> NDArray[np.float64]:
-    """Where marks stand on the x axis: those of equal values side by side."""
+    """Positions of marks on the x axis; marks of equal values stand side by side."""
     there, back = ax.get_xaxis().get_transform(), ax.get_xaxis().get_transform().inverted()
     places = there.transform(values.to_numpy(float))
     same = pd.Series(places.round(9))

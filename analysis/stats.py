@@ -18,7 +18,7 @@ LEVEL = 0.95
 """Confidence of every interval and bound that figures and tables show."""
 
 MIN_SEEDS = 3
-"""With fewer, the interval would rest on one degree of freedom or none: nothing is claimed."""
+"""Seeds needed for an interval; fewer leave at most one degree of freedom."""
 
 _SAME = 1e-9
 """Differences that are nearer than this share of the values differ by rounding only."""

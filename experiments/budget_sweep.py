@@ -8,7 +8,7 @@ REDUCTIONS = (0.3, 0.4, 0.5, 0.6, 0.7, 0.8)
 SPREAD = (0.4, 0.8, 1.2, 1.6)
 """Candidates around the rank that the budget allows on average, as shares of it."""
 OVERHEAD = 1.15
-"""What a site costs at a rank of f times its full rank, over f times its dense cost: 1 for
+"""Cost of a site at a rank of f times its full rank, over f times its dense cost: 1 for
 attention, 1.25 for MLPs four times as wide as the tokens."""
 
 

@@ -22,8 +22,8 @@ from experiments.budget_sweep import centered_fractions
 from study.spec.schema import Arm, Experiment, Workload
 
 REDUCTIONS = (0.3, 0.4, 0.5)
-"""Of the MACs of the dense model; the first block, and the last one of a model that averages over
-its tokens, keep all of them, so that a small model cannot lose much more."""
+"""Reductions of the dense model's MACs. The first block, and the last one of a model that averages
+over its tokens, keep all tokens, so that a small model cannot lose much more."""
 PATCHES: Mapping[str, int] = MappingProxyType({"digits": 1, "fashion_mnist": 4})
 """Workload -> side of a patch in pixels, where its own leaves too few tokens (16) to drop any; 64
 and 49 then."""
@@ -32,7 +32,7 @@ WITHOUT_ALIGNMENT: Mapping[str, Any] = MappingProxyType(
 )
 PENALTY = ("search.penalty", "search.penalty_weight")
 SHARE = 0.5
-"""Of a budget of both that is the ranks' to save, as in `adacomcat.methods.compose`."""
+"""Share of a joint budget that the ranks save, see `adacomcat.methods.compose`."""
 
 
 def experiment(workload: Workload, seeds: int = 3) -> Experiment:

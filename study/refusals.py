@@ -1,4 +1,4 @@
-"""Checks before a study runs: why a study or one of its trials is refused.
+"""Refusals of a study or one of its trials before anything runs.
 
 Every refusal is one line that names a flag or the dotted name of a setting. In this order:
 
@@ -25,10 +25,10 @@ from study.spec.expand import expand
 from study.spec.schema import Experiment
 
 ACTIONS = ("experiment", "config", "resume", "status", "list")
-"""Flags of which a command has one."""
+"""Mutually exclusive flags, one of which is required."""
 EARLY = ("study.yaml", "driver.lock", "trials")
-"""What may be there before a study begins: files of a killed driver, and trials copied from another
-study."""
+"""Allowed entries of a results directory before a study begins: files of a killed driver, and
+trials copied from another study."""
 
 
 def check_flags(arguments: argparse.Namespace, experiments: str) -> None:

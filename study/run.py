@@ -1,4 +1,4 @@
-"""Runs an experiment: `python study/run.py --experiment adaptive_vs_fixed`."""
+"""Entry point of studies: `python study/run.py --experiment adaptive_vs_fixed`."""
 
 import argparse
 import os

@@ -40,7 +40,7 @@ VERSIONS = f"schemas up to {SCHEMA_VERSION}"
 """Readable versions of records, in words."""
 DRIVER_LOCK = "driver.lock"
 DRIVER_WAIT_S = 1.0
-"""Who only looks at a lock has it for a moment, and must not turn a driver away."""
+"""Wait for a lock that a status page holds for a moment."""
 
 
 class Results:

@@ -17,7 +17,7 @@ from adacomcat.methods.registry import DEFAULT
 from adacomcat.models.registry import create_model, family_for, family_of
 
 LARGE = 300_000
-"""From so many training images on, a folder is cut as ImageNet is."""
+"""Number of training images from which on a folder is split like ImageNet."""
 SEARCH_IMAGES, VAL_FRACTION = 50_000, 0.01
 LOADERS = 8
 """Processes that load images, where there are as many cores."""

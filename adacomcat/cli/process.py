@@ -14,14 +14,14 @@ from typing import Any
 from adacomcat.checks import NonFiniteLoss
 
 OK, FAILED, USAGE = 0, 1, 2
-"""Done; broken on the way (training, disk); a request that is refused."""
+"""Exit codes: success; a failure on the way (training, disk); a refused request."""
 ENDING = tuple(
     getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)
 )
 _unread = logging.getLogger("output")
-"""Not below `adacomcat`, whose records a display writes to the streams."""
+"""Outside the logger `adacomcat`, whose records a display writes to the streams."""
 GONE = (EPIPE, EIO, EBADF)
-"""Of a write: a closed pipe, a terminal that has hung up, a closed stream."""
+"""Errors of writing to a closed pipe, a terminal that has hung up, or a closed stream."""
 
 
 class Interrupted(KeyboardInterrupt):
@@ -79,7 +79,7 @@ class _Stream:
     def __init__(self, stream: Any) -> None:
         self._stream, self._gone = stream, False
         self._unread = ""
-        """What was written since the last flush; in the log, a line that has not ended."""
+        """Text since the last flush; once the stream is gone, an unfinished line of the log."""
 
     def write(self, text: str) -> int:
         self._unread += text

@@ -33,18 +33,18 @@ from adacomcat.versions import collect
 
 @dataclasses.dataclass(frozen=True)
 class Job:
-    """One run: where, what, and from what it starts."""
+    """One run: its directory, its command, its configuration."""
 
     run: Run
     command: dict[str, Any]
-    """Its `name` and `argv`; of a finetune also `from`, the directory of the model that it starts
-    from, and `from_sha256`, of that model's weights."""
+    """`name` and `argv`; for a finetune also `from`, the directory of the initial model, and
+    `from_sha256`, the hash of its weights."""
     config: TrialConfig
-    """As asked; the phase that is not this command's is in it too."""
+    """Configuration as requested, including the phase that this command does not run."""
     workload: str | None = None
-    """Name of the recipe; None: of the data."""
+    """Name of the recipe; None: the name of the data set is used."""
     stored: bool = False
-    """Whether the directory is there already: a resume."""
+    """Whether this is a resume: the directory exists."""
 
     @property
     def trial_config(self) -> TrialConfig:

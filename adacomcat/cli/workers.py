@@ -13,7 +13,7 @@ from adacomcat.cli.process import environment_number, launched_workers
 from adacomcat.cli.settings import default_device
 
 LONGEST_WAIT = timedelta(days=7)
-"""That the others wait while one worker trains the dense model."""
+"""Longest time that the other workers wait while one trains the dense model."""
 
 
 class Workers:

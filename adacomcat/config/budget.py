@@ -23,8 +23,8 @@ class BudgetConfig(Config):
     absolute: PositiveFloat | None = None
     """The cost to reach, in `unit`, counted as `adacomcat.cost` counts it."""
     latency: Mapping[str, Any] = {}
-    """For the unit `latency`: the measured times, as `adacomcat latency` writes it; the
-    method checks it."""
+    """Table of measured times for the unit `latency`, as `adacomcat latency` writes it; checked by
+    the method."""
 
     @model_validator(mode="after")
     def _check(self) -> Self:

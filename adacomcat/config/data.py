@@ -24,7 +24,7 @@ class DataConfig(Config):
     """Order of the classes of a folder, which numbers them: `natural` as in timm (9 before 10),
     `alphabetical` as in torchvision (10 before 9)."""
     label_names: tuple[str, ...] | None = None
-    """Names of the classes by label, where a model knows them; the data must have the same."""
+    """Class names by label, if a model defines them; the data must have the same names."""
     search_from: Literal["train", "test"] = "train"
     """`train`: a slice that only the rank search sees; `test`: the images that are reported on, as
     in the reference, which leaks them into the search. The slice is cut off train all the same, so
@@ -32,15 +32,15 @@ class DataConfig(Config):
     search_fraction: Share = 0.15
     """Share of the training images that is kept for the rank search."""
     search_images: PositiveInt | None = None
-    """So many images instead of that share."""
+    """Number of images for the rank search; replaces `search_fraction`."""
     val_from: Literal["train", "test"] = "train"
-    """Likewise for the selection of models and `val_fraction`."""
+    """Source of the images for model selection; as `search_from`, with `val_fraction`."""
     val_fraction: Share = 0.10
     """Share of the training images that is kept for the selection of models."""
     test_fraction: float = Field(default=0.25, gt=0, lt=1)
     """Share of all images that only the report sees; unused where the set has a test split."""
     split_seed: NonNegativeInt = 0
-    """Seeds the split; the same for every trial, so that all seeds report on the same images."""
+    """Seed of the split; the same for every trial, so that all seeds report on the same images."""
     max_images: PositiveInt | None = None
     """Keep at most this many images (stratified) of each source split; None: all."""
     augment: Literal["none", "affine", "crop_flip", "resized_crop"] = "none"
@@ -51,18 +51,18 @@ class DataConfig(Config):
     random_erasing: float = Field(default=0.0, ge=0, le=1)
     """Probability that noise covers a rectangle of a training image."""
     repeats: int = Field(default=1, ge=1, le=1000)
-    """How often an epoch shows each training image it draws, each time augmented anew; the epoch
-    stays as long (repeated augmentation, arXiv 1902.05509)."""
+    """Differently augmented copies of each training image that an epoch draws; the length of the
+    epoch does not change (repeated augmentation, arXiv 1902.05509)."""
     image_size: int | None = Field(default=None, ge=1, le=10_000)
     """Side in pixels; None: the data set's own."""
     mean: tuple[float, ...] | None = None
-    """Subtracted from pixels in 0..1, one a channel; None: of the training images that are held in
-    memory, ImageNet's for those decoded from files."""
+    """Mean of pixels in 0..1 per channel, which is subtracted; None: that of the training images if
+    they are in memory, ImageNet's for images decoded from files."""
     std: tuple[PositiveFloat, ...] | None = None
-    """Standard deviation of pixels, likewise."""
+    """Standard deviation of pixels per channel; None as for `mean`."""
     crop_pct: float | None = Field(default=None, ge=0.1, le=2)
-    """For images decoded from files: `image_size` over the side that an image is resized to before
-    its crop; None: 0.875. This and the next two are timm's of a model, see `Preprocessing`."""
+    """Ratio of `image_size` to the side before the crop, for images decoded from files; None:
+    0.875. This and the next two fields follow timm's `pretrained_cfg`, see `Preprocessing`."""
     crop_mode: Literal["center", "squash", "border"] | None = None
     """None: center."""
     interpolation: Literal["bicubic", "bilinear", "nearest"] | None = None

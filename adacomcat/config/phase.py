@@ -40,13 +40,14 @@ class PhaseConfig(Config):
 
     epochs: Epochs = 30
     frozen: bool = False
-    """For a search phase: an epoch is only its search, and the weights do not change."""
+    """Whether the epochs of a search phase only search and leave the weights unchanged."""
     batch_size: BatchSize = 64
     """Images of one step, over all workers."""
     lr: float = Field(default=5e-4, gt=0, le=1000)
-    """At a batch of `lr_batch_size` images; scaled linearly, before the optimizer is built."""
+    """Learning rate at a batch of `lr_batch_size` images; scaled linearly to other batch sizes,
+    before the optimizer is built."""
     lr_batch_size: BatchSize = 512
-    """DeiT's reference batch of the linear rule."""
+    """Reference batch size of the linear scaling rule (DeiT)."""
     min_lr: Rate = 1e-5
     warmup_epochs: Epochs = 0
     weight_decay: NonNegativeFloat = 0.05
@@ -56,17 +57,17 @@ class PhaseConfig(Config):
     mixup: NonNegativeFloat = 0.0
     cutmix: NonNegativeFloat = 0.0
     accumulate: int = Field(default=1, ge=1)
-    """Parts that a batch is passed through the model in; the gradients add up."""
+    """Number of parts in which a batch passes through the model (gradient accumulation)."""
     ema_decay: float | None = Field(default=None, gt=0, lt=1)
-    """Of a moving average of the weights, which is what is evaluated and what the phase leaves;
-    None: no average."""
+    """Decay of a moving average of the weights, which is evaluated and kept at the end of the
+    phase; None: no average."""
     compile: bool = False
     """Train through `torch.compile`."""
     distill: DistillConfig = DistillConfig()
     bf16: bool = False
     """Autocast to bfloat16 where the device has it."""
     optimizer_state: Literal["migrate", "rebuild"] = "migrate"
-    """At a change of ranks; the reference rebuilds."""
+    """Treatment of the optimizer's state when ranks change; the reference rebuilds it."""
 
     @model_validator(mode="after")
     def _check(self) -> Self:

@@ -21,27 +21,27 @@ class SearchConfig(Config):
     place: ClassVar[str] = "search"
 
     strategy: str = "gradient"
-    """How a plan is found. `gradient` trains the logits of a supernet. `sensitivity` estimates what
-    each option does to the model's output, `measured` corrects that by measurements, and `energy`
-    and `effective_rank` look at each layer alone: none of these trains. `uniform` takes the
-    method's default plan. Another subclass of `adacomcat.search.strategy.Strategy` goes by its own
-    name."""
+    """Strategy that finds a plan. `gradient` trains the logits of a supernet. `sensitivity`
+    estimates the effect of each option on the model's output, `measured` corrects that by
+    measurements, and `energy` and `effective_rank` look at each layer alone: none of these trains.
+    `uniform` takes the method's default plan. Other subclasses of
+    `adacomcat.search.strategy.Strategy` are known by their own names."""
     steps: Steps | None = None
     """Steps of one search; None: one pass over the search split. More than a pass goes round."""
     images: Steps | None = None
-    """In place of `steps`: a pass that ends before it has seen more than so many images. Also the
-    images of a calibration, which are 64 where this is None."""
+    """Largest number of images in a search; replaces `steps`. Also the number of calibration
+    images, 64 if None."""
     stable_steps: Steps | None = None
     """End a search once the plan that it would propose stood still for so many steps; None: no."""
     batch_size: BatchSize = 64
     """Images of one step, over all workers."""
     lr: float = Field(default=1e-2, gt=0, le=1000)
     min_lr: Rate | None = None
-    """What the rate falls to, along a cosine over the steps of all searches that the schedule may
-    make, by `clock`; None: it stays. One search alone has the whole cosine."""
+    """Final rate of a cosine over the steps of all searches that the schedule may make, by `clock`;
+    None: constant. A single search runs through the whole cosine."""
     weight_decay: NonNegativeFloat = 5e-4
     penalty: Literal["power", "squared"] = "power"
-    """What a missed budget does to the loss. `power`: times `(expected / target) ** beta`, above
+    """Effect of a missed budget on the loss. `power`: times `(expected / target) ** beta`, above
     the target; `squared` (DiffRate): plus `penalty_weight * ((expected - target) / penalty_unit)
     ** 2`, on both sides of it."""
     beta: NonNegativeFloat = 1.5

@@ -16,8 +16,8 @@ from adacomcat.config.search import SearchConfig
 
 
 class DenseConfig(Config):
-    """Where the dense model's weights come from: a recipe trains them, once for all trials, from
-    random ones or from those that are given."""
+    """Source of the dense model's weights: a recipe that trains them once for all trials, starting
+    from random or given weights."""
 
     place: ClassVar[str] = "dense"
 

@@ -140,7 +140,7 @@ def decoder(
     num_workers: int,
     device: torch.device,
 ) -> "DataLoader[Decoded]":
-    """What reads, decodes and augments one by one; the rest follows on the device.
+    """Loader that reads, decodes and augments images one by one; the rest follows on the device.
 
     Args:
         images: of the split.

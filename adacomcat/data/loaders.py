@@ -132,7 +132,7 @@ class Loader:
         return np.random.default_rng((self.seed, self.epoch, stream))
 
     def _order(self) -> np.ndarray:
-        """Which image of the split is at each place of the epoch.
+        """Index of the image at each position of the epoch.
 
         Copies of an image lie next to each other, so that they fall to different workers, as in
         DeiT's RASampler (repeated augmentation, arXiv 1902.05509).

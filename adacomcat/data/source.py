@@ -14,7 +14,7 @@ from adacomcat.data.content import STAT, FileContents, stat_of
 from adacomcat.data.images import DecodedImages, FileReader, Images, pack
 
 SHOWN = 3
-"""Names that a message lists."""
+"""Number of names that a message lists."""
 
 
 @dataclass(frozen=True, eq=False)

@@ -224,7 +224,7 @@ def _apportion(counts: np.ndarray, total: int) -> np.ndarray:
 
 
 def _share_of_each(counts: np.ndarray, share: float) -> np.ndarray:
-    """That share of each class, rounded, one image at least; none of any for a share of 0."""
+    """Images per class for a share, rounded, at least one; 0 for a share of 0."""
     return np.maximum(np.rint(counts * share).astype(np.int64), 1 if share > 0 else 0)
 
 

@@ -19,5 +19,5 @@ class ComposeConfig(Config):
     tokens, then the tokens at these ranks. Not the other way round: what a rank saves depends on
     the tokens that pay for it, and tokens can meet a budget to the last few MACs."""
     share: float = Field(default=0.5, gt=0, lt=1)
-    """What the parts before the last contribute to a budget: with s they alone would reach `dense *
+    """Contribution of the parts before the last to a budget: with s they alone would reach `dense *
     kept ** s`, where all together reach `dense * kept`. The last part saves the rest."""

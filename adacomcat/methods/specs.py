@@ -176,7 +176,7 @@ def _methods_in(model: nn.Module) -> list[str]:
 
 
 def _dense_plan(model: nn.Module) -> Plan:
-    """Of the first method that supports a model."""
+    """The dense plan of the first method that supports a model."""
     refusals = []
     for spec in specs().values():
         try:

@@ -89,7 +89,7 @@ class AttentionView(ABC):
         """The inverse of `read`: name of each parameter -> a copy of its values."""
 
     def score_module(self, attention: nn.Module) -> nn.Module | None:
-        """What `between` is, as a module that a replaced attention goes on using; None: nothing.
+        """The module form of `between`, which a replaced attention continues to use; None: nothing.
 
         It is called as `(q, k, *args, **kwargs)` with queries and keys (B, H, N, d) and what the
         attention's own forward got beside the tokens, and returns both with a mask for the scores,
@@ -318,7 +318,7 @@ class ModelFamily(ABC):
         """Names of the blocks, whose outputs a teacher's may be compared with."""
 
     def probe(self, model: nn.Module) -> Callable[[Tensor], Tensor]:
-        """What a truncation shall change as little as possible, as a function of images.
+        """Function of images whose output a truncation should preserve.
 
         It takes images (B, C, H, W) and gives the logits (B, classes) of a classifier; of a
         backbone its final tokens (B, N, D), where all patches together weigh as much as one prefix

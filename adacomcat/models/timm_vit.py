@@ -119,7 +119,7 @@ class TimmVisionTransformer(TimmFamily):
             raise
 
     def image_size_of(self, config: ModelConfig, state: Mapping[str, Tensor]) -> int | None:
-        """By the number of positions and the patches; None where there are none or no square."""
+        """Image size by the number of positions and the patch size; None if they form no square."""
         with torch.device("meta"):
             size = self.image_size(config.name)
             model: Any = self.create(config, num_classes=0, in_chans=3, image_size=size)

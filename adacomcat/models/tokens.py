@@ -132,7 +132,7 @@ class TokenSequence:
 
     @property
     def tokens(self) -> int:
-        """That enter the first block."""
+        """Number of tokens that enter the first block."""
         return self.prefix + self.patches
 
     def site(self, block: int, kind: str) -> str:

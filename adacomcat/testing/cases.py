@@ -1,4 +1,4 @@
-"""Common part of the conformance tests for methods: what they are tried on."""
+"""Common part of the conformance tests for methods: configurations, models, budgets."""
 
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, ClassVar
@@ -21,7 +21,7 @@ from adacomcat.testing.models import tiny_images, tiny_vit
 
 
 class MethodCase:
-    """Configurations, models and budgets that the rules are tried on."""
+    """Configurations, models and budgets of the conformance tests."""
 
     configs: ClassVar[Sequence[Mapping[str, Any]]]
     """Configuration for `build_method`."""

@@ -76,7 +76,7 @@ class Numbers(dict[str, torch.Tensor]):
         return f"no reference numbers at {self.source}; ADACOMCAT_GOLDEN names the folder"
 
     def below(self, prefix: str) -> Self:
-        """What starts with a prefix, by the rest of the key."""
+        """Entries whose keys start with a prefix, by the rest of the key."""
         found = {k.removeprefix(prefix): v for k, v in self.items() if k.startswith(prefix)}
         return type(self)(found, self.source, self.prefix + prefix)
 

@@ -24,7 +24,7 @@ class StrategyConformance:
     """
 
     strategy: ClassVar[str]
-    """Its name."""
+    """Name of the strategy."""
     methods: ClassVar[Sequence[Mapping[str, Any]]] = (
         {"name": "lowrank"},
         {"name": "diffrate"},

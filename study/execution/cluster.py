@@ -25,15 +25,15 @@ from study.execution.environment import FORWARDED, asked_cluster, set_environmen
 from study.execution.watch import Endpoint
 
 REACH_S = 3.0
-"""Seconds that the head of a cluster may take to accept a connection."""
+"""Timeout for a connection to the head of a cluster."""
 ANSWER_S = 15.0
-"""Seconds that it may take to answer; Ray itself would try for minutes."""
+"""Timeout for its answer; Ray itself would try for minutes."""
 LOOPBACK = ("127.0.0.1", "::1")
 LOCAL_PATIENCE_S, PATIENCE_S = 1.0, 30.0
-"""Seconds that a process of Ray on this machine, and one elsewhere, may not answer: Ray itself ends
-its driver after 60 s."""
+"""Longest silence of a Ray process on this machine, and on another one; Ray itself ends its driver
+after 60 s."""
 TOKEN_BYTES = 32
-"""As many as Ray's own tokens have."""
+"""Length of a token, that of Ray's own."""
 
 
 def _dashboard_port() -> int:
@@ -228,11 +228,11 @@ def node_resources() -> list[dict[str, float]]:
 
 
 def endpoints() -> tuple[dict[str, Endpoint], float]:
-    """Where the processes listen that a driver cannot do without.
+    """Endpoints of the Ray processes that a driver depends on.
 
     Returns:
-        Name -> host and port, and for how many seconds one may be silent: the head of a cluster may
-        be started again.
+        Name -> host and port, and the longest allowed silence in seconds: the head of a cluster may
+        be restarted.
     """
     import ray
 

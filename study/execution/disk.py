@@ -7,7 +7,7 @@ from adacomcat.files import WriteError
 from study.execution.causes import behind, is_of_ray
 
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
-"""Whatever raised them, nothing more can be recorded."""
+"""Error numbers after which nothing more can be recorded."""
 _TEXT = re.compile(
     rf"\[errno ({'|'.join(map(str, FULL))})\]|{WriteError.__module__}.{WriteError.__name__}: ",
     re.IGNORECASE,

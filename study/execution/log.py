@@ -1,4 +1,4 @@
-"""`study.log`: what a study warns of, and what its console is spared or has no reader for."""
+"""`study.log`: warnings, and output that the console does not show."""
 
 import logging
 import sys

@@ -1,10 +1,10 @@
-"""How much memory of this machine, or of its container, is in use, as Ray's monitor counts it."""
+"""Memory usage of this machine or its container, as Ray's memory monitor counts it."""
 
 import os
 from pathlib import Path
 
 THRESHOLD = 0.95
-"""Ray's, above which it kills workers; RAY_memory_usage_threshold replaces it."""
+"""Usage above which Ray kills workers by default; RAY_memory_usage_threshold overrides it."""
 
 _CGROUPS = (
     # Limit, use, and in the statistics the page cache that can be dropped: version 2, version 1.
@@ -14,16 +14,16 @@ _CGROUPS = (
 
 
 def is_short() -> bool:
-    """Whether so much is in use that Ray would kill the next worker; False where nobody knows."""
+    """Whether usage is so high that Ray would kill the next worker; False if it is unknown."""
     return used_share() >= float(os.environ.get("RAY_memory_usage_threshold") or THRESHOLD)
 
 
 def used_share(proc: Path = Path("/proc"), cgroup: Path = Path("/sys/fs/cgroup")) -> float:
-    """Used memory as a share of all there is; 0.0 where nobody knows.
+    """Used share of all memory; 0.0 if it is unknown.
 
     Args:
-        proc: where the kernel tells of the machine.
-        cgroup: where it tells of the container.
+        proc: mount point with the statistics of the machine.
+        cgroup: mount point with those of the container.
     """
     return max(_of_machine(proc / "meminfo"), *(_of_group(cgroup, *names) for names in _CGROUPS))
 

@@ -1,4 +1,4 @@
-"""A study that goes on after its machine has taken memory, or Ray, away from it."""
+"""Supervision of a study: restarts after lack of memory or the loss of Ray."""
 
 import logging
 import os
@@ -19,15 +19,15 @@ from study.execution.watch import Watch
 logger = logging.getLogger(__name__)
 
 RESTARTS = 3
-"""How often in a row a lost Ray is started again."""
+"""Largest number of consecutive restarts of a lost Ray."""
 SHORTAGES = 10
-"""How often in a row a study goes on after a want of memory."""
+"""Largest number of consecutive restarts after lack of memory."""
 ALONE_DEATHS = 2
-"""How often in a row a trial may die of memory while no other runs."""
+"""Consecutive times that a trial may run out of memory while no other runs."""
 MEMORY_WAIT_S = 600.0
-"""How long a study waits for memory that others use."""
+"""Longest wait for memory that other processes use."""
 PAUSE_S = 5.0
-"""Before the second start in a row; doubled for each further one."""
+"""Pause before the second consecutive start; doubled for each further one."""
 LONGEST_PAUSE_S = 60.0
 AGAIN = "what was recorded is whole; --resume, or the same command, goes on"
 
@@ -54,7 +54,7 @@ class Supervised(Protocol):
         """Run what is left; ends early by `Halt`, or by whatever Ray raises."""
 
     def rows(self) -> int:
-        """How many epochs are recorded."""
+        """Number of recorded epochs."""
 
     def running(self) -> Sequence[str]:
         """The trials that were running when the last run ended."""
@@ -67,7 +67,7 @@ class Supervised(Protocol):
 
 
 class Supervisor:
-    """Runs a study to its end, again and again where memory or Ray was lost.
+    """Runs a study to its end, with restarts after lack of memory or the loss of Ray.
 
     After the first want of memory it goes on with as many trials at once as before, after each
     further one with half of them. A trial that dies of memory `ALONE_DEATHS` times while no other

@@ -86,7 +86,7 @@ class _Study:
         self._errors: dict[str, str] = {}
         self._running: list[str] = []
         self._failed: set[str] = set()
-        """In this session: another one tries them again."""
+        """Trials that failed in this session; another session tries them again."""
 
     def run(self, placement: Placement, watch: Watch) -> None:
         """Run all that is left."""
@@ -100,7 +100,7 @@ class _Study:
             self.explore()
 
     def rows(self) -> int:
-        """How many epochs are recorded."""
+        """Number of recorded epochs."""
         return sum(len(self.results.epochs(r["trial_id"])) for r in self.results.trials())
 
     def running(self) -> Sequence[str]:
@@ -157,7 +157,7 @@ class _Study:
         return replace(self.job, pruning=pruning)
 
     def _ready(self, specs: Sequence[TrialSpec]) -> list[TrialSpec]:
-        """Those not finished, resolved; one whose needs are missing is marked failed."""
+        """Unfinished trials, resolved; one whose needs are missing is marked failed."""
         ready = []
         for spec in specs:
             if self.results.status(spec.trial_id) in FINAL or spec.trial_id in self._failed:
@@ -285,7 +285,7 @@ def _tune_folder(root: str, *, logs: bool = False) -> Path:
 
 
 def _trainable(job: Job, resources: Mapping[str, float]) -> type[Trainable]:
-    """What Tune runs in an actor, of which Ray's dashboard shows the class and the `repr`."""
+    """Trainable of an arm; Ray's dashboard shows its class and `repr`."""
 
     def trial(config: dict[str, Any]) -> None:
         run_arm(config["trials"], job, tune.report)

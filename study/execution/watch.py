@@ -1,4 +1,4 @@
-"""Whether the processes that Ray cannot do without are alive."""
+"""Liveness checks of the processes that Ray depends on."""
 
 import socket
 import threading
@@ -10,7 +10,7 @@ from typing import Self
 EVERY_S = 0.5
 CONNECT_S = 3.0
 LEAVE_S = 20.0
-"""How long the main thread may take to hear of a loss: a call into Ray may never come back."""
+"""Time for the main thread to react to a loss: a call into Ray may never return."""
 
 Endpoint = tuple[str, int]
 

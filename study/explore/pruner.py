@@ -44,7 +44,8 @@ from study.spec.exploration import Stopping
 from study.spec.objectives import losses
 
 REFERENCE_POINT = 1.1
-"""In losses scaled to 0..1: a little beyond the worst, so that the ends of a front count too."""
+"""Reference point of the hypervolume, in losses scaled to 0..1: slightly beyond the worst, so that
+the ends of a front count too."""
 
 # Contributions that are equal on paper differ in their last digits, by the order of the objectives.
 _DIGITS = 9

@@ -111,12 +111,12 @@ class Stopping(Config):
     keep: float = Field(default=0.5, gt=0, lt=1)
     """Share of the arms of a rung, the best by rank, that always goes on."""
     peers: int = Field(default=4, ge=2)
-    """Nobody is stopped at a rung that fewer arms have reached, the asking one included."""
+    """Number of arms, the current one included, that must reach a rung before any is stopped."""
     dominators: int = Field(default=1, ge=1)
-    """Only who is dominated with margin by this many arms is stopped."""
+    """Number of arms that must dominate an arm with margin before it is stopped."""
     margin: float = Field(default=0.02, ge=0)
-    """By more than this, as a share of what the arms of the rung span in an objective, a dominating
-    arm must be better in at least one of them."""
+    """Minimum lead of a dominating arm in at least one objective, as a share of the range of that
+    objective over the rung."""
 
     @model_validator(mode="after")
     def _check(self) -> "Stopping":

@@ -18,7 +18,7 @@ class Trace:
     """Trace of a finished trial."""
 
     config: Mapping[str, Any]
-    """Its `TrialConfig` as JSON."""
+    """`TrialConfig` as JSON."""
     summary: Mapping[str, Any]
     searches: list[dict[str, Any]]
     """The rows of `searches.jsonl`."""
@@ -47,7 +47,7 @@ def oracle_schedule(config: Mapping[str, Any], traces: Mapping[str, Trace]) -> d
 
 
 def even_schedule(config: Mapping[str, Any], traces: Mapping[str, Trace]) -> dict[str, Any]:
-    """As many searches as another trial used, evenly spaced from epoch 1 on.
+    """Schedule with as many searches as another trial used, evenly spaced from epoch 1 on.
 
     Args:
         config: of the trial to resolve.
@@ -58,12 +58,12 @@ def even_schedule(config: Mapping[str, Any], traces: Mapping[str, Trace]) -> dic
 
 
 def front_schedule(config: Mapping[str, Any], traces: Mapping[str, Trace]) -> dict[str, Any]:
-    """As many searches as another trial used, at the first epochs; see `even_schedule`."""
+    """Schedule with as many searches as another trial, at the first epochs; see `even_schedule`."""
     return _at(_epochs(config)[: _count(traces)])
 
 
 def random_schedule(config: Mapping[str, Any], traces: Mapping[str, Trace]) -> dict[str, Any]:
-    """As many searches as another trial used, at random epochs; see `even_schedule`.
+    """Schedule with as many searches as another trial, at random epochs; see `even_schedule`.
 
     Epoch 1 is always one of them, as of all other schedules: a later first search would leave the
     model dense for longer. `schedule.draw` of the arm numbers its draws; each seed has its own.

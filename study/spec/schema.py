@@ -76,7 +76,7 @@ class Experiment(Config):
     figures: tuple[Name, ...] = ()
     """Modules of `analysis` that are run on the results when the trials have ended."""
     exploration: Exploration | None = None
-    """With one, the arms are references, and Optuna suggests more."""
+    """Hyperparameter search; the arms are then its references, and Optuna suggests more."""
 
     @model_validator(mode="after")
     def _check(self) -> "Experiment":

@@ -18,8 +18,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 SizeRule = Literal["exact", "reference", "sums"]
-"""What a merged token adds to the size of another, s its size and c their cosine: `exact` s max(c,
-0), `reference` s c, `sums` s (CAFormer)."""
+"""Size that a merged token of size s adds to another at cosine c: `exact` s max(c, 0), `reference`
+s c, `sums` s (CAFormer)."""
 
 
 class Match(NamedTuple):

@@ -17,16 +17,17 @@ from adacomcat.methods.registry import register
     published="adacomcat.methods.tokens.published",
 )
 class DiffRateConfig(Config):
-    """What is searched and how (DiffRate, arXiv 2305.17997); `reference` is what its code does."""
+    """Settings of the token search (DiffRate, arXiv 2305.17997); `reference` follows the published
+    code."""
 
     place: ClassVar[str] = "method"
 
     granularity: PositiveInt = 1
-    """Candidates of a block are apart by so many tokens."""
+    """Step between the candidate token counts of a block."""
     prune: bool = True
-    """Whether tokens are dropped; CAFormer only merges, whatever stands here."""
+    """Whether tokens are dropped; ignored for CAFormer, which only merges."""
     merge: bool = True
-    """Whether tokens are merged into others that are like them."""
+    """Whether tokens are merged into similar ones."""
     fixed_blocks: tuple[int, ...] | None = None
     """Blocks that keep all their tokens, from the end where negative. None: as published, the first
     one; the last one too where the head averages over tokens."""
@@ -35,10 +36,10 @@ class DiffRateConfig(Config):
     size away, and a search keeps sizes at 1 or more, so that its outputs differ from those of
     inference."""
     mask_gradient: Literal["bounded", "reference"] = "bounded"
-    """What a search asks of a token that it drops: what its return would change (`bounded`), or the
-    slope at its mask of zero, which has no bound where some query looks at it above all."""
+    """Gradient for a dropped token: the finite change that its return would cause (`bounded`), or
+    the slope at a mask of zero (`reference`), unbounded if a query attends mostly to it."""
     min_gradient: Literal["active", "both"] = "active"
-    """Of the cost with respect to a block's two counts: to the smaller one, or to both
+    """Gradient of the cost with respect to a block's two counts: only the smaller one, or both
     (reference)."""
     macs: Literal["counted", "published"] = "counted"
     """`counted`: all matrix products, those of the matching too, as `adacomcat.cost` has them;

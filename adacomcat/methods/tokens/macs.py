@@ -24,7 +24,7 @@ from adacomcat.models.tokens import TokenSequence
 Number = int | float | Tensor
 MinGradient = Literal["active", "both"]
 Places = Sequence[tuple[int | None, int | None]]
-"""By block: the rows of its prune and its merge site among the counts; None: no such site."""
+"""Rows of each block's prune and merge sites among the counts; None: no such site."""
 
 
 @dataclass(frozen=True)

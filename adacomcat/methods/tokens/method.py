@@ -274,7 +274,7 @@ class DiffRate(Searchable):
         return int(self.macs_at(decisions))
 
     def _places(self) -> list[tuple[int | None, int | None]]:
-        """By block: the rows of its prune and its merge site."""
+        """Rows of each block's prune and merge sites."""
         sites = [
             (self.form.site(b, "prune"), self.form.site(b, "merge")) for b in range(self.form.depth)
         ]

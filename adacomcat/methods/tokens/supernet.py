@@ -147,7 +147,7 @@ class SearchBlocks(BlockContainer):
         return state._replace(x=x, sizes=sizes, mask=mask, place=place)
 
     def _dropped(self, state: State, row: int | None, kept: int) -> State:
-        """Only the first `kept` tokens live on, with the probabilities in a row of the counts."""
+        """Keep only the first `kept` tokens, with the probabilities in a row of the counts."""
         rank = torch.arange(self.form.tokens, device=state.x.device)
         # Those that older masks hold are left to them.
         alive = (rank < kept) | (rank >= state.live)
@@ -196,7 +196,7 @@ def _bounded_attention(q: Tensor, k: Tensor, state: State) -> Tensor:
 
 
 def _reference_attention(q: Tensor, k: Tensor, state: State) -> Tensor:
-    """As published: weights of all keys, scaled by the largest of them, times the masks."""
+    """Published attention: weights of all keys, scaled by the largest of them, times the masks."""
     scores = (q @ k.mT).float()
     scores = scores + size_bias(state.sizes, scores.dtype)
     weights = (scores - scores.detach().amax(-1, keepdim=True)).exp()
