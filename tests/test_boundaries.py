@@ -106,7 +106,7 @@ def test_analysis_reads_results_and_nothing_else_of_a_study():
     assert found == {"study.pareto", "study.store"}
 
 
-ROOMS = (
+LAYERS = (
     {"checks", "files", "seeds", "versions", "parallel", "precision", "timing", "timetable"}
     | {"plan", "cost", "budget"},
     {"config"},
@@ -126,20 +126,21 @@ ROOMS = (
     {"testing", "cli"},
     {"__main__"},
 )
-"""The rooms of `adacomcat` from the bottom to the top; a room imports itself and what lies below
-its row, the lowest row also each other. Folders of methods are one row, and do not see each other.
+"""The layers of `adacomcat` from the bottom to the top. A package imports itself and what lies in
+lower layers; modules of the lowest layer also import each other. Folders of methods form one layer,
+and do not import each other.
 """
 
 
-def room(module):
-    """The room of a module of `adacomcat`, and its row."""
+def layer_of(module):
+    """The package or module that a module of `adacomcat` belongs to, and the index of its layer."""
     parts = module.split(".")[1:]
     name = ".".join(parts[:2] if parts[0] == "methods" else parts[:1])
-    for row, rooms in enumerate(ROOMS):
-        if name in rooms:
+    for row, layer in enumerate(LAYERS):
+        if name in layer:
             return name, row
-    assert parts[0] == "methods" and len(parts) > 1, f"{module} is in no room of {__file__}"
-    return name, next(row for row, rooms in enumerate(ROOMS) if "methods.*" in rooms)
+    assert parts[0] == "methods" and len(parts) > 1, f"{module} is in no layer of {__file__}"
+    return name, next(row for row, layer in enumerate(LAYERS) if "methods.*" in layer)
 
 
 def imports_within(package):
@@ -162,12 +163,12 @@ def imports_within(package):
                     yield name, node.lineno, each
 
 
-def test_rooms_import_only_what_lies_below_them():
+def test_modules_import_only_layers_below_them():
     upward = []
     for module, line, imported_module in imports_within("adacomcat"):
         if module == "adacomcat" or imported_module == "adacomcat.methods":
             continue
-        (source, row), (target, lower) = room(module), room(imported_module)
+        (source, row), (target, lower) = layer_of(module), layer_of(imported_module)
         if not (lower < row or source == target or row == lower == 0):
             upward.append(f"{module}:{line} imports {imported_module}")
     assert upward == []
