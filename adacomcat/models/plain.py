@@ -24,7 +24,7 @@ HOOKS = {
 ADAPTER = "merge it into the weights first (peft: merge_and_unload)"
 PARAMETRIZED = "remove it first (torch.nn.utils.parametrize.remove_parametrizations)"
 UNWRAP = "pass the model inside"
-WRAPPERS = {"dataparallel", "distributeddataparallel", "optimizedmodule"}
+WRAPPERS = frozenset({"dataparallel", "distributeddataparallel", "optimizedmodule"})
 
 
 def require_exact(
@@ -175,9 +175,7 @@ def way_out(module: nn.Module) -> str:
         return f"this is an adapter: {ADAPTER}"
     if parametrize.is_parametrized(module):
         return f"this has a parametrization: {PARAMETRIZED}"
-    if any(
-        base in ("dataparallel", "distributeddataparallel", "optimizedmodule") for base in bases
-    ):
+    if WRAPPERS & {*bases}:
         return f"this wraps a model: {UNWRAP}"
     if kind is not nn.Linear and isinstance(module, nn.Linear):
         return f"this subclasses Linear: if it is an adapter (LoRA), {ADAPTER}"

@@ -4,9 +4,7 @@ import json
 import math
 import os
 import re
-import resource
 import stat
-from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -99,18 +97,7 @@ def test_the_cache_is_where_the_user_says(monkeypatch):
 # What cannot be written.
 
 
-@contextmanager
-def disk_of(size):
-    """No file grows beyond this many bytes: what a full disk does to a write."""
-    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (size, limits[1]))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
-
-
-def test_a_full_disk_names_the_file_that_was_meant_and_leaves_nothing(tmp_path):
+def test_a_full_disk_names_the_file_that_was_meant_and_leaves_nothing(disk_of, tmp_path):
     path = tmp_path / "a"
     with disk_of(10), pytest.raises(OSError, match=re.escape(f"'{path}'")) as caught:
         atomic_write_bytes(path, b"x" * 20)

@@ -2,11 +2,8 @@ import errno
 import json
 import os
 import re
-import resource
 import shutil
 import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -34,17 +31,6 @@ def exploring(experiment: Experiment, samples: int = 3, **changes: Any) -> Exper
     asked = {"space": (growth,), "objectives": ("val_acc",), "samples": samples} | changes
     update = {"arms": experiment.arms[:2], "exploration": Exploration(**asked)}
     return experiment.model_copy(update=update)
-
-
-@contextmanager
-def disk_of(size: int) -> Iterator[None]:
-    """No file grows beyond this many bytes: what a full disk does to a write."""
-    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (size, limits[1]))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
 
 
 def test_the_files_of_a_study(tmp_path: Path, tiny_experiment: Experiment) -> None:
@@ -314,7 +300,7 @@ def test_a_folder_of_other_files_is_refused(tmp_path: Path, tiny_experiment: Exp
 
 
 def test_a_place_that_cannot_be_written_is_refused(
-    tmp_path: Path, tiny_experiment: Experiment
+    disk_of: Any, tmp_path: Path, tiny_experiment: Experiment
 ) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(ValueError, match="--results: cannot write .*Not a directory"):

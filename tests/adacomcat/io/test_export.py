@@ -1,9 +1,7 @@
 import importlib.util
 import json
-import resource
 import subprocess
 import sys
-from contextlib import contextmanager
 
 import pytest
 import timm
@@ -57,20 +55,9 @@ def written(request, tmp_path_factory):
     return model, path, export_onnx(model, path, {"plan.json": '{"a": 1}'})
 
 
-@contextmanager
-def disk_of(size):
-    """No file grows beyond this many bytes: what a full disk does to a write."""
-    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (size, limits[1]))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
-
-
 @pytest.mark.slow
 @pytest.mark.parametrize("form", ["onnx", "torch-export", "hub"])
-def test_a_full_disk_is_an_error_that_leaves_nothing(tmp_path, form):
+def test_a_full_disk_is_an_error_that_leaves_nothing(disk_of, tmp_path, form):
     """Writers of other libraries abort the process, or leave half a file."""
     model, path = tiny_vit().eval(), tmp_path / "out"
     model.model_args = TINY

@@ -1,26 +1,12 @@
 import errno
 import math
 import re
-import resource
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from adacomcat.io.trace import EPOCHS, SEARCHES, Rows, TraceWriter, read_rows
-
-
-@contextmanager
-def disk_of(size: int) -> Iterator[None]:
-    """No file grows beyond this many bytes: what a full disk does to a write."""
-    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (size, limits[1]))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
 
 
 def epoch(step: int, searches: int = 0) -> dict[str, Any]:
@@ -66,7 +52,7 @@ def test_a_row_that_json_has_no_word_for_is_refused(tmp_path: Path) -> None:
     assert read_rows(tmp_path / "a.jsonl") == []
 
 
-def test_a_full_disk_is_named_and_leaves_whole_rows(tmp_path: Path) -> None:
+def test_a_full_disk_is_named_and_leaves_whole_rows(disk_of: Any, tmp_path: Path) -> None:
     path = tmp_path / "a.jsonl"
     rows = Rows(path)
     rows.append({"x": 1})
