@@ -17,7 +17,7 @@ Unit = str
 COUNTED_IN: Mapping[Unit, str] = MappingProxyType(
     {"params": "params", "macs": "macs", "latency": "ns an image"}
 )
-"""Units common to methods -> what a number of that unit is a number of."""
+"""Unit that methods have in common -> its name in messages."""
 
 Choices = Sequence[tuple[Sequence[float], Sequence[int]]]
 """A site each: (log-probabilities, costs) of its candidates."""
@@ -25,7 +25,7 @@ Choices = Sequence[tuple[Sequence[float], Sequence[int]]]
 
 @dataclass(frozen=True)
 class Budget:
-    """A resolved target: what the searched sites together may cost.
+    """A resolved target: the largest total cost of the searched sites.
 
     Attributes:
         unit: params (weights without biases), macs (an image) or latency (ns an image).

@@ -18,7 +18,7 @@ from adacomcat.schedule import build_schedule
 RESOLVED = "resolved"
 """`schedule.kind` of an arm of a study until its schedule is made from other trials."""
 TAGS: Mapping[str, str] = MappingProxyType({"method": "name", "schedule": "kind"})
-"""Free mapping -> the entry that says what the others are settings of."""
+"""Free mapping -> the entry that selects its other settings."""
 KEY = re.compile(r"[\w-]+(\.[\w-]+)*")
 
 
@@ -128,7 +128,7 @@ def _dotted(layer: Mapping[str, Any], cls: type[BaseModel] | None, path: str) ->
 def _step(
     key: str, value: Any, cls: type[BaseModel] | None
 ) -> tuple[str, type[BaseModel] | None, Mapping[str, Any] | None]:
-    """The first part of a dotted key, the configuration it holds, and what is set within it."""
+    """The first part of a dotted key, its configuration class, and the settings within it."""
     head, _, rest = key.partition(".")
     field = cls.model_fields.get(head) if cls is not None else None
     inner = config_in(field.annotation) if field is not None else None

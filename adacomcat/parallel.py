@@ -67,6 +67,6 @@ def wait_for_all() -> None:
 
 
 def synchronize(device: torch.device) -> None:
-    """Wait for what runs on the device, so that a clock reads what it should."""
+    """Wait for the device, so that clocks include its work."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)

@@ -123,7 +123,7 @@ class Plan:
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> "Plan":
-        """Read what `to_json` gave.
+        """Read the output of `to_json`.
 
         Raises:
             ValueError: a missing or unknown field, a newer version, or a refused decision.

@@ -77,7 +77,7 @@ class MethodRecipe(Protocol):
         """
 
     def reference(self, settings: Settings, *, epochs: int | None = None) -> dict[str, Any]:
-        """A recipe changed to what the published code does, confounds included."""
+        """A recipe changed to the behavior of the published code, confounds included."""
 
     def part(self, method: Settings) -> dict[str, Any]:
         """The method's own settings beside another method, from those of a recipe's method."""
@@ -203,7 +203,7 @@ def deit_augmentation() -> dict[str, Any]:
 
 
 def _deit_imagenet(size: str) -> Recipe:
-    """DeiT on ImageNet; the data is where `data.root` or ADACOMCAT_IMAGENET says."""
+    """DeiT on ImageNet; the data is in `data.root` or ADACOMCAT_IMAGENET."""
     data = {
         "name": "imagefolder",
         "root": os.environ.get(IMAGENET_VARIABLE),
@@ -238,7 +238,7 @@ def _upstream_of(recipe: Recipe) -> Recipe:
 
 
 def _cifar(classes: int) -> Recipe:
-    """CIFAR, and a ViT of 64 tokens that learns it from random weights.
+    """CIFAR, with a ViT of 64 tokens trained from random weights.
 
     Sizes and rates are those that small ViTs are trained with on CIFAR from scratch (arXiv
     2112.13492, section 4.1). The candidates of a site are centered on the budget.

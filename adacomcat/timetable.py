@@ -16,7 +16,7 @@ FORMAT, VERSION = "adacomcat-latency", 1
 
 
 def write_timetable(path: Path, table: Mapping[str, Any], **origin: Any) -> None:
-    """Write a table, atomically, with what is known of where it comes from."""
+    """Write a table, atomically, with its provenance."""
     atomic_write_json(path, {"format": FORMAT, "version": VERSION, "latency": table, **origin})
 
 

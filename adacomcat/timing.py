@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 Variant = Callable[[], object]
-"""One call is what is timed."""
+"""A timed call."""
 WARM_UP = 2
 """Calls that are thrown away: the first compiles, chooses kernels and fills caches."""
 AT_LEAST_S = 0.02
@@ -86,7 +86,7 @@ def take_turns(
 
 
 def wait(device: str) -> None:
-    """Until the device has done what it was given."""
+    """Wait until the device has finished."""
     if device.startswith("cuda"):
         torch.cuda.synchronize()
 

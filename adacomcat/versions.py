@@ -43,7 +43,7 @@ def git_state(folder: Path) -> dict[str, Any]:
 
 
 def collect(git: Mapping[str, Any] | None = None) -> dict[str, Any]:
-    """All of it, of this process; `git` where another process has asked already."""
+    """The provenance of this process; `git` if another process has determined it already."""
     state = git_state(repository()) if git is None else git
     return {**state, "versions": versions(PACKAGES), "hardware": hardware()}
 
@@ -71,7 +71,7 @@ def hardware() -> dict[str, Any]:
 
 
 def _cpu() -> str:
-    """The model name of the processor; its architecture where the system does not tell."""
+    """The model name of the processor; its architecture if the name is unknown."""
     cpuinfo = Path("/proc/cpuinfo")
     lines = cpuinfo.read_text().splitlines() if cpuinfo.exists() else []
     names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]

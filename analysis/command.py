@@ -21,7 +21,7 @@ PLAIN = str.maketrans({"±": "+/-", "→": "->", "−": "-", "…": "...", "×":
 """ASCII replacements for terminals without Unicode."""
 
 Summary = Mapping[str, pd.DataFrame]
-"""Caption -> a small table whose cells are what a reader gets to see."""
+"""Caption -> a small table of displayed texts."""
 
 
 @dataclass(frozen=True)

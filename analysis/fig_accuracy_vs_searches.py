@@ -21,7 +21,7 @@ NAMES = {
     "searches": ("searches", "NAS invocations (searches) of a trial"),
     "searching_s": ("search time", "seconds of searching in a trial"),
 }
-"""Cost -> what it is called in the title and below the axis."""
+"""Cost -> its name in the title and below the axis."""
 
 COLUMNS = (
     *"arm label workload series reduction seeds searches searches_min searches_max".split(),

@@ -65,7 +65,7 @@ def data(results: Path) -> pd.DataFrame:
 
 
 def _speeds(path: Path) -> tuple[Mapping[str, Any], Mapping[str, Any], str]:
-    """Speeds of the trials by id, and of the dense model; and what they were measured on."""
+    """Speeds of the trials by id, of the dense model, and the machine of the measurement."""
     if not path.is_file():
         return {}, {}, ""
     try:

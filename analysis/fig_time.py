@@ -106,7 +106,7 @@ def clocks(trial: pd.Series, epochs: pd.DataFrame) -> dict[str, Any]:
 
 
 def _search_wait(epochs: pd.DataFrame) -> float:
-    """Seconds that searches waited for batches, as `data` says; 0 where that is unknown."""
+    """Seconds that searches waited for batches; 0 if unknown."""
     waits = epochs["data_s"].astype(float).fillna(0.0)
     searched = epochs["searched"].eq(True)
     usual = waits[~searched & (epochs["phase"] == "search")]

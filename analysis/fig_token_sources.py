@@ -30,7 +30,7 @@ ENTRIES = frozenset({"images", "names", "tokens", "counts", "model", "container"
 COLUMNS = ("name", "image", "block", "row", "column", "token", "patches")
 
 DROPPED = -1
-"""The token of a patch that no token stands for."""
+"""Index for a dropped patch."""
 
 MOST = 6
 """Blocks that are drawn by default at most."""
@@ -138,7 +138,7 @@ def draw(figure: Figure, table: pd.DataFrame) -> None:
 
 
 def filled(pixels: Pixels, tokens: NDArray[Any], sizes: NDArray[Any]) -> Pixels:
-    """An image with one color for each token that stands for several patches.
+    """An image with one color for each token of several patches.
 
     Args:
         pixels: (H, W, 3), from 0 to 1.
@@ -186,7 +186,7 @@ def _show(ax: Axes, pixels: Pixels, text: str) -> None:
 
 
 def _outline(ax: Axes, tokens: NDArray[Any], sizes: NDArray[Any], side: float) -> None:
-    """Outline the tokens that stand for several patches; `side` is that of a patch, in pixels."""
+    """Outline the tokens of several patches; `side` is that of a patch, in pixels."""
     for token in np.unique(tokens[sizes > 1]):
         lines = np.array(borders(tokens, token), float) * side
         # The same hue in all blocks.

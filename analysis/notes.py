@@ -57,7 +57,7 @@ def standing(trials: pd.DataFrame) -> pd.DataFrame:
 
 
 def attach(trials: pd.DataFrame, rows: pd.DataFrame, columns: Sequence[str]) -> pd.DataFrame:
-    """The table of a figure: rows of arms, and what `standing` says of the arms.
+    """The table of a figure: rows of arms, with the columns of `standing`.
 
     Numbers become floats, and `FLAGS` are false where they are missing.
 

@@ -76,7 +76,7 @@ def counts(study: Mapping[str, Any], trials: Sequence[Trial]) -> pd.DataFrame:
 
 
 def provenance(trials: Sequence[Trial]) -> pd.DataFrame:
-    """One row per trial: its id, status, times, commit, and the numbers of what it shares.
+    """One row per trial: its id, status, times, commit, and the numbers of its shared entries.
 
     `software`, `hardware`, `execution` and `splits` number the entries of `shared`, from 1.
 

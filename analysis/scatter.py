@@ -12,7 +12,7 @@ from numpy.typing import ArrayLike, NDArray
 from analysis import arms, style
 
 ASIDE = 0.03
-"""Distance of marks that stand side by side since they are at the same place, of the x axis."""
+"""Distance between marks of equal values, as a share of the x axis."""
 
 DASHES = ("-", (0, (5, 2)), (0, (1, 1.5)), (0, (6, 2, 1, 2)))
 

@@ -124,7 +124,7 @@ def estimate(values: Iterable[float], *, level: float = LEVEL) -> Estimate:
 
 
 def _all_equal(values: NDArray[np.float64], scale: NDArray[np.float64]) -> bool:
-    """Whether values differ by no more than the rounding of what they were computed from."""
+    """Whether values are equal up to rounding."""
     return bool(np.ptp(values) <= _SAME * np.abs(scale).max())
 
 

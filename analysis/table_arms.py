@@ -177,7 +177,7 @@ def summarize(table: pd.DataFrame) -> command.Summary:
 
 
 def families(table: pd.DataFrame) -> str:
-    """The sentence on what the p-values of the table of `data` are corrected for."""
+    """Sentence about the correction of the p-values in the table of `data`."""
     tested = table[table["p_holm"].notna()]
     if tested.empty:
         return ""

@@ -143,7 +143,7 @@ def changes(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
 def refuse_growth(
     before: Mapping[str, Any], now: Mapping[str, Any], root: Path, extend: bool
 ) -> None:
-    """Refuse what a study has not and cannot get, or only gets when asked to extend.
+    """Refuse additions that need `--extend`, and changes that are never possible.
 
     Raises:
         ValueError: more arms, seeds or samples without `extend`; fewer seeds or other references of

@@ -130,7 +130,7 @@ class Results:
         return self.run(trial_id).searches()
 
     def check(self, experiment: Experiment, *, extend: bool = False) -> dict[str, Any] | None:
-        """See whether a study can be written here, or goes on here.
+        """Check that a study can begin or continue here.
 
         A study goes on when its experiment, workload, arms and exploration are the same; fewer
         seeds or samples than before leave what is there.
@@ -158,7 +158,7 @@ class Results:
         command: str,
         provenance: Mapping[str, Any],
     ) -> None:
-        """Write `study.json` and `study.yaml`, or go on with the study that is there.
+        """Write `study.json` and `study.yaml`, or continue the existing study.
 
         Args:
             experiment: what is asked.

@@ -53,7 +53,7 @@ class Display:
 
     @contextmanager
     def shown(self) -> Iterator[None]:
-        """Show bars, and what is logged, for the length of a block."""
+        """Show progress bars and log records during a block."""
         logger = logging.getLogger(LOGGER)
         handler, level, passed = _ToConsole(self), logger.level, logger.propagate
         logger.addHandler(handler)
@@ -98,7 +98,7 @@ class Display:
             self._bars.remove_task(bar)
 
     def dense_epoch(self, row: dict[str, Any]) -> None:
-        """Say what an epoch of the dense model gave."""
+        """Report an epoch of the dense model."""
         self.say(
             f"dense model: epoch {row['epoch'] + 1}/{row['epochs']}, loss {row['loss']:.4f}, "
             f"val {row['val_acc']:.2%}"

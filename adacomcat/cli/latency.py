@@ -96,7 +96,7 @@ def _words(arguments: argparse.Namespace, device: str) -> str:
 
 
 def _table(on: str, options: Sequence[MeasuredOption], batch_size: int) -> Table:
-    """Times of the modules as measured, and what the table makes of them."""
+    """Measured times of the modules, and their sums by the table."""
     shown = Table(box=None, pad_edge=False, title=on, title_justify="left")
     for name in ("site", "rank", "module us", "IQR us", "cost us", "of dense", ""):
         shown.add_column(name, justify="left" if name in ("site", "") else "right")

@@ -74,7 +74,7 @@ def interruptible() -> Iterator[None]:
 
 
 class _Stream:
-    """A text stream that goes on in the log, without an error, when nobody reads it any more."""
+    """A text stream that continues in the log, without an error, once its reader is gone."""
 
     def __init__(self, stream: Any) -> None:
         self._stream, self._gone = stream, False
@@ -139,7 +139,7 @@ def tolerant_output() -> Iterator[None]:
 
 
 def guarded(run: Callable[[], int]) -> int:
-    """Run a command, and turn what ends it early into a line on standard error.
+    """Run a command, and report its errors in one line on standard error.
 
     Args:
         run: gives the exit status.

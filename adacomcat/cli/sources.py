@@ -57,7 +57,7 @@ def comcat_model(folder: Path, name: str, options: dict[str, Any]) -> tuple[nn.M
 
 
 def comcat_sizes(folder: Path) -> dict[str, Any]:
-    """Options of the dense model that the files of a folder of the reference tell.
+    """Options of the dense model, inferred from a folder of the reference.
 
     Its width and its heads are for the name to say, so that another model's checkpoint is refused.
 

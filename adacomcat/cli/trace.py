@@ -41,7 +41,7 @@ MODES = {1: "L", 3: "RGB"}
 
 
 def trace(arguments: argparse.Namespace, display: Display) -> None:
-    """Run the images through the model and write what became of their patches.
+    """Run the images through the model and write the fate of their patches.
 
     Raises:
         ValueError: a directory that is damaged, foreign or not finished, a model that keeps all its
@@ -124,7 +124,7 @@ def normalized(images: Tensor, model: nn.Module) -> Tensor:
 
 @torch.no_grad()
 def traced(model: nn.Module, blocks: TokenBlocks, images: Tensor) -> list[Tensor]:
-    """By block, which tokens that came in each surviving token stands for: (I, N', N) each."""
+    """Tokens represented by each surviving token, block by block: (I, N', N) each."""
     entered: list[Tensor] = []
     handle = blocks.register_forward_pre_hook(lambda _, inputs: entered.append(inputs[0]))
     try:
@@ -135,7 +135,7 @@ def traced(model: nn.Module, blocks: TokenBlocks, images: Tensor) -> list[Tensor
 
 
 def named(masks: Sequence[Tensor], prefix: int) -> NDArray[np.int16]:
-    """The names of the tokens that stand for the patches, (I, L, P); -1 where none does.
+    """Index of the token that represents each patch, (I, L, P); -1 for a dropped patch.
 
     Args:
         masks: of `traced`.
@@ -155,7 +155,7 @@ def named(masks: Sequence[Tensor], prefix: int) -> NDArray[np.int16]:
 
 
 def patch_counts(blocks: TokenBlocks) -> NDArray[np.int64]:
-    """By block, patches that come in, that pruning leaves, and that merging leaves: (L, 3)."""
+    """Numbers of patches before a block, after pruning and after merging: (L, 3)."""
     form = blocks.form
     steps = blocks.rates.steps(form.tokens)
     return np.array([(s.before, s.pruned, s.after) for s in steps]) - form.prefix

@@ -100,7 +100,7 @@ class ShownClock(Clock):
 
 
 def train(arguments: argparse.Namespace, display: Display) -> None:
-    """Run a `search` or a `finetune`, or go on with one.
+    """Run or resume a `search` or a `finetune`.
 
     Raises:
         ValueError: a setting, a file or a folder that cannot be used.
@@ -250,7 +250,7 @@ def _run(job: Job, trial: Trial, display: Display) -> dict[str, Any]:
 
 
 def _adopt(job: Job, trial: Trial) -> None:
-    """Start from the model that the run is told to start from, if any."""
+    """Start from the model of `--from`, if any."""
     if "from" not in job.command:
         return
     source, digest = Path(job.command["from"]), job.command["from_sha256"]
@@ -261,7 +261,7 @@ def _adopt(job: Job, trial: Trial) -> None:
 
 
 def _report(job: Job, summary: dict[str, Any], leakage: Sequence[str], display: Display) -> None:
-    """Say what came out, and what can be done with it."""
+    """Print the results and the next command."""
     display.say(
         f"test accuracy {summary['test_acc']:.2%} (dense {summary['dense_test_acc']:.2%}), "
         f"searches {summary['searches']}"
@@ -278,7 +278,7 @@ def _report(job: Job, summary: dict[str, Any], leakage: Sequence[str], display: 
 
 @contextmanager
 def _explained(job: Job, display: Display) -> Iterator[None]:
-    """Say how to go on after an interrupt."""
+    """Print the command that resumes after an interrupt."""
     try:
         yield
     except KeyboardInterrupt:

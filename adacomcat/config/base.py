@@ -12,7 +12,7 @@ from pydantic.fields import FieldInfo
 from adacomcat.checks import Refusal, require, require_known
 
 LARGEST = 2**63 - 1
-"""Bound of whole numbers, up or down: what PyTorch and every reader of JSON can hold."""
+"""Bound of the absolute value of whole numbers, for PyTorch and all readers of JSON."""
 DEEPEST = 20
 """Levels of lists and mappings in a setting."""
 WORDS: Mapping[str, str] = MappingProxyType(
@@ -34,11 +34,11 @@ WORDS: Mapping[str, str] = MappingProxyType(
         "less_than_equal": "at most {le:.12g}",
     }
 )
-"""Type of a problem that pydantic finds -> what is allowed, where its own words are longer."""
+"""Error type of pydantic -> allowed values in words, where pydantic's own are longer."""
 
 
 class Config(BaseModel):
-    """Frozen, validated data that refuses what it does not know, in one line.
+    """Frozen, validated data; unknown fields and wrong values are refused in one line.
 
     A configuration built in Python takes what pydantic converts (`"5"` for 5); one read by
     `from_json` does not, since there a number in quotes is a mistake.
@@ -205,7 +205,7 @@ def _fields(
 
 
 def config_in(annotation: Any) -> type[BaseModel] | None:
-    """The class of configuration that an annotation speaks of: `Arm` of `tuple[Arm, ...]`."""
+    """The class of configuration in an annotation: `Arm` of `tuple[Arm, ...]`."""
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
         return annotation
     found = (config_in(argument) for argument in get_args(annotation))

@@ -159,7 +159,7 @@ class FileContents:
         return digests
 
     def _folder(self) -> str:
-        """The folder that holds all files, as far as the first and the last of the list tell."""
+        """The common folder of all files, by the first and the last of the list."""
         first, last = (os.fsdecode(bytes(self._paths[i])) for i in (0, -1))
         return os.path.commonpath([os.path.dirname(os.path.realpath(p)) for p in (first, last)])
 

@@ -36,11 +36,11 @@ SHARED_MEMORY = Path("/dev/shm")
 
 
 class LoaderProcessError(OSError):
-    """A process that loads images ended; the message says what helps."""
+    """A loader process ended; the message names remedies."""
 
 
 class EpochBatches(Sampler[list[Place]]):
-    """Hands out the batches of the epoch at hand; read by the main process only.
+    """Batches of the current epoch; read by the main process only.
 
     A `DataLoader` keeps one sampler for life, and its worker processes with it; what changes from
     epoch to epoch changes in here.

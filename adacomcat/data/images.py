@@ -164,7 +164,7 @@ class ItemReader:
 
 @contextmanager
 def _no_cut_images() -> Iterator[None]:
-    """Have Pillow refuse files that end early, whatever another library told it."""
+    """Make Pillow refuse truncated files, whatever another library has set."""
     before = ImageFile.LOAD_TRUNCATED_IMAGES
     ImageFile.LOAD_TRUNCATED_IMAGES = False
     try:

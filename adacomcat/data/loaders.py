@@ -175,7 +175,7 @@ class Loader:
     def _finish(
         self, pixels: Tensor, moves: Tensor | None, rectangles: np.ndarray | None
     ) -> Tensor:
-        """Bytes to what the model is given: resized, augmented, normalized, erased."""
+        """Convert bytes to the model's input: resized, augmented, normalized, erased."""
         images = pixels.to(self.device, non_blocking=True).float().div_(255)
         side = self._spec.image_size
         if images.shape[-1] != side:

@@ -180,7 +180,7 @@ def save_comcat(model: nn.Module, folder: Path) -> None:
 
 
 def _check_sizes(model: nn.Module, state: Mapping[str, Tensor], path: Path) -> None:
-    """Raise where what no rank decides has another size in the file than in the model."""
+    """Raise if a size that does not depend on ranks differs between file and model."""
     dense = model.state_dict()
     for key in (key for key in state if key in dense):
         check_tensors({key: state[key]}, {key: dense[key]}, str(path))

@@ -110,7 +110,7 @@ def check_saveable(model: nn.Module) -> None:
 
 
 def save_result(trial: Trial, directory: Path) -> None:
-    """Write the model that a trial stands for, with how images get into it, on the first worker.
+    """Write the model of a trial with its preprocessing, on the first worker.
 
     Args:
         trial: that has run.

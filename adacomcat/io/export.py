@@ -55,7 +55,7 @@ class Exported:
     differences: Mapping[int, float]
 
     def describe(self) -> str:
-        """A line that says how the comparison went."""
+        """The result of the comparison in one line."""
         if self.runtime is None:
             return "parity with eager: not checked; for that: pip install onnxruntime"
         batches = ", ".join(f"{n}: {d:.1e}" for n, d in self.differences.items())
@@ -140,7 +140,7 @@ def export_hub(
     plan: Plan | None = None,
     extra: Mapping[str, Any] | None = None,
 ) -> Exported:
-    """Write a folder for the Hugging Face hub: what `adacomcat.save` writes, and `README.md`.
+    """Write a folder for the Hugging Face hub: the files of `adacomcat.save`, and `README.md`.
 
     Args:
         model: dense or committed.
@@ -162,7 +162,7 @@ def export_hub(
 
 @torch.no_grad()
 def compare(model: nn.Module, run: Run, runtime: str) -> Mapping[int, float]:
-    """Run a model and what was made of it on the same noise.
+    """Run a model and its export on the same noise.
 
     Args:
         model: in evaluation mode.
@@ -191,7 +191,7 @@ def compare(model: nn.Module, run: Run, runtime: str) -> Mapping[int, float]:
 
 
 def require_packages(*names: str) -> None:
-    """Raise unless packages are installed, with the command that installs what is missing.
+    """Raise unless packages are installed, with the command that installs them.
 
     Raises:
         ValueError: names what is missing.

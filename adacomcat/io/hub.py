@@ -105,7 +105,7 @@ def model_card(
 
 
 def _results(origin: Origin) -> list[EvalResult] | None:
-    """The accuracy as the hub's tables take it; what leaked stands in its name."""
+    """The accuracy in the form of the hub's tables; leakage is part of its name."""
     if origin.accuracy is None or origin.data is None:
         return None
     note = leakage_note(origin.leakage)

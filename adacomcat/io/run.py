@@ -83,7 +83,7 @@ class UnreadableError(ValueError):
 
 
 def check_version(content: Mapping[str, Any], field: str) -> None:
-    """Refuse what a newer version of this software has written.
+    """Refuse files of a newer version of this software.
 
     Raises:
         ValueError: no version, or one above `SCHEMA_VERSION`.
@@ -119,7 +119,7 @@ def read_record(path: Path) -> dict[str, Any]:
 
 
 def read_trial(path: Path) -> dict[str, Any]:
-    """The content of a `trial.json`, what older versions did not write filled in.
+    """The content of a `trial.json`; entries that older versions lack are filled in.
 
     Schema 1 knew no early end. What leaked was not written down at first: it follows from the
     configuration, as it does for a new trial, since a setting that an old one does not have did
@@ -186,7 +186,7 @@ def lock(path: Path, wait_s: float = 0.0) -> Iterator[None]:
 
 
 class LogFile(logging.FileHandler):
-    """A log that loses what cannot be written, as on a full disk.
+    """A log file that drops records that cannot be written, as on a full disk.
 
     Others would print a traceback over the display for every record, and raise at the end, over the
     error that says what has happened.
@@ -287,7 +287,7 @@ class Run:
 
     @contextmanager
     def logged(self) -> Iterator[None]:
-        """Append what the engine logs to `trial.log`: a line an epoch, and what it warns of."""
+        """Append the engine's log to `trial.log`: a line per epoch, and warnings."""
         handler = LogFile(self.path / LOG)
         handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
         logger = logging.getLogger("adacomcat")
@@ -334,7 +334,7 @@ class Run:
 
 
 def failure_text(error: BaseException) -> str:
-    """A line that says what failed, then the traceback."""
+    """The error in one line, then the traceback."""
     head = f"{type(error).__name__}: {error}".partition("\n")[0]
     return f"{head}\n\n{''.join(traceback.format_exception(error))}"
 

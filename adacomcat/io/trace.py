@@ -95,7 +95,7 @@ class TraceWriter:
     def begin(
         self, epochs: Sequence[Mapping[str, Any]], searches: Sequence[Mapping[str, Any]]
     ) -> None:
-        """Replace what is there by the rows that the run goes on from."""
+        """Replace the file by the rows that the run continues from."""
         self.close()
         for name, rows in ((EPOCHS, epochs), (SEARCHES, searches)):
             path = self._folder / name

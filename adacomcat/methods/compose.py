@@ -40,7 +40,7 @@ TIGHTER = 1.05
 
 @runtime_checkable
 class ChangesBlocks(Protocol):
-    """A method that changes what a model's blocks cost, whatever the number of tokens."""
+    """A method that changes the cost of a model's blocks at any number of tokens."""
 
     def block_macs(self, decisions: Decisions | None) -> list[BlockMacs]:
         """MACs of each block at some decisions; None: expected under the drawn mixture."""
@@ -51,7 +51,7 @@ class ChangesBlocks(Protocol):
 
 @runtime_checkable
 class CountsOnBlocks(Protocol):
-    """A method whose costs depend on what other methods leave of the blocks."""
+    """A method whose costs depend on blocks that other methods have changed."""
 
     def counting(self, blocks: Sequence[BlockMacs]) -> Any:
         """A context in which all costs of the method are counted with blocks of these costs."""
@@ -146,7 +146,7 @@ class Composed(Method):
         self._turn = len(self.parts) - 1
 
     def plans(self, plan: Plan) -> list[Plan]:
-        """The plans of the parts that a plan is made of.
+        """The plans of the parts of a plan.
 
         Raises:
             ValueError: another method's plan.
@@ -192,7 +192,7 @@ class Composed(Method):
         return {site: [Option(o.decision, None) for o in found] for site, found in known.items()}
 
     def default_plan(self, budget: Budget) -> Plan:
-        """Default plans of the parts: of the last for what the others' shares leave."""
+        """Default plans of the parts; the last part covers the rest of the budget."""
 
         def default(index: int, alone: Budget) -> Decisions:
             return self.parts[index].default_plan(alone).decisions
@@ -242,7 +242,7 @@ class Composed(Method):
         return self.config.order == "jointly" or index == self._turn
 
     def _is_settled(self, index: int) -> bool:
-        """Whether a part keeps what an earlier search found."""
+        """Whether a part keeps the result of an earlier search."""
         return self.config.order == "in_turn" and index < self._turn
 
     def _now(self, index: int) -> Decisions:
@@ -276,7 +276,7 @@ class Composed(Method):
 
     @contextmanager
     def _at(self, decisions: Decisions, unit: Unit) -> Iterator[float]:
-        """Count costs of the last part at decisions of the others; gives what these cost beside."""
+        """Count costs of the last part at decisions of the others; returns the latter's cost."""
         if isinstance(self._last, CountsOnBlocks):
             beside = sum(part.macs_beside_blocks(decisions) for part in self._changing())
             with self._last.counting(self._blocks([decisions] * len(self._heads))):

@@ -205,7 +205,7 @@ def _bind(registration: Registration, model: "nn.Module", config: Any) -> "Metho
 
 @cache
 def _load_known() -> None:
-    """Import what registers the methods of this package and of packages installed beside it."""
+    """Import the modules that register methods, of this package and of installed ones."""
     package = adacomcat.methods
     for folder in pkgutil.iter_modules(package.__path__):
         if folder.ispkg:

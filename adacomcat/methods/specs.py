@@ -122,7 +122,7 @@ def plan_of(model: nn.Module) -> Plan:
 
 
 def check_plan(model: nn.Module, plan: Plan) -> None:
-    """Raise unless a plan is of the methods that changed a model, and says what the model shows.
+    """Raise unless a plan belongs to the methods that changed a model, and matches the model.
 
     Raises:
         ValueError: a method that is unknown or that the plan does not name, a site that the model

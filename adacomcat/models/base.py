@@ -230,7 +230,7 @@ class ModelFamily(ABC):
 
     @abstractmethod
     def build(self, name: str, arguments: Mapping[str, Any]) -> nn.Module:
-        """A dense model of what `creation` gave, with random weights.
+        """A dense model from the output of `creation`, with random weights.
 
         Raises:
             ValueError: unknown arguments.
@@ -280,7 +280,7 @@ class ModelFamily(ABC):
         """
 
     def image_size_of(self, config: ModelConfig, state: Mapping[str, Tensor]) -> int | None:
-        """Side in pixels of the images that weights are for, as they tell; None: they do not."""
+        """Image size in pixels that weights imply; None if they imply none."""
         return None
 
     # Inputs and outputs.

@@ -139,10 +139,10 @@ class HeadAttention(nn.Module, ABC):
 
     @abstractmethod
     def finish(self, heads: Tensor) -> Tensor:
-        """(B, N, H, e), what the heads took from the values -> (B, N, O)."""
+        """Outputs of the heads (B, N, H, e) -> (B, N, O)."""
 
     def forward(self, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
-        """(B, N, D) -> (B, N, O); takes what the attention that stood here took.
+        """(B, N, D) -> (B, N, O); accepts the arguments of the replaced attention.
 
         Without `between` that is timm's `attn_mask` and `is_causal`.
         """

@@ -143,7 +143,7 @@ def require_unshared(model: nn.Module) -> None:
 
 
 def require_dense(model: nn.Module) -> None:
-    """Raise where a module of a method stands in a model already.
+    """Raise if a model already contains a module of a method.
 
     Raises:
         ValueError: names the first of them.

@@ -74,7 +74,7 @@ def family_of(model: nn.Module) -> ModelFamily:
 
 
 def family_for(name: str, field: str = "model.name") -> ModelFamily:
-    """The family that makes models of a name; `field` is where the name stands, for messages.
+    """The family that makes models of a name; `field` names the setting in messages.
 
     Raises:
         ValueError: none does; says what is known of the name.
@@ -118,7 +118,7 @@ def input_shape(model: nn.Module) -> tuple[int, int, int]:
 
 @cache
 def _load_known() -> None:
-    """Import what registers the families of this package and of packages installed beside it."""
+    """Import the modules that register families, of this package and of installed ones."""
     package = adacomcat.models
     for module in pkgutil.iter_modules(package.__path__):
         importlib.import_module(f"{package.__name__}.{module.name}")

@@ -126,7 +126,7 @@ def fused_view(attention: Any, block: str, name: str, tokens: int) -> FusedAtten
 
 
 def stand_in_view(attention: HeadAttention, block: str, name: str, tokens: int) -> StandInView:
-    """The view of what a method put in the place of timm's usual attention."""
+    """The view of a module that a method put in place of timm's usual attention."""
     return StandInView(
         block,
         name,
@@ -145,7 +145,7 @@ def stand_in_view(attention: HeadAttention, block: str, name: str, tokens: int) 
 
 
 def linear_view(layer: nn.Module, module: str, site: str, kind: str, tokens: int) -> LinearView:
-    """The view of a Linear, or of what a method put in its place.
+    """The view of a Linear, or of a method's replacement of one.
 
     Raises:
         ValueError: another module, an adapter or a hook.
@@ -210,7 +210,7 @@ def resize_attention_(attention: Any, sizes: Mapping[str, Any]) -> None:
 
 
 def check_attention(attention: Any, name: str, kind: type[nn.Module], parts: Iterable[str]) -> None:
-    """Raise unless this is timm's usual attention, or what a method put in its place.
+    """Raise unless this is timm's usual attention, or a method's replacement of it.
 
     Args:
         attention: what is looked at.
@@ -238,7 +238,7 @@ def check_attention(attention: Any, name: str, kind: type[nn.Module], parts: Ite
 
 
 def check_container(container: nn.Module, name: str) -> None:
-    """Raise unless blocks stand in a plain Sequential, or in what a method put in its place.
+    """Raise unless blocks are in a plain Sequential, or in a method's replacement of one.
 
     Raises:
         ValueError: another container, or one with hooks.

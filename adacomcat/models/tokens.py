@@ -46,7 +46,7 @@ class BlockSteps(ABC):
 
     @abstractmethod
     def dense_project(self, attention: Any, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """`project` of the model's own attention, of normed tokens, with what stands between."""
+        """`project` of the model's own attention for normed tokens, norms and positions applied."""
 
     @abstractmethod
     def dense_finish(self, attention: Any, heads: Tensor) -> Tensor:

@@ -25,7 +25,7 @@ from adacomcat.models.registry import family_for, family_of
 from adacomcat.models.tensors import check_tensors
 
 TIMM = "timm"
-"""The `dense.weights` that stands for the tag in `model.name`."""
+"""Value of `dense.weights` for the tag in `model.name`."""
 SCHEMES = ("https", "file")
 HOLDERS = ("model", "state_dict")
 """Keys under which training scripts keep a model's state dict."""
@@ -119,7 +119,7 @@ def read_weights(path: Path) -> dict[str, Tensor]:
 
 
 def plain_state(content: Any, path: Path) -> dict[str, Tensor]:
-    """The state dict in what a checkpoint holds, without `module.` before its keys.
+    """The state dict of a checkpoint, without the prefix `module.`.
 
     Raises:
         ValueError: none is there (what is there is named).

@@ -36,7 +36,7 @@ class Once(Schedule):
 
 
 class Never(Schedule):
-    """No search: the control that shows what searching is worth at all."""
+    """No search: the control that shows the benefit of searching."""
 
     kind: ClassVar[str] = "never"
 

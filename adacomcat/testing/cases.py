@@ -34,7 +34,7 @@ class MethodCase:
     wrong: ClassVar[Sequence[Decision]] = (0, -3, 2.5, "4", True)
     """Decisions that the first site cannot have."""
     draws: ClassVar[bool] = True
-    """Whether a search draws at random what its next forward uses."""
+    """Whether a search samples at random before each forward."""
     latency: ClassVar[Mapping[str, Any]] = {}
     """A table of times for all models and configurations, where `latency` is among the units."""
 

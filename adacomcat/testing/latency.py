@@ -12,7 +12,7 @@ from adacomcat.methods.lowrank.spec import model_sites
 
 
 def made_up_table(model: nn.Module, *, seed: int = 0, **settings: Any) -> dict[str, Any]:
-    """A table for `budget.latency` with what measured ones can have as well.
+    """A table for `budget.latency` with all features of measured ones.
 
     The largest rank of each kind is slower than dense, and a smaller rank may be slower than a
     larger one. All but the largest ranks of each kind leave far less than half of the dense time.

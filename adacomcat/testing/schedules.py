@@ -105,7 +105,7 @@ def random_distances(seed: int) -> list[float]:
 def follow(
     schedule: Schedule, distances: Sequence[float], *, start: int = 0, stop: int | None = None
 ) -> list[Step]:
-    """Run a schedule over epochs `start` to `stop`, searching when it says so."""
+    """Run a schedule over epochs `start` to `stop`, searching when one is due."""
     stop = len(distances) if stop is None else stop
     return [advance(schedule, epoch, distances) for epoch in range(start, stop)]
 

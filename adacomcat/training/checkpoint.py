@@ -77,7 +77,7 @@ def save_state(directory: Path, state: Mapping[str, Any]) -> Path:
 
 
 def load_state(directory: Path) -> dict[str, Any]:
-    """Read what `save_state` wrote; tensors come back on the CPU.
+    """Read the state that `save_state` wrote; tensors are on the CPU.
 
     Raises:
         CheckpointError: a file is missing, truncated, altered, of a newer version or not ours.
@@ -130,7 +130,7 @@ def _read(path: Path, again: str) -> bytes:
 
 
 def _delete_old(directory: Path, current: str) -> None:
-    """Delete earlier states, and what a killed writer left."""
+    """Delete earlier states, and leftovers of killed writers."""
     left_over = [p for p in directory.glob(".*.tmp") if p.name.startswith((".state-", ".check"))]
     for path in [p for p in directory.glob(STATE_FILES) if p.name != current] + left_over:
         path.unlink()

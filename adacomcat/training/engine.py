@@ -117,7 +117,7 @@ class Trial:
 
     @property
     def result(self) -> nn.Module:
-        """The model that the trial stands for after the epochs that have run.
+        """The model of the trial after the epochs that have run.
 
         Its weights are the averaged ones where the phase's recipe has an `ema_decay`.
         """
@@ -126,7 +126,7 @@ class Trial:
     # The loop.
 
     def run(self, until: int | None = None) -> dict[str, Any] | None:
-        """Run what is left of both phases.
+        """Run the remaining epochs of both phases.
 
         Args:
             until: pause when this many epochs, counted over both phases, are done; None: run to
@@ -289,7 +289,7 @@ class Trial:
     # State.
 
     def resume(self) -> bool:
-        """Go on from the checkpoint in the trial's folder, if there is one; returns whether.
+        """Continue from the checkpoint in the trial's folder; returns whether there is one.
 
         Raises:
             ValueError: the checkpoint is damaged, of another configuration or of other data.
@@ -322,7 +322,7 @@ class Trial:
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Go on from a checkpoint of the same configuration and data.
+        """Continue from a checkpoint of the same configuration and data.
 
         Raises:
             ValueError: the checkpoint is of another configuration or other data.

@@ -42,7 +42,7 @@ def set_learning_rate(optimizer: Optimizer, phase: PhaseConfig, epoch: int) -> f
 def migrate(
     old: Optimizer, model: nn.Module, phase: PhaseConfig, changes: ParameterMap
 ) -> Optimizer:
-    """The optimizer of a model whose parameters `commit_` changed, with what the old one knew.
+    """The optimizer of a model that `commit_` changed, with the migrated state of the old one.
 
     Untouched parameters keep their state bit for bit; replaced ones get their moments through the
     map; what neither holds starts fresh.

@@ -17,7 +17,7 @@ class Reporter(Protocol):
     """
 
     def begin(self, epochs: Sequence[Row], searches: Sequence[Row]) -> None:
-        """Before any other call: the rows from which the trial goes on; none at its start."""
+        """Called first, with the rows that the trial continues from; none at its start."""
 
     def epoch(self, row: Row) -> None: ...
 

@@ -51,7 +51,7 @@ def _dashboard_port() -> int:
 
 
 def start(*, dashboard: bool = False, address: str | None = None) -> str | None:
-    """Start Ray on this machine, or join a cluster, or use what this process runs already.
+    """Start Ray on this machine, join a cluster, or use the Ray of this process.
 
     A Ray of our own listens on 127.0.0.1 alone.
 
@@ -96,7 +96,7 @@ def start(*, dashboard: bool = False, address: str | None = None) -> str | None:
 
 @contextmanager
 def _on_our_terms() -> Iterator[None]:
-    """A block in which Ray starts without what it takes from, and does to, its driver.
+    """A block in which Ray starts without side effects on its driver.
 
     Ray puts the current directory at the head of its workers' path, before these packages; and it
     replaces the handler of SIGTERM, so that the signal would abort the driver.

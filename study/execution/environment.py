@@ -10,7 +10,7 @@ FORWARDED = ("PYTHONPATH", "PYTHONSAFEPATH", "RAY_TRAIN_", "RAY_ACCEL_", "TUNE_"
 
 
 def set_environment(*, dashboard: bool = False, address: str | None = None) -> None:
-    """Set what Ray reads from the environment; before `import ray`, since workers inherit it.
+    """Set Ray's environment variables; before `import ray`, since workers inherit them.
 
     What the user has set stays.
 

@@ -15,7 +15,7 @@ logger = logging.getLogger(__name__)
 
 @contextmanager
 def study_log(path: Path) -> Iterator[None]:
-    """A block in which warnings, log records and what Ray prints go to a file.
+    """A block in which warnings, log records and Ray's output go to a file.
 
     None is lost, and none spoils the display.
     """
@@ -38,7 +38,7 @@ def study_log(path: Path) -> Iterator[None]:
 
 
 class _WithoutRay:
-    """Standard output without what Ray's threads print, such as the last lines of a dead raylet.
+    """Standard output without the output of Ray's threads, such as last lines of a dead raylet.
 
     Ray prints these also where `log_to_driver` is off.
     """

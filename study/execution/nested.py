@@ -65,7 +65,7 @@ def run_nested(specs: Sequence[TrialSpec], job: Job) -> None:
 
 
 def free_orphans() -> None:
-    """Free what the killed controllers of this study's Train runs still hold.
+    """Free the resources of killed controllers of this study's Train runs.
 
     Ray frees the placement group of an actor that has died at the end of the job. Train has a
     process that does it at once, but which needs the dashboard.

@@ -31,7 +31,7 @@ from study.store import Results
 
 
 class Session:
-    """Runs a study and says how it went."""
+    """Runs a study and reports its result."""
 
     def __init__(
         self,
@@ -45,7 +45,7 @@ class Session:
         self.request, self.arguments, self.console = request, arguments, console
 
     def run(self) -> bool:
-        """Run what is not finished, draw, and print what came out.
+        """Run the unfinished trials, draw the figures, and print the results.
 
         Returns:
             Whether every trial ended and every figure was drawn.
@@ -108,7 +108,7 @@ class Session:
             self.results.add(spec)
 
     def _execute(self, log: ExitStack) -> None:
-        """Run what is not finished; `log` keeps the study's log open for what follows."""
+        """Run the unfinished trials; `log` keeps the study's log open afterwards."""
         from study.execution.body import prepare_dense
 
         specs = expand(self.experiment)
@@ -143,7 +143,7 @@ class Session:
         return placement
 
     def _conclude(self) -> bool:
-        """Export, draw the figures, which print their tables, and name what failed."""
+        """Export, draw the figures, which print their tables, and list failed trials."""
         records = self.results.trials()
         good = True
         if any(record["status"] == "finished" for record in records):

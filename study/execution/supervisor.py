@@ -40,18 +40,18 @@ class Halt(BaseException):
 
 
 class DiskFull(OSError):
-    """Nothing more can be recorded; what was finished is whole."""
+    """Nothing more can be recorded; finished trials are complete."""
 
 
 class GivenUp(OSError):
-    """The study cannot go on for now; what was recorded is whole."""
+    """The study cannot continue for now; everything recorded is complete."""
 
 
 class Supervised(Protocol):
     """A study that can be run again after a part of the run was lost."""
 
     def run(self, placement: Placement, watch: Watch) -> None:
-        """Run what is left; ends early by `Halt`, or by whatever Ray raises."""
+        """Run the remaining trials; ends early with `Halt` or an error of Ray."""
 
     def rows(self) -> int:
         """Number of recorded epochs."""
@@ -116,7 +116,7 @@ class Supervisor:
             raise
 
     def _attempt(self) -> Exception | None:
-        """Run what is left.
+        """Run the remaining trials.
 
         Returns:
             None at the end; else `MemoryShort` or `ConnectionError`, which names what died.
@@ -141,7 +141,7 @@ class Supervisor:
                 return ConnectionError(watch.lost)
 
     def _recover(self, loss: Exception) -> None:
-        """Say what was lost, and start again."""
+        """Report the loss, and restart."""
         rows = self._study.rows()
         if rows > self._rows:
             self._rows, self._in_row, self._alone = rows, 0, 0

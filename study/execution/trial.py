@@ -33,7 +33,7 @@ PREDECESSOR_WAIT_S = 60.0
 """A worker outlives its killed driver by a second or two, and may still be writing."""
 
 TOLD = ("phase", "epoch", "step_epoch", "val_acc", "searches", "params")
-"""Columns of an epoch that Ray hears: it keeps averages of every number, for every trial."""
+"""Columns of an epoch that are reported to Ray, which keeps averages of every number."""
 
 
 @dataclass(frozen=True)
@@ -59,7 +59,7 @@ class Job:
     named: bool = False
     """Whether each trial has an actor of its own, which Ray's dashboard shows by the trial's id."""
     report_every_s: float = 0.5
-    """At most how often a trial tells Ray of an epoch; the trace has all of them."""
+    """Minimum interval between reports to Ray; the trace has all epochs."""
 
 
 class _TraceReporter:
@@ -123,7 +123,7 @@ class ArmRun:
         self.provenance = collect(job.git) | {"execution": asdict(job.placement)}
 
     def run(self) -> None:
-        """Run what is left of the trials.
+        """Run the remaining trials.
 
         Raises:
             Exception: of a trial's body; nothing is recorded of it here.
@@ -155,7 +155,7 @@ class ArmRun:
             self.report({"trial": spec.trial_id, "status": "finished"})
 
     def _record(self, spec: TrialSpec, until: int | None) -> Outcome | None:
-        """The body, and what it leaves, in the trial's folder."""
+        """Run the body and record its outcome in the trial's folder."""
         run = self.results.run(spec.trial_id)
         with run.locked(PREDECESSOR_WAIT_S):
             self._begin(spec)
@@ -270,7 +270,7 @@ def run_arm(trial_ids: Sequence[str], job: Job, report: Report) -> None:
 def record_failure(
     specs: Sequence[TrialSpec], results: Results, error: BaseException, report: Report
 ) -> None:
-    """Mark what is left of an arm as failed: a mean over fewer seeds compares with no other."""
+    """Mark the rest of an arm as failed: means over different numbers of seeds do not compare."""
     for spec in specs:
         if results.status(spec.trial_id) not in FINAL:
             results.update(spec.trial_id, "failed", finished=now(), error=failure_text(error))
@@ -278,7 +278,7 @@ def record_failure(
 
 
 def failure_text(error: BaseException) -> str:
-    """A line that says what failed, then the traceback; of a Train run, those of its workers."""
+    """The error in one line, then the traceback; for a Train run, those of its workers."""
     workers: Mapping[int, BaseException] = getattr(error, "worker_failures", {})
     if not workers:
         return f"{_headline(error)}\n\n{''.join(traceback.format_exception(error))}"

@@ -48,7 +48,7 @@ def run_study(
     restart: Callable[[], Placement] | None = None,
     say: Callable[[str], None] = print,
 ) -> None:
-    """Run what is not finished.
+    """Run the unfinished trials.
 
     Args:
         experiment: the study's; its results directory has been begun.
@@ -133,7 +133,7 @@ class _Study:
                 self._mark_lost([spec.trial_id for spec in ready])
 
     def explore(self) -> None:
-        """The references, then what Optuna suggests, pruned on the way."""
+        """Run the references, then Optuna's suggestions, with pruning."""
         exploration = self.experiment.exploration
         assert exploration is not None
         searcher = OptunaSearcher(self.experiment, self.results)
@@ -233,7 +233,7 @@ class _Study:
                 self._running.append(trial_id)
 
     def ended(self, report: Mapping[str, Any]) -> None:
-        """Note that a trial has ended, as its record says."""
+        """Report the end of a trial, according to its record."""
         trial_id, status = report["trial"], report["status"]
         if status == "failed":
             self._failed.add(trial_id)
@@ -298,14 +298,14 @@ def _trainable(job: Job, resources: Mapping[str, float]) -> type[Trainable]:
 
 
 def _trial_name(trial: Any) -> str:
-    """The id of the only trial; of several seeds what their ids begin with, workload and arm."""
+    """The id of a single trial; for several seeds their common prefix, workload and arm."""
     first, *others = trial.config["trials"]
     name: str = first if not others else first.rpartition("-s")[0]
     return name
 
 
 class _Events(tune.Callback):
-    """Passes on what Tune hears, and ends its loop where it cannot go on."""
+    """Forwards Tune's events, and ends its loop when it cannot continue."""
 
     def __init__(self, study: _Study, watch: Watch) -> None:
         self._study, self._watch = study, watch

@@ -35,7 +35,7 @@ AT_LEAST = 9
 
 @dataclass(frozen=True)
 class ArmRow:
-    """An arm, its first Optuna trial, and what the store says of it.
+    """An arm, its first Optuna trial, and its outcome in the store.
 
     Attributes:
         arm, trial, outcome: as said.

@@ -62,7 +62,7 @@ def open_study(experiment: Experiment, results: Results) -> optuna.Study:
 
 
 def read_study(experiment: Experiment, results: Results) -> optuna.Study:
-    """The study as it stands, also while its driver lives; nothing is written.
+    """The study in its current state, also while its driver runs; read-only.
 
     Raises:
         ValueError: there is none.
@@ -97,7 +97,7 @@ def explored_arms(experiment: Experiment, study: optuna.Study) -> list[tuple[Arm
 
 
 def fail_arm(experiment: Experiment, results: Results, arm: str, error: str) -> None:
-    """Tell Optuna that an arm, which it takes for a running one, has failed for good.
+    """Report to Optuna that an arm, which it considers running, has failed.
 
     Args:
         experiment: with an exploration.
@@ -124,7 +124,7 @@ def goal(experiment: Experiment) -> int:
 
 
 def arm_of(experiment: Experiment, trial: FrozenTrial | optuna.Trial) -> Arm:
-    """The arm of a trial that has all its parameters: a reference, or what these make."""
+    """The arm of a trial with all its parameters: a reference, or the arm that they define."""
     by_name = {arm.name: arm for arm in experiment.arms}
     name = trial.user_attrs.get("arm")
     if name is None:

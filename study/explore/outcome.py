@@ -52,7 +52,7 @@ def arm_status(statuses: Sequence[Status]) -> Status:
 def read_outcome(
     trial_ids: Sequence[str], exploration: Exploration, results: Results
 ) -> ArmOutcome:
-    """Read how an arm stands.
+    """Read the outcome of an arm so far.
 
     An objective that its rows lack, or that is no finite number, makes it a failed one.
 

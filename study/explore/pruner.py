@@ -131,7 +131,7 @@ class Pruner:
         self._ledger = Rows(ledger_path)
 
     def decide(self, arm: str, rung: int, values: Sequence[float]) -> Decision:
-        """Whether an arm goes on; asked again, the first decision is given again.
+        """Whether an arm continues; repeated calls return the first decision.
 
         So an arm that is interrupted after the decision and comes back hears the same, even where
         its values differ in the last digits or since it got more seeds.
@@ -161,7 +161,7 @@ class Pruner:
         return decision
 
     def close(self) -> None:
-        """Close the ledger; nothing can be asked after it."""
+        """Close the ledger; no decisions are possible afterwards."""
         self._ledger.close()
 
     def _decision(self, arm: str, rung: int, values: tuple[float, ...]) -> Decision:

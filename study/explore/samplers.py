@@ -51,7 +51,7 @@ def make_sampler(exploration: Exploration, number: int) -> BaseSampler:
 
 
 class _Nsga2(NSGAIISampler):
-    """NSGA-II whose first generation is what was enqueued.
+    """NSGA-II whose first generation consists of the enqueued trials.
 
     Differs from Optuna's: enqueued trials are members of a generation (there only sampled ones
     are, so the quasi-random points and the references would never become parents), and a trial

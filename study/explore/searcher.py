@@ -27,7 +27,7 @@ TOLD = {
     "stopped": TrialState.PRUNED,
     "failed": TrialState.FAIL,
 }
-"""Status of an arm that has ended -> state that Optuna is told."""
+"""Status of an ended arm -> its state in Optuna."""
 
 
 @dataclass(frozen=True)
@@ -92,7 +92,7 @@ class OptunaSearcher(Searcher):
     def on_trial_complete(
         self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False
     ) -> None:
-        """Tell Optuna how an arm ended.
+        """Report the end of an arm to Optuna.
 
         All seeds finished: COMPLETE, with the mean of each objective. Stopped: PRUNED, without
         values. Failed, or an objective that is not finite: FAIL, with the reason. An interrupted
@@ -141,7 +141,7 @@ class OptunaSearcher(Searcher):
                 return running
 
     def _start(self, trial: optuna.Trial) -> _Running | None:
-        """The arm of a trial; None, and Optuna is told, if its parameters make no valid trial."""
+        """The arm of a trial; None, reported to Optuna, if its parameters make no valid trial."""
         if OUTSIDE not in trial.user_attrs:
             suggest(self._exploration.space, trial)
         try:

@@ -30,7 +30,7 @@ STYLES = {"finished": "green", "stopped": "cyan", "failed": "bold red", "interru
 
 
 class StudyProgress:
-    """Told by the driver what happens; a context in which the bars are shown.
+    """Progress display that the driver updates; a context in which the bars are shown.
 
     On a terminal: a bar of all epochs and one for each running trial, below a line for each trial
     that ended. Elsewhere: also a line for each start, and for epochs now and then. Quiet: failures.
@@ -130,7 +130,7 @@ class StudyProgress:
             self._print(f"{row['phase']:11}", trial_id, f"epoch {done}/{total}", note, self._left())
 
     def ended(self, trial_id: str, status: Status, record: Mapping[str, Any] | None) -> None:
-        """A trial is over; `record` is its `trial.json`. To be told twice does no harm."""
+        """A trial has ended; `record` is its `trial.json`. Repeated calls have no effect."""
         if self._ended.get(trial_id) in (*FINAL, status):
             return
         if record is not None:

@@ -52,7 +52,7 @@ class _Arm:
 
 
 def describe(results: Results, experiment: Experiment) -> RenderableType:
-    """What is asked, how far each arm is, which are on the front, and what failed.
+    """The experiment, the state of each arm, the front, and failed trials.
 
     Raises:
         ValueError: files that do not read, or that a newer version wrote.

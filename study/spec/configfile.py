@@ -34,7 +34,7 @@ def write_config(experiment: Experiment, path: Path) -> None:
 
 
 def read_config(path: Path) -> Experiment:
-    """The experiment that a file describes; what it leaves out has its default.
+    """The experiment in a file; missing settings have their defaults.
 
     Raises:
         ValueError: a file that cannot be read, is empty or no YAML, has a newer schema, an unknown
@@ -71,7 +71,7 @@ def _experiment(content: Any) -> Experiment:
 
 
 def _check_settings(experiment: Experiment) -> None:
-    """Build what every arm sets, so that a refusal names the place in the file."""
+    """Build the settings of every arm, so that a refusal names the place in the file."""
     layers = {f"arms.{arm.name}.overrides": arm.overrides for arm in experiment.arms}
     if experiment.exploration is not None:
         layers["exploration.overrides"] = experiment.exploration.overrides

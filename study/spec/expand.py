@@ -231,7 +231,7 @@ def _laid_over(
 
 
 def _refuse_fixed(experiment: Experiment, settings: Mapping[str, Any]) -> None:
-    """A setting must not undo what tells the arms apart, and seeds have a flag of their own."""
+    """Refuse settings that arms fix; seeds have a flag of their own."""
     exploration = experiment.exploration
     for key, value in settings.items():
         require(key != "seed", key, value, "--seeds N, which gives every arm the same seeds")
@@ -250,7 +250,7 @@ def _refuse_fixed(experiment: Experiment, settings: Mapping[str, Any]) -> None:
 
 
 def _fixes(overrides: Mapping[str, Any], key: str, value: Any) -> bool:
-    """Whether a setting reaches into what overrides make."""
+    """Whether a setting overlaps with overrides."""
     fixed = set(dotted_keys(overrides))
     for name, entries in overrides.items():
         if name in fixed and isinstance(entries, Mapping):
@@ -266,7 +266,7 @@ def _fixes(overrides: Mapping[str, Any], key: str, value: Any) -> bool:
 
 
 def _coefficients(defaults: Mapping[str, Any], overrides: Mapping[str, Any]) -> set[str]:
-    """The settings that an arm's kind of schedule knows; none while it waits for its resolver."""
+    """The coefficients of an arm's kind of schedule; none before it is resolved."""
     kind = build_config(defaults, overrides).schedule.get("kind")
     if kind == RESOLVED:
         return set()

@@ -109,7 +109,7 @@ class Stopping(Config):
     rungs: tuple[int, ...] = Field(min_length=1)
     """Epochs, counted over both phases, after which an arm may be stopped."""
     keep: float = Field(default=0.5, gt=0, lt=1)
-    """Share of the arms of a rung, the best by rank, that always goes on."""
+    """Share of the arms of a rung, the best by rank, that always continues."""
     peers: int = Field(default=4, ge=2)
     """Number of arms, the current one included, that must reach a rung before any is stopped."""
     dominators: int = Field(default=1, ge=1)
@@ -153,7 +153,7 @@ class Exploration(Config):
     seed: int = 0
     """Seed of the sampler."""
     overrides: dict[str, Any] = {}
-    """Settings of every suggested arm, below what the space makes."""
+    """Settings of every suggested arm, overridden by those of the space."""
     points: dict[Name, dict[str, Any]] = {}
     """References that the space can express: name of the arm -> its parameters."""
     stopping: Stopping | None = None

@@ -10,7 +10,7 @@ import numpy as np
 
 @dataclass(frozen=True)
 class Metric:
-    """A figure of a trial as it stands after any of its epochs.
+    """A number that a trial has after each of its epochs.
 
     Attributes:
         name: of the column of `epochs.jsonl`.
@@ -51,7 +51,7 @@ METRICS: Mapping[str, Metric] = MappingProxyType(
 def mean_values(
     traces: Sequence[Sequence[Mapping[str, Any]]], objectives: Sequence[str]
 ) -> tuple[float, ...]:
-    """The objectives of an arm: means over its seeds, each as it stands after its last row.
+    """The objectives of an arm: means over its seeds, each after its last row.
 
     Args:
         traces: rows of `epochs.jsonl`, one sequence a seed.

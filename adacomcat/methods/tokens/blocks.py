@@ -78,7 +78,7 @@ class TokenBlocks(BlockContainer):
         return torch.cat([first, patches * weights[..., None].to(x.dtype)], dim=1)
 
     def trace(self, x: Tensor) -> list[Tensor]:
-        """Source tokens that each token stands for, after every block.
+        """Source tokens of each token after every block.
 
         Args:
             x: (B, T, C), as they enter the first block.
@@ -90,7 +90,7 @@ class TokenBlocks(BlockContainer):
         return sources(moves, torch.eye(x.shape[1], device=x.device).expand(x.shape[0], -1, -1))
 
     def run(self, x: Tensor) -> tuple[Tensor, Tensor | None, list[Move | None]]:
-        """All blocks, without what the head needs afterwards.
+        """All blocks, without the restoration for the head.
 
         Args:
             x: (B, T, C).

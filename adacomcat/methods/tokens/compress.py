@@ -150,7 +150,7 @@ class Move(NamedTuple):
 
 
 def sources(moves: Sequence[Move | None], before: Tensor) -> list[Tensor]:
-    """Source tokens that each token stands for, block by block.
+    """Source tokens of each token, block by block.
 
     Args:
         moves: of the blocks; None: a block that changed nothing.
@@ -173,7 +173,7 @@ def sources(moves: Sequence[Move | None], before: Tensor) -> list[Tensor]:
 
 
 def put_back(x: Tensor, moves: Sequence[Move | None]) -> Tensor:
-    """Every first token again, as a copy of the one that stands for it: (B, N', C) -> (B, T, C).
+    """Restore all initial tokens as copies of the tokens they merged into: (B, N', C) -> (B, T, C).
 
     Only where nothing was dropped.
     """

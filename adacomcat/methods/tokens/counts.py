@@ -22,7 +22,7 @@ ROUNDING = 1e-4
 
 
 class Counts(nn.Module):
-    """The logits of all sites in one tensor, and what follows from them.
+    """The logits of all sites in one tensor, with the derived probabilities and counts.
 
     Every site has the same candidates: all patches, and fewer by `granularity` each time, down to
     the fewest that can be left.

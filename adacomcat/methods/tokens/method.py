@@ -31,7 +31,7 @@ Decisions = dict[str, int | None]
 
 @dataclass(frozen=True)
 class Site:
-    """One count of tokens: what pruning or merging leaves in a block.
+    """One token count: tokens left by pruning or merging in a block.
 
     Attributes:
         name: `blocks.3.prune`, `blocks.3.merge`, ...
@@ -42,7 +42,7 @@ class Site:
     counts: tuple[int, ...]
 
     def options(self, unit: Unit) -> list[Option]:
-        """The counts, fewest tokens first; what one costs depends on all other counts."""
+        """The counts, fewest tokens first; the cost of one depends on all other counts."""
         return [Option(count, None) for count in reversed(self.counts)]
 
     def distance(self, a: Decision, b: Decision) -> float:
@@ -290,7 +290,7 @@ class DiffRate(Searchable):
         self.plan = plan
 
     def _put(self, container: nn.Module) -> None:
-        """Set the container, in the mode (training or evaluation) of what was there."""
+        """Set the container, in the mode (training or evaluation) of the previous one."""
         mode = self.model.get_submodule(self.form.container).training
         # Not of its blocks, which may have modes of their own.
         container.training = mode

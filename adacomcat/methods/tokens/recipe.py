@@ -74,7 +74,7 @@ def adapt(
 
 
 def reference(settings: Mapping[str, Any], *, epochs: int | None = None) -> dict[str, Any]:
-    """Settings of `adapt`, changed to what the published code does in a search.
+    """Settings of `adapt`, changed to the behavior of the published code in a search.
 
     1. Tokens a block differ by four. (All published DeiT rates but one end in counts that this
        cannot reach.)

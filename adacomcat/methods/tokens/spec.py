@@ -42,7 +42,7 @@ def shape_of(module: nn.Module) -> dict[str, Any] | None:
 
 
 def shapes_of(model: nn.Module) -> dict[str, dict[str, Any]]:
-    """Name -> description of what drops tokens in a model: one module, or none."""
+    """Name -> description of the module that drops tokens in a model, if any."""
     found = {name: shape_of(module) for name, module in model.named_modules()}
     return {name: shape for name, shape in found.items() if shape is not None}
 
@@ -139,7 +139,7 @@ def plan_of(model: nn.Module) -> Plan:
 
 
 def check_plan(model: nn.Module, plan: Plan) -> None:
-    """Raise unless a model has the counts that a plan says, at the sites that it names.
+    """Raise unless a model has the counts of a plan at the sites of the plan.
 
     Raises:
         ValueError: a site that the model lacks, or another count (both are named).
@@ -199,7 +199,7 @@ def summary(model: nn.Module, dense: nn.Module, tokens: Tokens) -> Summary:
 
 
 def _steps(model: nn.Module) -> dict[str, Step]:
-    """Name of each block -> what happens to the tokens in it."""
+    """Name of each block -> treatment of the tokens in it."""
     form = form_of(model)
     names = [f"{form.container}.{block}" for block in range(form.depth)]
     return dict(zip(names, rates_of(model).steps(form.tokens), strict=True))
