@@ -93,12 +93,14 @@ class Site(Protocol):
 
 @dataclass(frozen=True)
 class Proposal:
-    """A plan out of a search, what it costs, and the logits it was read from."""
+    """A plan out of a search, its cost, and the logits or losses that it was read from."""
 
     plan: Plan
     cost: float
     logits: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
     """Site -> decision (as text) -> logit."""
+    losses: Mapping[str, float] = field(default_factory=dict)
+    """Site -> estimated loss of its decision, where the strategy estimates losses."""
 
 
 class Method(ABC):

@@ -73,24 +73,30 @@ class EstimatedLosses(Strategy):
         self, batches: Iterable[tuple[Tensor, Tensor]], epoch: int, steps: int | None = None
     ) -> SearchReport:
         """Propose the plan of the least summed loss; `batches` are not looked at."""
-        # What was measured differs between workers, by their images.
-        plan = from_first_worker(self._cheapest())
+        # The errors that `measured` sees differ between workers, as their images do.
+        picks = from_first_worker(self._least_loss())
+        chosen = {
+            site: found[pick]
+            for (site, found), pick in zip(self._losses.items(), picks, strict=True)
+        }
+        decisions = {site: option.decision for site, (option, _) in chosen.items()}
+        plan = Plan(self.method.name, decisions)
+        cost = self.method.plan_cost(plan, self.budget.unit)
+        losses = {site: loss for site, (_, loss) in chosen.items()}
         self.searches += 1
-        proposal = Proposal(plan, self.method.plan_cost(plan, self.budget.unit))
+        proposal = Proposal(plan, cost, losses=losses)
         return SearchReport(self.searches - 1, epoch, proposal, images=self._images)
 
-    def _cheapest(self) -> Plan:
-        losses, unit = self._losses, self.budget.unit
-        largest = max(max(loss for _, loss in found) for found in losses.values())
+    def _least_loss(self) -> list[int]:
+        """Option of each site in the plan of the least summed loss within the budget."""
+        options = self._losses.values()
+        largest = max(max(loss for _, loss in found) for found in options)
         scale = SCALE / largest if largest > 0 else 1.0
         choices = [
             ([-loss * scale for _, loss in found], [int(option.cost or 0) for option, _ in found])
-            for found in losses.values()
+            for found in options
         ]
-        picks = project(choices, self.budget.target, self.method.units[unit])
-        chosen = zip(losses.items(), picks, strict=True)
-        decisions = {site: found[pick][0].decision for (site, found), pick in chosen}
-        return Plan(self.method.name, decisions)
+        return project(choices, self.budget.target, self.method.units[self.budget.unit])
 
 
 class Sensitivity(EstimatedLosses):

@@ -3,9 +3,12 @@
 import json
 from functools import partial
 
+import numpy as np
 import pytest
 import timm
 import torch
+from PIL import Image
+from timm.utils import natural_key
 
 import adacomcat
 from adacomcat.compression import Compressed
@@ -96,10 +99,104 @@ def test_images_calibrate_the_truncation(as_batches):
     shown, others = (tiny_images(32, seed=seed) * 0.3 + shift for seed in (1, 2))
     model = tiny_vit()
     given = shown.split(5) if as_batches else shown
-    plain, calibrated = (adacomcat.compress(model, images) for images in (None, given))
+    plain, calibrated = (
+        adacomcat.compress(model, images, strategy="uniform") for images in (None, given)
+    )
     assert plain.plan == calibrated.plan
     errors = [(each.model(others) - model(others)).norm() for each in (plain, calibrated)]
     assert errors[1] < 0.8 * errors[0]
+
+
+def test_with_images_the_plan_is_that_of_least_sensitivity():
+    model, images = tiny_vit(), tiny_images(40)
+    found = adacomcat.compress(model, images, reduction=0.4)
+    uniform = adacomcat.compress(model, images, reduction=0.4, strategy="uniform")
+    assert (found.report.strategy, found.report.images) == ("sensitivity", 40)
+    assert found.plan != uniform.plan and uniform.report.losses == {}
+    assert found.report.losses.keys() == found.report.decisions.keys()
+    # Summed over sites it is the least there is, so not above the uniform plan's.
+    method = build_method(tiny_vit(), {"name": "lowrank", "metrics": "gradients", "space": "fine"})
+    method.calibrate([images])
+    losses = method.losses_of_options("params", "sensitivity", None)
+    of_uniform = 0.0
+    for site, rank in uniform.plan.decisions.items():
+        # At the next larger option, whose loss is no more.
+        larger = [loss for o, loss in losses[site] if o.decision is None or o.decision >= rank]
+        of_uniform += max(larger)
+    assert sum(found.report.losses.values()) <= of_uniform
+    assert found.report.peak_bytes > 0
+
+
+@pytest.mark.parametrize("strategy", ["measured", "energy", "effective_rank"])
+def test_other_strategies_without_training(strategy):
+    found = adacomcat.compress(tiny_vit(), tiny_images(16), reduction=0.4, strategy=strategy)
+    assert found.report.strategy == strategy and 0.4 <= found.report.reduction < 0.45
+
+
+def test_no_more_images_than_asked_are_looked_at():
+    found = adacomcat.compress(tiny_vit(), tiny_images(50).split(7), count=33)
+    assert found.report.images == 33
+
+
+def test_few_images_are_worth_a_warning(caplog):
+    with caplog.at_level("WARNING", "adacomcat"):
+        adacomcat.compress(tiny_vit(), tiny_images(40))
+        assert not caplog.records
+        adacomcat.compress(tiny_vit(), tiny_images(8))
+    assert caplog.messages == [
+        "8 images: truncation errs about a tenth more than with 64; give 32 or more"
+    ]
+
+
+def test_a_folder_is_preprocessed_as_the_model_wants(tmp_path):
+    """With timm's own transform of the model, on whatever files the folder and its folders hold."""
+    model = timm.create_model("vit_tiny_patch16_224", img_size=32, depth=2, num_classes=5).eval()
+    noise = np.random.default_rng(0)
+    for place in range(34):
+        folder = tmp_path / ("cats" if place % 2 else ".")
+        folder.mkdir(exist_ok=True)
+        pixels = noise.integers(0, 256, (40 + place, 50, 3), dtype=np.uint8)
+        Image.fromarray(pixels).save(folder / f"{place}.png")
+    data = timm.data.resolve_model_data_config(model) | {"input_size": (3, 32, 32)}
+    transform = timm.data.create_transform(**data, is_training=False)
+    files = sorted(tmp_path.rglob("*.png"), key=lambda path: natural_key(str(path)))
+    images = torch.stack([transform(Image.open(path).convert("RGB")) for path in files])
+    shown = adacomcat.compress(model, images)
+    found = adacomcat.compress(model, tmp_path)
+    assert found.plan == shown.plan and found.report.images == 34
+    inputs = images[:2]
+    torch.testing.assert_close(found.model(inputs), shown.model(inputs), rtol=1e-3, atol=1e-4)
+    few = adacomcat.compress(model, str(tmp_path), count=33)
+    assert few.report.images == 33
+    assert few.plan == adacomcat.compress(model, tmp_path, count=33).plan
+
+
+def test_small_images_are_worth_a_warning(tmp_path, caplog):
+    for place in range(33):
+        Image.new("RGB", (8, 20), (place, 0, 0)).save(tmp_path / f"{place}.png")
+    with caplog.at_level("WARNING", "adacomcat"):
+        adacomcat.compress(tiny_vit(), tmp_path)
+    assert caplog.messages == [
+        "33 of 33 images are smaller than 16 pixels, for which the model is made"
+    ]
+
+
+def test_an_image_that_cannot_be_read_is_named(tmp_path):
+    (tmp_path / "broken.jpg").write_bytes(b"no picture")
+    with pytest.raises(ValueError, match=r"images: cannot decode the image 'broken\.jpg'"):
+        adacomcat.compress(tiny_vit(), tmp_path)
+
+
+def test_float16_on_the_cpu_is_refused():
+    with pytest.raises(ValueError, match="model: data type: got 'float16 on the CPU'"):
+        adacomcat.compress(tiny_vit().half())
+
+
+def test_gradients_do_not_depend_on_the_callers_mode():
+    model, images = tiny_vit(), tiny_images(33)
+    with torch.inference_mode(False), torch.no_grad():
+        found = adacomcat.compress(model, images)
+    assert found.plan == adacomcat.compress(model, images).plan
 
 
 def test_what_is_saved_opens_as_any_model(tmp_path):
@@ -143,6 +240,8 @@ class Blind(Strategy):
             r"images: got \(2, 3, 8, 8\), allowed: .*3, 16, 16\)",
         ),
         ({"images": torch.zeros(0, 3, 16, 16)}, "images: got 'none', allowed: one or more"),
+        ({"images": "/nowhere"}, "images: got '/nowhere', allowed: a folder of images"),
+        ({"images": tiny_images(2), "count": 0}, "count: got 0"),
         ({"images": [tiny_images(2) / 0]}, "images: got 'values that are infinite"),
         ({"images": ["x.png"]}, r"images: got 'str', allowed: tensors of shape \(N, 3, 16, 16\)"),
         ({"images": tiny_images(2), "batch_size": 0}, "batch_size: got 0"),

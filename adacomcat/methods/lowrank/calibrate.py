@@ -43,8 +43,10 @@ Metrics = tuple[Tensor | None, Tensor | None]
 INPUT_RIDGE, SCORE_RIDGE, OUTPUT_RIDGE = 1e-6, 1e-5, 1e-4
 """Shares of the mean eigenvalue added to a moment's diagonal: of inputs, of the keys' side of qk,
 and of gradients, which are noisier."""
-CHUNK = 8
-"""Images of one forward and backward: what is held for the gradients grows with it."""
+BLOCK = 512
+"""Columns of a block of a product of rows with themselves."""
+CHUNK = 4
+"""Images of one forward and backward: the memory for gradients grows with it."""
 
 
 class Moment:
@@ -57,21 +59,31 @@ class Moment:
     def add(self, rows: Tensor, sign: int = 1) -> None:
         """Take rows (..., n, width); leading dimensions are kept apart.
 
-        With sign -1 they are taken off, and do not count as rows.
+        With sign -1 they are taken off, and do not count as rows. Sums are in float32 (float64 of
+        such rows): what rounding leaves below zero, the ridge covers.
         """
-        # Products in float64 cost twice the time; what float32 leaves below zero, the ridge covers.
         rows = rows if rows.dtype == torch.float64 else rows.float()
-        outer = (rows.mT @ rows).double().mul_(sign)
-        self.total = outer if self.total is None else self.total.add_(outer)
+        width = rows.shape[-1]
+        if self.total is None:
+            self.total = rows.new_zeros(*rows.shape[:-2], width, width)
+        # Of a symmetric sum the blocks above the diagonal are enough.
+        columns = rows.unsqueeze(0) if rows.ndim == 2 else rows
+        total = self.total.view(-1, width, width)
+        blocks = [slice(start, start + BLOCK) for start in range(0, width, BLOCK)]
+        for i, left in enumerate(blocks):
+            for right in blocks[i:]:
+                pair = columns[..., left].mT, columns[..., right]
+                total[:, left, right].baddbmm_(*pair, alpha=sign)
         if sign > 0:
             self.rows += rows.shape[-2]
 
     def factor(self, ridge: float) -> Tensor:
         """Lower Cholesky factor (..., width, width) of the mean, float64."""
         assert self.total is not None
-        total = sum_over_workers_(self.total)
+        total = sum_over_workers_(self.total.double())
         rows = sum_over_workers_(total.new_tensor(self.rows))
-        mean = total / rows
+        mean = total.triu() / rows
+        mean = mean + mean.triu(1).mT
         require(
             bool(mean.isfinite().all()),
             "calibration",
@@ -137,7 +149,8 @@ def site_metrics(
                 noise = torch.randn(found.shape, generator=generator).to(found)
                 (noise * found).sum().backward()
     require(seen > 0, "images", "none", f"one or more, with method.metrics {kind!r}")
-    return {name: found.metrics() for name, found in moments.items()}
+    # Each sum goes as its factor comes: all of both would be the peak of the memory.
+    return {name: moments.pop(name).metrics() for name in list(moments)}
 
 
 @contextmanager

@@ -74,6 +74,38 @@ def test_what_it_says(cli, tmp_path):
     assert f"next: adacomcat info --from {tmp_path / 'model'}" in done.out
 
 
+def test_a_folder_of_images_and_an_evaluation(cli, weights, images, dense, tmp_path):
+    words = ["--weights", weights, "--images", images / "train", "--count", 12]
+    words += ["--evaluate", images / "val", "--target-reduction", 0.4]
+    done = cli("compress", *MODEL, *words, "--output", tmp_path / "model")
+    assert done.status == 0, done.err
+    assert "12 of " in done.out and "lowrank, sensitivity plan for 9 sites: 4" in done.out
+    assert "12 images: truncation errs" in done.out + done.err
+    extra = read_config(tmp_path / "model")["adacomcat"]["extra"]
+    assert extra["compress"]["images"] == 12
+    data = ["--data", images, "--device", "cpu", "--json"]
+    scored = cli("eval", "--from", tmp_path / "model", *data).json
+    assert extra["accuracy"]["compressed"] == scored["accuracy"]
+    before = cli("eval", "--model", MODEL[1], *SMALL, "--weights", weights, *data).json
+    assert extra["accuracy"]["dense"] == before["accuracy"]
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--images", "nowhere"], "images: got 'nowhere', allowed: a folder of images"),
+        (["--count", "0"], "--count: got 0"),
+        (["--evaluate", "nowhere"], "--evaluate: got 'nowhere', allowed: a folder with one"),
+        (["--strategy", "sensitivity"], "images: got None, allowed: some, with 'sensitivity'"),
+        (["--strategy", "sensitive"], "did you mean 'sensitivity'"),
+    ],
+)
+def test_wrong_words_are_refused(cli, tmp_path, words, message):
+    done = cli("compress", *MODEL, "--weights", "random", *words, "--output", tmp_path / "model")
+    assert done.status == 2 and message in done.err and len(done.err.splitlines()) == 1
+    assert not (tmp_path / "model").exists()
+
+
 @pytest.mark.parametrize("method", ["diffrate", "lowrank+diffrate"])
 def test_other_methods_by_their_name(cli, tmp_path, method):
     sizes = SIZES | {"patch_size": 4, "depth": 4}
