@@ -310,31 +310,33 @@ def test_a_second_driver_is_refused_and_an_interrupt_marks_what_was_running(
     assert_interrupted(script, root, script.finish(driver, status=130))
 
 
-@pytest.mark.ray
-@pytest.mark.timeout(400)
-def test_other_signals_end_a_study_as_ctrl_c_does(script: Any, tmp_path: Path) -> None:
-    root, before = tmp_path / "r", 0
-    for number, status in ((signal.SIGTERM, 143), (signal.SIGHUP, 129)):
-        driver = script.start(*LONG, "--results", root, cwd=tmp_path)
-        script.wait_for(lambda before=before: sum(sizes(root)) > before, driver)
-        driver.send_signal(number)
-        assert_interrupted(script, root, script.finish(driver, status=status))
-        before = sum(sizes(root))
+def trials_on_dashboard(line: str) -> list[str]:
+    """What the dashboard, whose address ends a line, calls the actors of trials."""
+    token = (Path.home() / ".ray" / "auth_token").read_text()
+    url = f"{line.split()[-1]}/api/v0/actors?detail=1"
+    with urlopen(Request(url, headers={"Authorization": f"Bearer {token}"})) as reply:
+        actors = json.load(reply)["data"]["result"]["result"]
+    return sorted(actor["repr_name"] for actor in actors if actor["class_name"] == "Trial")
 
 
 @pytest.mark.ray
 @pytest.mark.timeout(400)
-def test_the_dashboard_tells_the_trials_apart(script: Any, tmp_path: Path) -> None:
+def test_the_dashboard_tells_trials_apart_and_other_signals_end_a_study_as_ctrl_c_does(
+    script: Any, tmp_path: Path
+) -> None:
     root = tmp_path / "r"
     driver = script.start(*LONG, "--results", root, "--dashboard", cwd=tmp_path)
-    url = driver.stdout.readline().split()[-1]
-    script.wait_for(lambda: all(sizes(root)) and len(sizes(root)) == 2, driver)
-    token = (Path.home() / ".ray" / "auth_token").read_text()
-    ask = Request(f"{url}/api/v0/actors?detail=1", headers={"Authorization": f"Bearer {token}"})
-    with urlopen(ask) as reply:
-        actors = json.load(reply)["data"]["result"]["result"]
+    line = driver.stdout.readline()
+    script.wait_for(lambda: len(sizes(root)) == 2 and all(sizes(root)), driver)
+    names = trials_on_dashboard(line)
     driver.send_signal(signal.SIGTERM)
-    script.finish(driver, status=143)
-    names = [actor["repr_name"] for actor in actors if actor["class_name"] == "Trial"]
-    running = [r["trial_id"] for r in script.records(root).values() if r["status"] == "interrupted"]
-    assert sorted(names) == sorted(running) and len(running) == 2
+    assert_interrupted(script, root, script.finish(driver, status=143))
+    records = script.records(root).values()
+    running = sorted(r["trial_id"] for r in records if r["status"] == "interrupted")
+    assert names == running and len(running) == 2
+
+    before = sum(sizes(root))
+    driver = script.start(*LONG, "--results", root, cwd=tmp_path)
+    script.wait_for(lambda: sum(sizes(root)) > before, driver)
+    driver.send_signal(signal.SIGHUP)
+    assert_interrupted(script, root, script.finish(driver, status=129))
