@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol
 
 from adacomcat.checks import require, require_known
-from adacomcat.methods.lowrank.recipe import imagenet_recipe, reference
+from adacomcat.methods.lowrank.recipe import PRETRAINED, imagenet_recipe, reference
 from adacomcat.methods.registry import DEFAULT, JOIN, Registration, registrations_of
 from adacomcat.overrides import build_config
 
@@ -223,7 +223,7 @@ def _deit_imagenet(size: str) -> Recipe:
                 "options": {"drop_path_rate": 0.1},
             },
             "dense": {"weights": "timm", "recipe": {"epochs": 0}},
-            "method": {"name": "lowrank", "space": "paper"},
+            "method": {"name": "lowrank", "space": "paper", **PRETRAINED},
             **imagenet_recipe(base=size == "base"),
         },
     )

@@ -1,9 +1,10 @@
 """Adaptive against fixed schedules, at the same budget.
 
-Controls: `never` takes uniform ranks, `once` shows what a single search is worth, and `oracle`
-searches as often as `adaptive` did, at the epochs that were best in hindsight. All arms meet the
-same budget, but a search may end below it, and ranks only fall after the first one (as in the
-reference): compare accuracies together with the parameters.
+Controls: `never` takes uniform ranks, `once` shows what a single search is worth, `sensitivity`
+searches once without training, by label-free gradients on 64 images, and `oracle` searches as often
+as `adaptive` did, at the epochs that were best in hindsight. All arms meet the same budget, but a
+search may end below it, and ranks only fall after the first one (as in the reference): compare
+accuracies together with the parameters.
 """
 
 from typing import Any
@@ -13,7 +14,7 @@ from study.spec.schema import Arm, Experiment, Need, Workload
 
 
 def experiment(workload: Workload, seeds: int = 3) -> Experiment:
-    """Eight schedules on one workload.
+    """Eight schedules, and a search without training, on one workload.
 
     Args:
         workload: data, dense model and recipe.
@@ -29,6 +30,7 @@ def experiment(workload: Workload, seeds: int = 3) -> Experiment:
         arms=(
             _arm("never", "never (uniform ranks)", kind="never"),
             _arm("once", "once", kind="once"),
+            sensitivity(),
             *fixed,
             # The schedule's defaults are the published coefficients; left open, so that
             # `--set schedule.growth=3` can vary them.
@@ -43,6 +45,19 @@ def experiment(workload: Workload, seeds: int = 3) -> Experiment:
         ),
         seeds=tuple(range(seeds)),
         figures=("fig_accuracy_vs_searches",),
+    )
+
+
+def sensitivity() -> Arm:
+    """One search that trains nothing."""
+    return Arm(
+        name="sensitivity",
+        label="once, by sensitivity",
+        overrides={
+            "schedule": {"kind": "once"},
+            "search.strategy": "sensitivity",
+            "method.metrics": "gradients",
+        },
     )
 
 

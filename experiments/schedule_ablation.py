@@ -2,12 +2,13 @@
 
 `adaptive` against controls with exactly as many searches, seed by seed: evenly spaced, all at the
 first epochs, at random (several draws), and at the epochs that were best in hindsight. Beside them
-`never`, `once`, a search at every epoch, and one at every epoch until a search first confirms the
-plan. All searching arms begin at epoch 1.
+`never`, `once`, one search without training (`sensitivity`), a search at every epoch, and one at
+every epoch until a search first confirms the plan. All searching arms begin at epoch 1.
 """
 
 from typing import Any
 
+from experiments.adaptive_vs_fixed import sensitivity
 from study.spec.expand import RESOLVED
 from study.spec.schema import Arm, Experiment, Need, Workload
 
@@ -17,7 +18,7 @@ FOREVER = 1e9
 
 
 def experiment(workload: Workload, seeds: int = 5) -> Experiment:
-    """Eleven schedules on one workload.
+    """Eleven schedules, and a search without training, on one workload.
 
     Args:
         workload: data, dense model and recipe.
@@ -34,6 +35,7 @@ def experiment(workload: Workload, seeds: int = 5) -> Experiment:
         arms=(
             _arm("never", "never (uniform ranks)", kind="never"),
             _arm("once", "once", kind="once"),
+            sensitivity(),
             _arm("fixed_1", "every epoch", kind="fixed", every=1),
             _arm("adaptive", "adaptive", kind="adaptive"),
             _arm("settled", "until it settles", kind="adaptive", growth=FOREVER),

@@ -12,7 +12,7 @@ from adacomcat.checks import require
 from adacomcat.cli.settings import Settings
 from adacomcat.config import ModelConfig
 from adacomcat.data.preprocessing import Preprocessing
-from adacomcat.methods.lowrank.recipe import imagenet_recipe, space
+from adacomcat.methods.lowrank.recipe import PRETRAINED, imagenet_recipe, space
 from adacomcat.methods.registry import DEFAULT
 from adacomcat.models.registry import create_model, family_for, family_of
 
@@ -58,7 +58,11 @@ def folder_settings(model: ModelConfig, root: Path, image_size: int | None = Non
         "runtime": {"num_workers": min(LOADERS, _cores())},
         "model": {"name": model.name, "options": options},
         "dense": {"recipe": {"epochs": 0}},
-        "method": {"name": DEFAULT, "space": space(plain.num_features, len(classes))},
+        "method": {
+            "name": DEFAULT,
+            "space": space(plain.num_features, len(classes)),
+            **PRETRAINED,
+        },
         **imagenet_recipe(base=plain.num_features >= 768),
     }
 

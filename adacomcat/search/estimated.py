@@ -20,6 +20,8 @@ from adacomcat.parallel import from_first_worker
 from adacomcat.plan import Plan
 from adacomcat.search.strategy import SearchReport, Strategy
 
+OptionLosses = Mapping[str, Sequence[tuple[Option, float]]]
+"""Site -> its options with their estimated losses."""
 SCALE = 1e3
 """The largest loss is scaled to this: the knapsack compares values up to rounding errors."""
 MEASURED_IMAGES = 16
@@ -47,7 +49,7 @@ class EstimatedLosses(Strategy):
         require(isinstance(method, SupportsOptionLosses), "search.strategy", self.name, allowed)
         assert isinstance(method, SupportsOptionLosses)
         method.check_estimate(self.name)
-        self._losses: Mapping[str, Sequence[tuple[Option, float]]] = {}
+        self._losses: OptionLosses = {}
         self._images = 0
 
     def prepare_(self, images: Iterable[Tensor]) -> None:
@@ -73,30 +75,39 @@ class EstimatedLosses(Strategy):
         self, batches: Iterable[tuple[Tensor, Tensor]], epoch: int, steps: int | None = None
     ) -> SearchReport:
         """Propose the plan of the least summed loss; `batches` are not looked at."""
+        plan, losses = least_loss(self.method, self._losses, self.budget)
         # The errors that `measured` sees differ between workers, as their images do.
-        picks = from_first_worker(self._least_loss())
-        chosen = {
-            site: found[pick]
-            for (site, found), pick in zip(self._losses.items(), picks, strict=True)
-        }
-        decisions = {site: option.decision for site, (option, _) in chosen.items()}
-        plan = Plan(self.method.name, decisions)
+        plan = from_first_worker(plan)
         cost = self.method.plan_cost(plan, self.budget.unit)
-        losses = {site: loss for site, (_, loss) in chosen.items()}
         self.searches += 1
         proposal = Proposal(plan, cost, losses=losses)
         return SearchReport(self.searches - 1, epoch, proposal, images=self._images)
 
-    def _least_loss(self) -> list[int]:
-        """Option of each site in the plan of the least summed loss within the budget."""
-        options = self._losses.values()
-        largest = max(max(loss for _, loss in found) for found in options)
-        scale = SCALE / largest if largest > 0 else 1.0
-        choices = [
-            ([-loss * scale for _, loss in found], [int(option.cost or 0) for option, _ in found])
-            for found in options
-        ]
-        return project(choices, self.budget.target, self.method.units[self.budget.unit])
+
+def least_loss(
+    method: Method, losses: OptionLosses, budget: Budget
+) -> tuple[Plan, dict[str, float]]:
+    """The plan of the least summed loss within a budget, and the loss of each site in it.
+
+    Args:
+        method: of the plan.
+        losses: site -> its options with their losses; see `SupportsOptionLosses`.
+        budget: in the unit of the options' costs.
+
+    Raises:
+        ValueError: no plan meets the budget; names the smallest reachable cost.
+    """
+    options = losses.values()
+    largest = max(max(loss for _, loss in found) for found in options)
+    scale = SCALE / largest if largest > 0 else 1.0
+    choices = [
+        ([-loss * scale for _, loss in found], [int(option.cost or 0) for option, _ in found])
+        for found in options
+    ]
+    picks = project(choices, budget.target, method.units[budget.unit])
+    chosen = {site: found[i] for (site, found), i in zip(losses.items(), picks, strict=True)}
+    plan = Plan(method.name, {site: option.decision for site, (option, _) in chosen.items()})
+    return plan, {site: loss for site, (_, loss) in chosen.items()}
 
 
 class Sensitivity(EstimatedLosses):

@@ -25,6 +25,7 @@ def test_the_arms_search_as_often_as_their_names_say() -> None:
     assert list(schedules) == [
         "never",
         "once",
+        "sensitivity",
         "fixed_8",
         "fixed_4",
         "fixed_2",
@@ -36,6 +37,7 @@ def test_the_arms_search_as_often_as_their_names_say() -> None:
     assert searches == {
         "never": 0,
         "once": 1,
+        "sensitivity": 1,
         "fixed_8": 4,
         "fixed_4": 8,
         "fixed_2": 15,
@@ -53,13 +55,22 @@ def test_the_adaptive_arm_has_the_published_coefficients() -> None:
 
 def test_the_arms_differ_in_nothing_but_the_schedule() -> None:
     specs = expand(experiment(WORKLOADS["synthetic"], 2))
-    rests = [{k: v for k, v in s.config.items() if k not in ("schedule", "seed")} for s in specs]
-    assert all(rest == rests[0] for rest in rests)
+    rests = {
+        spec.trial_id: {k: v for k, v in spec.config.items() if k not in ("schedule", "seed")}
+        for spec in specs
+    }
+    first, *others = (rest for name, rest in rests.items() if "sensitivity" not in name)
+    assert all(rest == first for rest in others)
+    for rest in (rest for name, rest in rests.items() if "sensitivity" in name):
+        strategy = {**first["search"], "strategy": "sensitivity"}
+        assert rest["search"] == strategy != first["search"]
+        assert rest["method"] == {**first["method"], "metrics": "gradients"}
+        assert {**rest, "search": first["search"], "method": first["method"]} == first
 
 
 def test_the_oracle_needs_the_trial_that_always_searched_and_the_adaptive_one() -> None:
     specs = expand(experiment(WORKLOADS["synthetic"], 3))
-    assert len(specs) == 24
+    assert len(specs) == 27
     by_id = {spec.trial_id: spec for spec in specs}
     oracles = [spec for spec in specs if spec.arm == "oracle"]
     assert [spec.seed for spec in oracles] == [0, 1, 2]
@@ -73,4 +84,4 @@ def test_the_oracle_needs_the_trial_that_always_searched_and_the_adaptive_one() 
 
 def test_the_labels_differ() -> None:
     labels = [arm.label for arm in experiment(WORKLOADS["synthetic"]).arms]
-    assert len(set(labels)) == len(labels) == 8
+    assert len(set(labels)) == len(labels) == 9

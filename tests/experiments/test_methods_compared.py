@@ -104,9 +104,9 @@ def test_menus_stay_as_they_are() -> None:
     configs = arm_configs(experiment(WORKLOADS["deit_small_imagenet"], 1))
     for arm, config in configs.items():
         if arm.startswith("lowrank"):
-            assert config["method"] == {"name": "lowrank", "space": "paper"}
+            assert config["method"] == {"name": "lowrank", "space": "paper", "metrics": "gradients"}
         if arm.startswith("both"):
-            assert config["method"]["lowrank"] == {"space": "paper"}
+            assert config["method"]["lowrank"] == {"space": "paper", "metrics": "gradients"}
 
 
 def _at(values: object, key: str) -> object:

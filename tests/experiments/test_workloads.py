@@ -118,6 +118,7 @@ def test_the_upstream_preset_changes_the_confounds_and_nothing_else(size: str) -
         "method",
     }
     method = {"space": "paper", "allow_larger": True, "source": "current", "biases": "drop"}
+    method["metrics"] = "plain"
     assert upstream.method == {"name": "lowrank", **method}
 
 

@@ -1,6 +1,7 @@
 """Published settings of ComCAT (arXiv 2305.17235) and Adaptive-ComCAT."""
 
 from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Any
 
 PAPER_MENUS = (
@@ -32,8 +33,8 @@ def reference(settings: Mapping[str, Any], *, epochs: int | None = None) -> dict
     5. The alignment weight compounds.
     6. Its interval, history and temperature are lost at a restart; here they never are.
 
-    It also takes the most probable rank of each site, whatever that adds up to, and drops the
-    biases of attention, while its finetuning has biases again.
+    It also takes the most probable rank of each site, whatever that adds up to, truncates by the
+    weights alone, and drops the biases of attention, while its finetuning has biases again.
     """
     return {
         **settings,
@@ -50,8 +51,14 @@ def reference(settings: Mapping[str, Any], *, epochs: int | None = None) -> dict
         "method.space": "paper",
         "method.allow_larger": True,
         "method.source": "current",
+        "method.metrics": "plain",
         "method.biases": "drop",
     }
+
+
+PRETRAINED: Mapping[str, Any] = MappingProxyType({"metrics": "gradients"})
+"""Own settings for a dense model with pretrained weights, on which plain truncation is near chance
+(docs/compress.md)."""
 
 
 def part(method: Mapping[str, Any]) -> dict[str, Any]:
