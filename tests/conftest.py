@@ -21,10 +21,18 @@ os.environ.setdefault("RAY_worker_niceness", "0")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Long files first, or under `-n 2` one would be left for the end: Ray's, then slow ones."""
+    """Long files first, or under `-n 2` one would be left for the end: Ray's, then slow ones.
+
+    A failed test of Ray is run once more.
+    """
     ray, slow = (
         {item.path for item in items if item.get_closest_marker(name)} for name in ("ray", "slow")
     )
+    for item in items:
+        if item.get_closest_marker("ray"):
+            # They kill processes and wait for others: when, the machine decides. The summary names
+            # those that were tried again.
+            item.add_marker(pytest.mark.flaky(reruns=1))
     items.sort(key=lambda item: (item.path not in ray, item.path not in slow))
 
 
