@@ -62,7 +62,7 @@ def test_a_dry_run_prints_its_trials_and_runs_nothing(
     oracle = next(line for line in lines if line.startswith("synthetic-oracle-s0-"))
     assert "synthetic-fixed_1-s0-" in oracle
     where = tmp_path / "results" / "adaptive_vs_fixed-synthetic"
-    assert lines[-3] == "16 trials"
+    assert lines[-3] == "18 trials"
     assert lines[-2].startswith("on this machine ")
     assert lines[-1] == f"results: {where}"
     assert list(tmp_path.iterdir()) == []
@@ -268,7 +268,7 @@ def test_a_finished_study_is_summed_up_again_without_running(
         results.update(spec.trial_id, "finished", summary=summary)
     assert main([*EXPERIMENT, "--results", str(root), "--seeds", "1"]) == 0
     printed = capsys.readouterr().out
-    assert "all 8 trials have ended already" in printed
+    assert "all 9 trials have ended already" in printed
     assert "Dense model: 75.00%." in " ".join(printed.split())
     rows = [line.split() for line in printed.splitlines()]
     assert ["adaptive", "1", "50.00", "3.0", "1,000", "*"] in rows
