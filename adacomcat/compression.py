@@ -28,7 +28,7 @@ from adacomcat.search.strategy import find_strategy, strategies
 
 LOG = logging.getLogger("adacomcat")
 ENOUGH_IMAGES = 32
-"""Below this, moments of the widest layers are too noisy: see docs/compress.md."""
+"""Below this, moments of the widest layers are noisy."""
 Images = Tensor | Iterable[Tensor] | Path | str
 
 

@@ -79,6 +79,7 @@ LOOKS: Mapping[str, Look] = MappingProxyType(
     {
         "never": Look("#bbbbbb", "X"),
         "once": Look("#cc79a7", "v"),
+        "sensitivity": Look("#882255", ">"),
         "fixed_8": Look("#c6e2f5", "^"),
         "fixed_4": Look("#7fbfea", "s"),
         "fixed_2": Look("#0072b2", "p"),

@@ -58,7 +58,7 @@ def reference(settings: Mapping[str, Any], *, epochs: int | None = None) -> dict
 
 PRETRAINED: Mapping[str, Any] = MappingProxyType({"metrics": "gradients"})
 """Own settings for a dense model with pretrained weights, on which plain truncation is near chance
-(docs/compress.md)."""
+(`benchmarks/real_vit.py`)."""
 
 
 def part(method: Mapping[str, Any]) -> dict[str, Any]:
