@@ -24,7 +24,7 @@ from adacomcat.methods.base import Method, SupportsOptionLosses
 from adacomcat.methods.registry import DEFAULT, build_method
 from adacomcat.models.registry import family_of, input_shape
 from adacomcat.plan import Decision, Plan
-from adacomcat.search.strategy import find_strategy, strategies
+from adacomcat.search.strategy import Strategy, find_strategy, strategies
 
 LOG = logging.getLogger("adacomcat")
 ENOUGH_IMAGES = 32
@@ -154,39 +154,32 @@ def compress(
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
     _check_model(model)
-    settings = {"name": method} if isinstance(method, str) else dict(method)
-    settings = recipes.one_shot(settings, images=images is not None)
-    copied = copy.deepcopy(model).eval()
-    bound = build_method(copied, settings)
     given = images is not None
-    strategy = _default_strategy(bound, given) if strategy is None else strategy
-    kind = find_strategy(strategy)
-    blind = [name for name, known in strategies().items() if not known.uses_labels]
-    allowed = f"one that needs no labels ({', '.join(sorted(blind))})"
-    require(strategy in blind, "strategy", strategy, allowed)
-    require(given or not kind.needs_images, "images", None, f"some, with {strategy!r}")
+    settings = {"name": method} if isinstance(method, str) else dict(method)
+    bound = build_method(copy.deepcopy(model).eval(), recipes.one_shot(settings, images=given))
+    kind = _strategy(bound, strategy, given)
     unit = next(iter(bound.units)) if unit is None else unit
     budget = bound.budget(BudgetConfig(unit=unit, reduction=reduction, latency=latency or {}))
-    searching = kind(bound, SearchConfig(strategy=strategy), budget, epochs=1, seed=seed)
-    shown = _Shown(images, copied, count, batch_size, seed)
+    searching = kind(bound, SearchConfig(strategy=kind.name), budget, epochs=1, seed=seed)
+    shown = _Shown(images, bound.model, count, batch_size, seed)
     searching.prepare_(shown)
     looked = shown.count > 0 or searching.needs_images or not given
     allowed = f"None with method {bound.name!r} of these settings: nothing looks at them"
     require(looked, "images", "some", allowed)
     proposal = searching.search((), 0, 0).proposal
     bound.commit_(proposal.plan)
-    shape = input_shape(copied)
+    shape = input_shape(bound.model)
     report = Report(
         method=bound.name,
-        strategy=strategy,
+        strategy=kind.name,
         unit=unit,
         cost=proposal.cost + budget.fixed,
         dense_cost=budget.dense,
         target=budget.target + budget.fixed,
         reduction=budget.attained(proposal.cost),
-        params=count_params(copied),
+        params=count_params(bound.model),
         dense_params=count_params(model),
-        macs=count_macs(copied, shape),
+        macs=count_macs(bound.model, shape),
         dense_macs=count_macs(model, shape),
         decisions=dict(proposal.plan.decisions),
         losses=dict(proposal.losses),
@@ -194,7 +187,7 @@ def compress(
         seconds=time.perf_counter() - started,
         peak_bytes=_peak_bytes(device),
     )
-    return Compressed(copied, proposal.plan, report)
+    return Compressed(bound.model, proposal.plan, report)
 
 
 def preprocessing_of(model: nn.Module) -> Preprocessing:
@@ -207,6 +200,17 @@ def _check_model(model: nn.Module) -> None:
     weights = next(model.parameters())
     half = weights.dtype == torch.float16 and weights.device.type == "cpu"
     require(not half, "model: data type", "float16 on the CPU", "float32 there, or a GPU")
+
+
+def _strategy(method: Method, name: str | None, images: bool) -> type[Strategy]:
+    """The strategy of a name, or the default one, once it is known that it can run here."""
+    name = _default_strategy(method, images) if name is None else name
+    found = find_strategy(name)
+    blind = [known for known, each in strategies().items() if not each.uses_labels]
+    allowed = f"one that needs no labels ({', '.join(sorted(blind))})"
+    require(name in blind, "strategy", name, allowed)
+    require(images or not found.needs_images, "images", None, f"some, with {name!r}")
+    return found
 
 
 def _default_strategy(method: Method, images: bool) -> str:
@@ -238,7 +242,7 @@ class _Shown:
         require(batch_size >= 1, "batch_size", batch_size, "1 or more")
         require(count >= 1, "count", count, "1 or more")
         self.count = 0
-        self._most, self._model = count, model
+        self._most = count
         self._shape, self._like = input_shape(model), next(model.parameters())
         self._images: Iterable[Tensor] = ()
         if isinstance(images, str | Path):

@@ -205,8 +205,8 @@ def photographs(folder: Path, model: nn.Module) -> tuple[Tensor, Tensor]:
     places = list(range(len(sample)))
     random.Random(0).shuffle(places)
     third = len(places) // 3
-    chosen = (places[third:][:CALIBRATION], places[:third][:HELD_OUT])
-    return tuple(_pixels(sample, each) for each in chosen)  # type: ignore[return-value]
+    shown, held_out = places[third:][:CALIBRATION], places[:third][:HELD_OUT]
+    return _pixels(sample, shown), _pixels(sample, held_out)
 
 
 def _pixels(sample: ImageSample, places: Sequence[int]) -> Tensor:

@@ -108,7 +108,9 @@ def _accuracy(model: nn.Module, arguments: argparse.Namespace, display: Display)
     """Share of right answers on the labeled folder."""
     classes = cast(int, model.num_classes)
     require(classes > 0, "--evaluate", str(arguments.evaluate), "nothing for a model without head")
-    sample = labeled_sample(arguments.evaluate, preprocessing_of(model), classes=classes)
+    sample = labeled_sample(
+        arguments.evaluate, preprocessing_of(model), classes=classes, field="--evaluate"
+    )
     device = next(model.parameters()).device
     with display.shown():
         found = display.counted(sample.batches(BATCH), "evaluation", math.ceil(len(sample) / BATCH))

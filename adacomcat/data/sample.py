@@ -18,6 +18,8 @@ from torch import Tensor
 from torchvision.datasets.folder import IMG_EXTENSIONS
 
 from adacomcat.checks import require
+from adacomcat.config import DataConfig
+from adacomcat.data.folders import in_order
 from adacomcat.data.images import DecodedImages
 from adacomcat.data.preprocessing import Preprocessing
 from adacomcat.data.source import file_part
@@ -99,18 +101,27 @@ def unlabeled_sample(folder: Path, spec: Preprocessing, *, count: int, seed: int
     return _sample(taken, folder, spec, available=len(files))
 
 
-def labeled_sample(folder: Path, spec: Preprocessing, *, classes: int) -> ImageSample:
+def labeled_sample(
+    folder: Path, spec: Preprocessing, *, classes: int, field: str = "images"
+) -> ImageSample:
     """All images of a folder with one folder for each class.
 
-    Labels follow the order of timm: natural, without regard to case.
+    Labels follow the default order of classes, timm's; the log says where torchvision's differs.
+
+    Args:
+        folder: with one folder for each class.
+        spec: preprocessing of the model.
+        classes: of the model.
+        field: where the user named the folder, for messages.
 
     Raises:
         ValueError: no such folder, or not one folder for each of the model's classes.
     """
-    require(folder.is_dir(), "--evaluate", str(folder), "a folder with one folder for each class")
-    names = sorted((entry.name for entry in folder.iterdir() if entry.is_dir()), key=natural_key)
-    allowed = f"{classes} folders of classes, as many as the model has classes"
-    require(len(names) == classes, f"--evaluate {folder}", f"{len(names)} folders", allowed)
+    require(folder.is_dir(), field, str(folder), "a folder with one folder for each class")
+    found_names = [entry.name for entry in folder.iterdir() if entry.is_dir()]
+    names = in_order(found_names, DataConfig(name="imagefolder"))
+    allowed = f"{classes} folders, as many as the model has classes"
+    require(len(names) == classes, field, f"{len(names)} folders in {folder}", allowed)
     found = [(path, i) for i, name in enumerate(names) for path in _image_files(folder / name)]
     return _sample(found, folder, spec, available=len(found))
 

@@ -8,7 +8,6 @@ from torch import Tensor
 
 from adacomcat.budget import Budget, project
 from adacomcat.checks import require
-from adacomcat.config import SearchConfig
 from adacomcat.methods.base import (
     Method,
     Option,
@@ -34,23 +33,15 @@ class EstimatedLosses(Strategy):
     measured_images: ClassVar[int] = 0
     """Images, of a worker, on which errors are measured."""
 
-    def __init__(
-        self,
-        method: Method,
-        config: SearchConfig,
-        budget: Budget,
-        *,
-        epochs: int,
-        seed: int,
-        due_epochs: Sequence[int] | None = None,
-    ) -> None:
-        super().__init__(method, config, budget, epochs=epochs, seed=seed, due_epochs=due_epochs)
-        allowed = f"uniform with method.name {method.name!r}, which estimates no losses"
-        require(isinstance(method, SupportsOptionLosses), "search.strategy", self.name, allowed)
-        assert isinstance(method, SupportsOptionLosses)
-        method.check_estimate(self.name)
-        self._losses: OptionLosses = {}
-        self._images = 0
+    _images: int
+    _losses: OptionLosses
+
+    def check_method(self) -> None:
+        known = isinstance(self.method, SupportsOptionLosses)
+        allowed = f"uniform with method.name {self.method.name!r}, which estimates no losses"
+        require(known, "search.strategy", self.name, allowed)
+        assert isinstance(self.method, SupportsOptionLosses)
+        self.method.check_estimate(self.name)
 
     def prepare_(self, images: Iterable[Tensor]) -> None:
         """Calibrate the method, and keep some of the images where errors are to be measured."""

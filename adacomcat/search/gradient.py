@@ -43,9 +43,6 @@ class Gradient(Strategy):
         due_epochs: Sequence[int] | None = None,
     ) -> None:
         super().__init__(method, config, budget, epochs=epochs, seed=seed, due_epochs=due_epochs)
-        searchable = isinstance(method, Searchable)
-        allowed = f"uniform with method.name {method.name!r}, which has no supernet"
-        require(searchable, "search.strategy", self.name, allowed)
         self.rate = LearningRate(config, self.due_epochs)
         parameters = self.method.architecture_parameters()
         self.optimizer: torch.optim.Optimizer | None = None
@@ -53,6 +50,11 @@ class Gradient(Strategy):
             self.optimizer = torch.optim.AdamW(
                 parameters, lr=config.lr, weight_decay=config.weight_decay
             )
+
+    def check_method(self) -> None:
+        searchable = isinstance(self.method, Searchable)
+        allowed = f"uniform with method.name {self.method.name!r}, which has no supernet"
+        require(searchable, "search.strategy", self.name, allowed)
 
     def prepare_(self, images: Iterable[Tensor]) -> None:
         """Make the model searchable, after a look at images where the method wants one."""

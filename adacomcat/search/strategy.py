@@ -79,6 +79,15 @@ class Strategy(ABC):
         self.epochs, self.seed = epochs, seed
         self.due_epochs = range(1, epochs) if due_epochs is None else due_epochs
         self.searches = 0
+        self.check_method()
+
+    def check_method(self) -> None:
+        """Raise unless the method has what the strategy needs; by default any method will do.
+
+        Raises:
+            ValueError: names the strategy or the method's setting.
+        """
+        assert isinstance(self.method, Method)
 
     def prepare_(self, images: Iterable[Tensor]) -> None:
         """Make the model ready for the next search: calibrate, if the method needs it.

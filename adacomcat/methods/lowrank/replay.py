@@ -27,7 +27,7 @@ class Replay:
     ) -> None:
         """
         Args:
-            model: in evaluation mode for as long as this is used.
+            model: may be in training mode; its errors are those of evaluation.
             blocks: names of its blocks, in the order of the forward.
             output: images -> the output whose error counts, (B, ...), each entry with weight one.
             images: (B, C, H, W).
@@ -41,13 +41,15 @@ class Replay:
     def error(self, name: str, module: nn.Module) -> float:
         """Squared error, summed over an image's output, with `module` in the place of that name.
 
-        Shapes: the mean over the images of what is summed over all other dimensions.
+        Returns:
+            The mean over the images.
         """
         old = self.model.get_submodule(name)
         inside = [i for i, block in enumerate(self._blocks) if f"{name}.".startswith(f"{block}.")]
         first = inside[0] if inside else len(self._blocks)
-        self.model.set_submodule(name, module.train(old.training))
-        total = 0.0
+        self.model.set_submodule(name, module)
+        total, training = 0.0, self.model.training
+        self.model.eval()
         try:
             for chunk, kept, dense in zip(self._chunks, self._kept, self._dense, strict=True):
                 with self._skipping(kept[:first]):
@@ -55,26 +57,28 @@ class Replay:
                 total += float((found.double() - dense.double()).square().sum())
         finally:
             self.model.set_submodule(name, old)
+            self.model.train(training)
         return total / sum(map(len, self._chunks))
 
     @torch.no_grad()
     def _record(self) -> list[Tensor]:
         """The outputs of each chunk; those of its blocks are kept."""
-        found = []
-        for chunk in self._chunks:
-            kept: list[Any] = []
-            blocks = [self.model.get_submodule(name) for name in self._blocks]
-            hooks = [
-                block.register_forward_hook(lambda m, inputs, out, kept=kept: kept.append(out))
-                for block in blocks
-            ]
-            try:
+        found, training = [], self.model.training
+        blocks = [self.model.get_submodule(name) for name in self._blocks]
+        hooks = [block.register_forward_hook(self._keep) for block in blocks]
+        self.model.eval()
+        try:
+            for chunk in self._chunks:
+                self._kept.append([])
                 found.append(self._output(chunk))
-            finally:
-                for hook in hooks:
-                    hook.remove()
-            self._kept.append(kept)
+        finally:
+            for hook in hooks:
+                hook.remove()
+            self.model.train(training)
         return found
+
+    def _keep(self, block: nn.Module, inputs: tuple[Any, ...], output: Any) -> None:
+        self._kept[-1].append(output)
 
     @contextmanager
     def _skipping(self, outputs: Sequence[Any]) -> Iterator[None]:

@@ -161,6 +161,19 @@ def test_a_replayed_error_is_that_of_a_whole_forward():
     assert torch.equal(model(images), expected)
 
 
+def test_measured_losses_are_those_of_evaluation():
+    """Without dropout, in whatever mode the model is, which stays as it was."""
+    found = []
+    for training in (False, True):
+        model = tiny_vit(drop_rate=0.5, proj_drop_rate=0.5).train(training)
+        bound = build_method(model, GRADIENTS)
+        bound.calibrate([IMAGES])
+        losses = bound.losses_of_options("params", "measured", IMAGES)
+        found.append({site: [loss for _, loss in options] for site, options in losses.items()})
+        assert all(module.training is training for module in model.modules())
+    assert found[0] == found[1]
+
+
 @pytest.mark.parametrize("strategy", ["sensitivity", "measured"])
 @pytest.mark.parametrize("metrics", ["plain", "inputs", "attention"])
 def test_errors_of_the_output_want_metrics_of_gradients(strategy, metrics):
